@@ -1,0 +1,149 @@
+"""Batches as pure functions of (seed, purpose, index).
+
+Owns how examples are drawn and laid out as tokens. Any batch can be made again at any time, on any rank, after any restart,
+and there is no generator state to save. Owns no loader: see `gcgap.data`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from gcgap.tasks import END, LARGEST, PAD, SEP, START, Task
+
+
+class Layout(StrEnum):
+    """Where PAD goes when a batch mixes lengths. Batches of one length have no PAD, and the layouts agree on them."""
+
+    CONTIGUOUS = "contiguous"
+    """`START x SEP y END PAD..`: PAD on the right, where with a causal model nothing real can attend to it."""
+    RELEASED = "released"
+    """`START x SEP PAD.. y END PAD..`: the first public pipeline's. PAD is attended to, and the first target of a short
+    example is predicted from a PAD."""
+
+
+class Purpose(StrEnum):
+    """What a stream of batches is for; two purposes never share a stream."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    GRADIENT = "gradient"
+    MEAN = "mean"
+    EVALUATION = "evaluation"
+    PARTNER = "partner"
+
+
+STREAM = {purpose: number for number, purpose in enumerate(Purpose, start=1)}  # append only: it names the random stream
+
+
+class Batch(NamedTuple):
+    """Examples as tokens. `inputs[:, t]` predicts `targets[:, t]`.
+
+    Only positions where `scored` is true (y and END) count. `world_scored` is the number of scored tokens of the whole
+    global batch, so that ranks that hold slices of it can form the exact global mean.
+    """
+
+    inputs: Int[Tensor, "batch pos"]
+    targets: Int[Tensor, "batch pos"]
+    scored: Bool[Tensor, "batch pos"]
+    world_scored: int
+
+
+def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
+    """The random generator of batch `index` of a purpose; equal arguments give equal draws, unequal ones never overlap."""
+    return np.random.default_rng([seed, STREAM[purpose], *index])
+
+
+def encode(
+    task: Task, inputs: Int[Tensor, "batch n"], longest: int, layout: Layout
+) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+    """Tokens of examples of one length n, padded to the room that length `longest` needs, and which tokens are scored."""
+    rows, n = inputs.shape
+    gap = longest - n
+    between, after = (0, 2 * gap) if layout == Layout.CONTIGUOUS else (gap, gap)
+    tokens = torch.full((rows, 2 * longest + 3), PAD)
+    tokens[:, 0] = START
+    tokens[:, 1 : n + 1] = inputs
+    tokens[:, n + 1] = SEP
+    first = n + 2 + between
+    tokens[:, first : first + n] = task.target(inputs)
+    tokens[:, first + n] = END
+    scored = torch.zeros(tokens.shape, dtype=torch.bool)
+    scored[:, first : tokens.shape[1] - after] = True
+    return tokens, scored
+
+
+def as_batch(tokens: Int[Tensor, "batch tokens"], scored: Bool[Tensor, "batch tokens"]) -> Batch:
+    """Shift tokens by one position into what is read and what is predicted."""
+    return Batch(tokens[:, :-1], tokens[:, 1:], scored[:, 1:], int(scored.sum()))
+
+
+def mixed_batch(
+    task: Task, seed: int, purpose: Purpose, index: int, size: int, lengths: tuple[int, int], layout: Layout
+) -> Batch:
+    """Batch `index` of examples whose lengths are uniform on `lengths` (both ends included), padded as `layout` says."""
+    random = generator(seed, purpose, index)
+    n = random.integers(lengths[0], lengths[1] + 1, size)
+    values = torch.from_numpy(random.integers(1, LARGEST + 1, (size, lengths[1])))
+    longest = int(n.max())
+    tokens = torch.empty((size, 2 * longest + 3), dtype=torch.long)
+    scored = torch.empty(tokens.shape, dtype=torch.bool)
+    for length in np.unique(n).tolist():
+        rows = torch.from_numpy(n == length)
+        tokens[rows], scored[rows] = encode(task, values[rows, :length], longest, layout)
+    return as_batch(tokens, scored)
+
+
+def length_batch(task: Task, seed: int, purpose: Purpose, index: int, size: int, length: int) -> Batch:
+    """Batch `index` of `size` examples that all have `length` integers: no PAD, and the last length + 1 positions are scored."""
+    values = torch.from_numpy(generator(seed, purpose, length, index).integers(1, LARGEST + 1, (size, length)))
+    return as_batch(*encode(task, values, length, Layout.CONTIGUOUS))
+
+
+def rank_slice(batch: Batch, rank: int, world: int) -> Batch:
+    """The rows of a global batch that belong to one of `world` processes.
+
+    Raises:
+        ValueError: The rows cannot be divided evenly.
+    """
+    rows = len(batch.inputs)
+    if rows % world:
+        raise ValueError(f"`data.batch_size` must be divisible by the number of processes, {world}; got {rows}.")
+    mine = slice(rank * rows // world, (rank + 1) * rows // world)
+    return Batch(batch.inputs[mine], batch.targets[mine], batch.scored[mine], batch.world_scored)
+
+
+def partners(seed: int, length: int, size: int) -> Int[Tensor, " size"]:
+    """For each of `size` examples the index of another one: a uniformly random cycle, so no example is its own partner.
+
+    Raises:
+        ValueError: There is no other example.
+    """
+    if size < 2:
+        raise ValueError(f"`protocol.sequences` must be at least 2 for resample ablation; got {size}.")
+    order = generator(seed, Purpose.PARTNER, length).permutation(size)
+    partner = np.empty(size, dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    return torch.from_numpy(partner)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything but purpose and index that fixes a batch: where measurements take their batches from."""
+
+    task: Task
+    seed: int
+
+    def batches(self, purpose: Purpose, length: int, count: int, size: int) -> list[Batch]:
+        """`count` batches of `size` examples of one length."""
+        return [length_batch(self.task, self.seed, purpose, index, size, length) for index in range(count)]
+
+    def reseeded(self, seed: int) -> Source:
+        """The same task on other streams."""
+        return replace(self, seed=seed)

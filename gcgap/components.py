@@ -1,0 +1,94 @@
+"""Components: the heads and MLPs of a model, their names, and where a model keeps them.
+
+Owns the map from a component to modules and weights. What is done at those places belongs to `gcgap.gates` (interventions) and
+`gcgap.importance` (measures). A new model family is one `Wiring`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from gcgap.model import Transformer
+
+
+@dataclass(frozen=True, order=True)
+class Component:
+    """Head `head` of a layer, or the layer's MLP where `head` is None."""
+
+    layer: int
+    head: int | None
+
+    @property
+    def kind(self) -> str:
+        """`head` or `mlp`."""
+        return "mlp" if self.head is None else "head"
+
+    @property
+    def name(self) -> str:
+        """`L{l}_H{h}` or `L{l}_MLP`."""
+        return f"L{self.layer}_MLP" if self.head is None else f"L{self.layer}_H{self.head}"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Where a model keeps its components; `{layer}` in a module's name stands for the layer's number.
+
+    Args:
+        n_layers: Layers.
+        n_heads: Heads per layer.
+        out_projection: The module W_O whose *input* is the heads' outputs z side by side.
+        mlp: The module whose *output* is what the MLP adds to the residual stream.
+        value: The linear module W_V; rows h d_head .. (h+1) d_head of its weight belong to head h.
+        mlp_down: The MLP's last (down) matrix.
+    """
+
+    n_layers: int
+    n_heads: int
+    out_projection: str = "blocks.{layer}.attention.W_O"
+    mlp: str = "blocks.{layer}.mlp"
+    value: str = "blocks.{layer}.attention.W_V"
+    mlp_down: str = "blocks.{layer}.mlp.W_out"
+
+    @classmethod
+    def of(cls, model: Transformer) -> Wiring:
+        """The wiring of a gcgap transformer."""
+        return cls(model.n_layers, model.n_heads)
+
+    @property
+    def components(self) -> list[Component]:
+        """All components, layer by layer, heads before the MLP (alphabetical up to ten layers and heads)."""
+        heads: list[int | None] = [*range(self.n_heads), None]
+        return [Component(layer, head) for layer in range(self.n_layers) for head in heads]
+
+    def columns(self, layer: int) -> tuple[slice, int]:
+        """Where in the order of `components` the heads and the MLP of a layer stand."""
+        first = layer * (self.n_heads + 1)
+        return slice(first, first + self.n_heads), first + self.n_heads
+
+    def module(self, model: nn.Module, template: str, layer: int) -> nn.Module:
+        """The module of one layer.
+
+        Raises:
+            ValueError: The model has no such module.
+        """
+        name = template.format(layer=layer)
+        try:
+            return model.get_submodule(name)
+        except AttributeError as missing:
+            raise ValueError(f"`{type(model).__name__}` has no module {name!r}; mend the name in its `Wiring`.") from missing
+
+    def find(self, names: Iterable[str]) -> list[int]:
+        """The positions of components given by name.
+
+        Raises:
+            ValueError: A name is not one of this model's.
+        """
+        known = {component.name: number for number, component in enumerate(self.components)}
+        for name in names:
+            if name not in known:
+                last = f"L{self.n_layers - 1}"
+                raise ValueError(f"Unknown component {name!r}; this model has L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP.")
+        return [known[name] for name in names]

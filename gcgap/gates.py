@@ -1,0 +1,167 @@
+"""The gated model M(xi), the one mechanism from which every causal measure follows.
+
+Each component i has a gate xi_i in [0, 1] and a replacement a_i, and the gated model runs with
+
+    z_i(xi) = (1 - xi_i) z_i + xi_i a_i
+
+where z_i is recomputed in that very run, so that several open gates are one joint intervention. M(0) is the untouched model,
+M(e_i) ablates component i, M(1_S) ablates a set. Owns hooks and replacements; owns no metric and no loop over components.
+
+Gates are tensors of the call, never parameters of the model. Hooks live inside a `with` and leave with it, after an exception
+too; a hook that did not run is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gcgap.components import Wiring
+
+
+class Site(StrEnum):
+    """Where a head is replaced."""
+
+    COMPONENT = "component"
+    """At the input of W_O: z_h itself, so exactly what head h writes is replaced."""
+    RELEASED = "released"
+    """As the first public pipeline does: columns h d_head .. (h+1) d_head of the *output* of W_O are overwritten by the
+    replacement of z_h. That removes a slice of what all heads write together, not a head. MLPs are as in `component`."""
+
+
+class Activations(NamedTuple):
+    """Outputs of all components, layer by layer. Rows and positions may be 1, which stands for all."""
+
+    heads: list[Float[Tensor, "rows pos head d_head"]]
+    mlps: list[Float[Tensor, "rows pos d_model"]]
+
+
+class NotFiredError(RuntimeError):
+    """An intervention was asked for and the model never passed through it."""
+
+
+def mix(own: Float[Tensor, "rows pos ..."], gate: Float[Tensor, "rows ..."], other: Float[Tensor, "group ..."]) -> Tensor:
+    """(1 - gate) own + gate other, exactly `own` at 0 and exactly `other` at 1.
+
+    `other` may have one row, or a number of rows that divides that of `own`: it is then reused for each group of rows. Where
+    `own` holds only the last positions, the last ones of `other` are used.
+    """
+    rows = other.shape[0]
+    other = other[:, -own.shape[1] :]
+    mixed = torch.lerp(own.unflatten(0, (-1, rows)), other, gate.unflatten(0, (-1, rows)).unsqueeze(2))
+    return mixed.flatten(0, 1)
+
+
+@contextmanager
+def _hooked(places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+    """Let `act` change (or only see) the input or output of each named module for the length of a `with`."""
+    fired: set[str] = set()
+
+    def before(name: str, act: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            fired.add(name)
+            return (act(args[0]), *args[1:])
+
+        return hook
+
+    def after(name: str, act: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            fired.add(name)
+            return act(output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, (module, side, act) in places.items():
+            register = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
+            stack.callback(register((before if side == "input" else after)(name, act)).remove)
+        yield
+    if silent := places.keys() - fired:
+        raise NotFiredError(f"The intervention at {', '.join(sorted(silent))} did not fire: the model never ran that module.")
+
+
+@contextmanager
+def gated(
+    model: nn.Module,
+    wiring: Wiring,
+    gates: Float[Tensor, "rows component"],
+    replacement: Activations,
+    site: Site = Site.COMPONENT,
+) -> Iterator[None]:
+    """Inside this `with`, `model` runs as M(xi), each row of the batch under its own gates.
+
+    Layers whose gates are all zero are left alone, unless the gates ask for a gradient.
+
+    Args:
+        model: Any model with a wiring.
+        wiring: Where its components are.
+        gates: xi, one row per row of the batch, one column per component.
+        replacement: a, the values that open gates let in.
+        site: Where a head is replaced.
+
+    Raises:
+        NotFiredError: The model never ran a module that an open gate is at.
+        ValueError: The wiring names a module that the model lacks, or the gates have the wrong number of columns.
+    """
+    if gates.shape[-1] != len(wiring.components):
+        raise ValueError(f"`gates` must have one column per component, {len(wiring.components)}; got {gates.shape[-1]}.")
+    side = "input" if site == Site.COMPONENT else "output"
+    places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]] = {}
+
+    def head_gate(xi: Tensor, other: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda z: mix(z.unflatten(-1, (wiring.n_heads, -1)), xi.unsqueeze(-1), other).flatten(-2)
+
+    def mlp_gate(xi: Tensor, other: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda write: mix(write, xi, other)
+
+    for layer in range(wiring.n_layers):
+        heads, mlp = wiring.columns(layer)
+        if gates.requires_grad or bool(gates[:, heads].any()):
+            act = head_gate(gates[:, heads], replacement.heads[layer])
+            places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), side, act)
+        if gates.requires_grad or bool(gates[:, mlp].any()):
+            act = mlp_gate(gates[:, mlp : mlp + 1], replacement.mlps[layer])
+            places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
+    with _hooked(places):
+        yield
+
+
+@contextmanager
+def recorded(model: nn.Module, wiring: Wiring) -> Iterator[Activations]:
+    """Inside this `with`, one run of `model` fills the Activations that it yields with every component's own output."""
+    seen = Activations([], [])
+
+    def see(into: list[Tensor], shape: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def act(value: Tensor) -> Tensor:
+            into.append(shape(value))
+            return value
+
+        return act
+
+    places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]] = {}
+    for layer in range(wiring.n_layers):
+        by_head = see(seen.heads, lambda z: z.unflatten(-1, (wiring.n_heads, -1)))
+        places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), "input", by_head)
+        places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", see(seen.mlps, lambda write: write))
+    with _hooked(places):
+        yield seen
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode and full precision, and leave every module's mode as it was found."""
+    training = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device.type
+    try:
+        model.eval()
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

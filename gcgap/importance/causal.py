@@ -1,0 +1,106 @@
+"""C, the causal importance: what a model loses when components are ablated, on the same sequences (paired).
+
+    C_S = M(0) - M(1_S), per sequence and metric; positive means that the set S is needed
+
+`ablated_scores` gives the values of M from which every drop follows, for any list of interventions in one pass over the
+sequences. What lies below the ablated components is computed once per chunk of sequences and shared by all interventions and
+baselines; the last layer is computed at scored positions only; chunks are small enough to stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gcgap.batches import Batch
+from gcgap.components import Wiring
+from gcgap.gates import Site, gated, undisturbed
+from gcgap.importance.baselines import Baseline, Replacement
+from gcgap.importance.scores import Scores, score
+from gcgap.model import Transformer
+
+CHUNK = 16  # sequences whose shared prefix is held at once
+ROWS = 80  # sequences x interventions that run together: five interventions of one layer on one chunk
+
+
+class Intervention(NamedTuple):
+    """All `members` (positions in `Wiring.components`) off at once, with one baseline's replacements."""
+
+    members: frozenset[int]
+    baseline: Baseline
+
+
+@torch.no_grad()
+def ablated_scores(
+    model: Transformer,
+    wiring: Wiring,
+    batch: Batch,
+    interventions: Sequence[Intervention],
+    replacement: Mapping[Baseline, Replacement],
+    site: Site = Site.COMPONENT,
+) -> tuple[Scores, Scores]:
+    """M(0) of every sequence and M(1_S) of every intervention and sequence.
+
+    Args:
+        model: The transformer.
+        wiring: Where its components are.
+        batch: Sequences of one length.
+        interventions: What to ablate; every set needs a member.
+        replacement: The replacement of each baseline that the interventions name, for this batch.
+        site: Where a head is replaced.
+
+    Returns:
+        Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
+    """
+    device = next(model.parameters()).device
+    last = int(batch.scored[0].sum())
+    groups = _by_first_layer(wiring, interventions)
+    base, ablated = [], []
+    with undisturbed(model):
+        for start in range(0, len(batch.inputs), CHUNK):
+            rows = slice(start, start + CHUNK)
+            inputs, targets = batch.inputs[rows].to(device), batch.targets[rows, -last:].to(device)
+            states = model.states(inputs, last)
+            base.append(torch.stack(score(model.finish(model.n_layers - 1, *states[-1], last), targets)))
+            other = {baseline: give(rows) for baseline, give in replacement.items()}
+            ablated.append(base[-1].new_empty(3, len(interventions), len(inputs)))
+            for (layer, baseline), numbers in groups.items():
+                for few in _pieces(numbers, max(1, ROWS // len(inputs))):
+                    gates = _gates(wiring, [interventions[number].members for number in few], states[layer][0])
+                    x, z = (state.repeat(len(few), 1, 1) for state in states[layer])
+                    with gated(model, wiring, gates.repeat_interleave(len(inputs), 0), other[baseline], site):
+                        logits = model.finish(layer, x, z, last)
+                    scores = torch.stack(score(logits, targets.repeat(len(few), 1)))
+                    ablated[-1][:, few] = scores.unflatten(1, (len(few), -1))
+    return Scores(*torch.cat(base, -1).cpu()), Scores(*torch.cat(ablated, -1).cpu())
+
+
+def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention sequence"]:
+    """Per-sequence drops M(0) - M(1_S) in the order of `METRICS`; positive where the ablation harms."""
+    return torch.stack([before - after for before, after in zip(base, ablated, strict=True)])
+
+
+def _by_first_layer(
+    wiring: Wiring, interventions: Sequence[Intervention]
+) -> dict[tuple[int, Baseline], list[int]]:
+    """Numbers of the interventions that share a baseline and the lowest layer that they touch."""
+    groups = defaultdict(list)
+    for number, (members, baseline) in enumerate(interventions):
+        groups[min(wiring.components[member].layer for member in members), baseline].append(number)
+    return groups
+
+
+def _pieces(numbers: list[int], size: int) -> list[list[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _gates(wiring: Wiring, sets: Sequence[frozenset[int]], like: Tensor) -> Float[Tensor, "set component"]:
+    gates = like.new_zeros(len(sets), len(wiring.components))
+    for row, members in enumerate(sets):
+        gates[row, list(members)] = 1
+    return gates

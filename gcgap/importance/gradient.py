@@ -1,0 +1,71 @@
+"""G, the gradient magnitude of each component (arXiv:2602.01442v3, eq. 1).
+
+    G_i = 1/B sum_b || dL_b / dW_i ||_F / sqrt(N_i)
+
+L_b is the mean cross entropy over the scored tokens of batch b. W_i is a head's slice of W_V (d_model x d_head), or an MLP's
+down matrix; N_i is its number of entries; biases are left out, as in the paper. G is positive and has the units of loss per
+unit of weight. It measures sensitivity to the *weights*, not to the component's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from gcgap.batches import Batch
+from gcgap.components import Wiring
+from gcgap.gates import undisturbed
+from gcgap.model import Transformer
+
+
+def gradient_norms(
+    model: Transformer, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True
+) -> Float[Tensor, "component batch"]:
+    """|| dL_b / dW_i ||_F (over sqrt(N_i) if `normalise`) of every component and batch; G_i is the mean of row i.
+
+    Leaves `.grad`, hooks and mode as they are. Batches must be of one length each.
+
+    Raises:
+        FloatingPointError: A gradient is not finite.
+    """
+    weights = [_weight(model, wiring, name, layer) for layer in range(wiring.n_layers) for name in ("value", "mlp_down")]
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    with undisturbed(model), torch.enable_grad():
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            norms = [_norms(torch.autograd.grad(_loss(model, batch), weights), wiring, normalise) for batch in batches]
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+    stacked = torch.stack(norms, dim=1)
+    for component, row in zip(wiring.components, stacked, strict=True):
+        if not bool(torch.isfinite(row).all()):
+            raise FloatingPointError(f"The gradient of {component.name} is not finite.")
+    return stacked
+
+
+def _weight(model: Transformer, wiring: Wiring, name: str, layer: int) -> Tensor:
+    weight = wiring.module(model, getattr(wiring, name), layer).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _loss(model: Transformer, batch: Batch) -> Tensor:
+    device = next(model.parameters()).device
+    last = int(batch.scored[0].sum())
+    logits = model(batch.inputs.to(device), last)
+    return F.cross_entropy(logits.flatten(0, 1), batch.targets[:, -last:].flatten().to(device))
+
+
+def _norms(gradients: Sequence[Tensor], wiring: Wiring, normalise: bool) -> Float[Tensor, " component"]:
+    """Norms in the order of the components, from [dW_V, dW_out] of every layer."""
+    pieces = []
+    for value, down in zip(gradients[::2], gradients[1::2], strict=True):
+        pieces += [*value.chunk(wiring.n_heads, dim=0), down]
+    norms = [piece.double().norm() / (piece.numel() ** 0.5 if normalise else 1) for piece in pieces]
+    return torch.stack(norms).cpu()

@@ -1,0 +1,210 @@
+"""The transformer: decoder-only, pre-LayerNorm, GELU, biases, untied output.
+
+Owns the forward pass and nothing of training or measurement. Names are the field's: W_Q, W_K, W_V, W_O, and z for the heads'
+outputs before W_O. `Transformer.finish` is the second half of `Transformer.forward`: it continues from the z of any layer,
+which is how measurements share the work below the component that they change.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gcgap.tasks import VOCABULARY
+
+Positions = Literal["none", "learned", "sinusoidal", "rotary"]
+AttentionPath = Literal["fused", "math"]
+
+
+def rotate(x: Float[Tensor, "batch head pos d_head"], start: int) -> Float[Tensor, "batch head pos d_head"]:
+    """Rotary positions (Su et al. 2021): the pair (x_k, x_{k+d/2}) at position p turns by the angle p / 10000^(2k/d)."""
+    half = x.shape[-1] // 2
+    frequency = 10_000.0 ** -(torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    position = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float64)
+    angle = torch.outer(position, frequency)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
+    """Fixed positions (Vaswani et al. 2017): sines in the even, cosines in the odd channels."""
+    frequency = 10_000.0 ** -(torch.arange(0, d_model, 2) / d_model)
+    angle = torch.outer(torch.arange(n_ctx), frequency)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :d_model]
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention in two halves: `heads` gives every head's output z, `W_O` writes it."""
+
+    def __init__(self, d_model: int, n_heads: int, rotary: bool, path: AttentionPath) -> None:
+        super().__init__()
+        self.n_heads, self.rotary, self.path = n_heads, rotary, path
+        self.W_Q, self.W_K, self.W_V, self.W_O = (nn.Linear(d_model, d_model) for _ in range(4))
+
+    def heads(self, x: Float[Tensor, "batch pos d_model"], last: int) -> Float[Tensor, "batch last d_model"]:
+        """Outputs z = softmax(q k / sqrt(d_head)) v of all heads side by side, at the `last` positions only."""
+        split = (x.shape[0], -1, self.n_heads, x.shape[-1] // self.n_heads)
+        before = x.shape[1] - last
+        q = self.W_Q(x[:, before:]).view(split).transpose(1, 2)
+        k = self.W_K(x).view(split).transpose(1, 2)
+        v = self.W_V(x).view(split).transpose(1, 2)
+        if self.rotary:
+            q, k = rotate(q, start=before), rotate(k, start=0)
+        mask = torch.ones(last, x.shape[1], dtype=torch.bool, device=x.device).tril(before) if before else None
+        with sdpa_kernel(SDPBackend.MATH) if self.path == "math" else nullcontext():
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return z.transpose(1, 2).flatten(2)
+
+
+class MLP(nn.Module):
+    """W_out gelu(W_in x): what it returns is its write to the residual stream."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.W_in, self.W_out = nn.Linear(d_model, d_ff), nn.Linear(d_ff, d_model)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """One position at a time."""
+        return self.W_out(F.gelu(self.W_in(x)))
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each reading a LayerNorm of the residual stream and adding its write to it."""
+
+    def __init__(self, attention: Attention, mlp: MLP, d_model: int) -> None:
+        super().__init__()
+        self.norm_attention, self.attention = nn.LayerNorm(d_model), attention
+        self.norm_mlp, self.mlp = nn.LayerNorm(d_model), mlp
+
+    def heads(self, x: Float[Tensor, "batch pos d_model"], last: int) -> Float[Tensor, "batch last d_model"]:
+        """The heads' outputs z, read from the residual stream x."""
+        return self.attention.heads(self.norm_attention(x), last)
+
+    def write(
+        self, x: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch last d_model"]
+    ) -> Float[Tensor, "batch last d_model"]:
+        """The residual stream after the heads, then the MLP, have written to it, at the positions that z has."""
+        x = x[:, -z.shape[1] :] + self.attention.W_O(z)
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class Transformer(nn.Module):
+    """Decoder-only transformer over the vocabulary of `gcgap.tasks`.
+
+    Args:
+        n_layers: Layers L.
+        n_heads: Heads per layer H.
+        d_model: Width of the residual stream; must be divisible by n_heads.
+        d_ff: Width of the MLPs.
+        positions: `none` (causal attention alone tells positions apart; the default), `learned`, `sinusoidal` or `rotary`.
+        n_ctx: Largest number of input tokens; an example of N integers needs 2 N + 2.
+        attention: `fused` kernels, or `math`, which also has second derivatives.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: Sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        n_layers: int = 4,
+        n_heads: int = 4,
+        d_model: int = 128,
+        d_ff: int = 512,
+        positions: Positions = "none",
+        n_ctx: int = 64,
+        attention: AttentionPath = "fused",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_sizes(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention)
+        self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_model // n_heads
+        self.n_ctx = n_ctx
+        self.embedding = nn.Embedding(VOCABULARY, d_model)
+        self.position = nn.Embedding(n_ctx, d_model) if positions == "learned" else None
+        fixed = sinusoids(n_ctx, d_model) if positions == "sinusoidal" else None
+        self.register_buffer("sinusoids", fixed, persistent=False)
+        rotary = positions == "rotary"
+        self.blocks = nn.ModuleList(
+            Block(Attention(d_model, n_heads, rotary, attention), MLP(d_model, d_ff), d_model) for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.unembedding = nn.Linear(d_model, VOCABULARY)
+        self.initialise(torch.Generator().manual_seed(seed))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """PyTorch's default distributions, drawn from an explicit generator."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, generator=generator)
+
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], last: int | None = None
+    ) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits of the next token, at the `last` positions (all by default)."""
+        x = self.embed(tokens)
+        return self.finish(0, x, self.blocks[0].heads(x, self.kept(0, x, last)), last)
+
+    def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """For every layer the residual stream x below it and its heads' outputs z: what `finish` continues from."""
+        x, states = self.embed(tokens), []
+        for layer, block in enumerate(self.blocks):
+            states.append((x, block.heads(x, self.kept(layer, x, last))))
+            x = block.write(*states[-1])
+        return states
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream below the first layer."""
+        x = self.embedding(tokens)
+        if self.position is not None:
+            x = x + self.position.weight[: tokens.shape[1]]
+        if self.sinusoids is not None:
+            x = x + self.sinusoids[: tokens.shape[1]]
+        return x
+
+    def finish(
+        self,
+        layer: int,
+        x: Float[Tensor, "batch pos d_model"],
+        z: Float[Tensor, "batch kept d_model"],
+        last: int | None = None,
+    ) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits from the residual stream x below `layer` and the outputs z of that layer's heads."""
+        x = self.blocks[layer].write(x, z)
+        for above in range(layer + 1, self.n_layers):
+            x = self.blocks[above].write(x, self.blocks[above].heads(x, self.kept(above, x, last)))
+        return self.unembedding(self.norm(x[:, -last:] if last else x))
+
+    def kept(self, layer: int, x: Float[Tensor, "batch pos d_model"], last: int | None) -> int:
+        """How many positions layer `layer` must compute: in the last layer only those whose logits are asked for."""
+        return last if last and layer == self.n_layers - 1 else x.shape[1]
+
+
+def check_sizes(
+    n_layers: int, n_heads: int, d_model: int, d_ff: int, positions: str, n_ctx: int, attention: str
+) -> None:
+    """Raise a ValueError that names the first size that cannot be."""
+    sizes = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "n_ctx": n_ctx}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"`model.{name}` must be at least 1; got {size}.")
+    if d_model % n_heads:
+        raise ValueError(f"`model.d_model` must be divisible by `model.n_heads`; got {d_model} and {n_heads}.")
+    if positions == "rotary" and d_model // n_heads % 2:
+        raise ValueError(f"Rotary positions need an even d_head; got {d_model} / {n_heads} = {d_model // n_heads}.")
+    if positions not in get_args(Positions):
+        raise ValueError(f"`model.positions` must be one of {', '.join(get_args(Positions))}; got {positions!r}.")
+    if attention not in get_args(AttentionPath):
+        raise ValueError(f"`model.attention` must be one of {', '.join(get_args(AttentionPath))}; got {attention!r}.")
