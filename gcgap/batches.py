@@ -6,7 +6,8 @@ and there is no generator state to save. Owns no loader: see `gcgap.data`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gcgap.tasks import END, LARGEST, PAD, SEP, START, Task
+from gcgap.tasks import END, LARGEST, PAD, SEP, START, Task, find_task
 
 
 class Layout(StrEnum):
@@ -37,6 +38,7 @@ class Purpose(StrEnum):
     MEAN = "mean"
     EVALUATION = "evaluation"
     PARTNER = "partner"
+    STATISTICS = "statistics"
 
 
 STREAM = {purpose: number for number, purpose in enumerate(Purpose, start=1)}  # append only: it names the random stream
@@ -135,15 +137,70 @@ def partners(seed: int, length: int, size: int) -> Int[Tensor, " size"]:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything but purpose and index that fixes a batch: where measurements take their batches from."""
+    """What fixes every batch but its purpose and index: the task, its lengths and the seed.
 
-    task: Task
-    seed: int
+    Args:
+        task: Name of the task.
+        seed: Seed of all streams.
+        layout: Where PAD goes in training batches.
+        lengths: Shortest and longest training example (integers per example).
+        ood_lengths: Lengths beyond training at which models are measured.
+
+    Raises:
+        ValueError: An unknown task, or lengths that cannot be.
+    """
+
+    task: str
+    seed: int = 42
+    layout: Layout = Layout.CONTIGUOUS
+    lengths: tuple[int, int] = (3, 7)
+    ood_lengths: tuple[int, ...] = (8, 9, 10, 11)
+
+    def __post_init__(self) -> None:
+        find_task(self.task)
+        if self.seed < 0:
+            raise ValueError(f"`seed_everything` must be 0 or larger; got {self.seed}.")
+        low, high = self.lengths
+        if not 1 <= low <= high:
+            raise ValueError(f"`data.lengths` must be [shortest, longest] with 1 <= shortest <= longest; got [{low}, {high}].")
+        if not self.ood_lengths or len(set(self.ood_lengths)) < len(self.ood_lengths):
+            raise ValueError(f"`data.ood_lengths` must be different lengths; got {list(self.ood_lengths)}.")
+        for length in self.ood_lengths:
+            if length <= high:
+                raise ValueError(
+                    f"`data.ood_lengths` must lie above the training lengths {low}..{high}; got {length}. "
+                    "Drop it, or lower `data.lengths`."
+                )
+
+    @property
+    def training_lengths(self) -> range:
+        """Every length that training can draw."""
+        return range(self.lengths[0], self.lengths[1] + 1)
+
+    def training_batch(self, index: int, size: int) -> Batch:
+        """Global training batch `index`."""
+        return mixed_batch(find_task(self.task), self.seed, Purpose.TRAIN, index, size, self.lengths, self.layout)
+
+    def batch(self, purpose: Purpose, length: int, size: int, index: int = 0) -> Batch:
+        """Batch `index` of examples of one length."""
+        return length_batch(find_task(self.task), self.seed, purpose, index, size, length)
 
     def batches(self, purpose: Purpose, length: int, count: int, size: int) -> list[Batch]:
-        """`count` batches of `size` examples of one length."""
-        return [length_batch(self.task, self.seed, purpose, index, size, length) for index in range(count)]
+        """The first `count` batches of one length."""
+        return [self.batch(purpose, length, size, index) for index in range(count)]
 
-    def reseeded(self, seed: int) -> Source:
-        """The same task on other streams."""
-        return replace(self, seed=seed)
+
+def needed_context(length: int) -> int:
+    """Input tokens of an example of `length` integers: START x SEP y."""
+    return 2 * length + 2
+
+
+def check_context(lengths: Iterable[int], n_ctx: int, key: str) -> None:
+    """Raise a ValueError unless a model with room for `n_ctx` tokens can read every length."""
+    longest = (n_ctx - 2) // 2
+    for length in lengths:
+        if length > longest:
+            raise ValueError(
+                f"`{key}` must be at most {longest}, the model's context; got {length}. "
+                f"Raise `model.n_ctx` to {needed_context(length)} or lower `{key}`."
+            )

@@ -90,5 +90,7 @@ class Wiring:
         for name in names:
             if name not in known:
                 last = f"L{self.n_layers - 1}"
-                raise ValueError(f"Unknown component {name!r}; this model has L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP.")
+                raise ValueError(
+                    f"Unknown component {name!r}; this model has L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP."
+                )
         return [known[name] for name in names]

@@ -148,7 +148,11 @@ def recorded(model: nn.Module, wiring: Wiring) -> Iterator[Activations]:
     for layer in range(wiring.n_layers):
         by_head = see(seen.heads, lambda z: z.unflatten(-1, (wiring.n_heads, -1)))
         places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), "input", by_head)
-        places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", see(seen.mlps, lambda write: write))
+        places[f"MLP of layer {layer}"] = (
+            wiring.module(model, wiring.mlp, layer),
+            "output",
+            see(seen.mlps, lambda write: write),
+        )
     with _hooked(places):
         yield seen
 

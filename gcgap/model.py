@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -125,6 +125,7 @@ class Transformer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.origin: Any = None  # set by `gcgap.load`: where the weights come from
         check_sizes(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention)
         self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_model // n_heads
         self.n_ctx = n_ctx
@@ -150,9 +151,7 @@ class Transformer(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, generator=generator)
 
-    def forward(
-        self, tokens: Int[Tensor, "batch pos"], last: int | None = None
-    ) -> Float[Tensor, "batch last vocabulary"]:
+    def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, at the `last` positions (all by default)."""
         x = self.embed(tokens)
         return self.finish(0, x, self.blocks[0].heads(x, self.kept(0, x, last)), last)
@@ -192,9 +191,7 @@ class Transformer(nn.Module):
         return last if last and layer == self.n_layers - 1 else x.shape[1]
 
 
-def check_sizes(
-    n_layers: int, n_heads: int, d_model: int, d_ff: int, positions: str, n_ctx: int, attention: str
-) -> None:
+def check_sizes(n_layers: int, n_heads: int, d_model: int, d_ff: int, positions: str, n_ctx: int, attention: str) -> None:
     """Raise a ValueError that names the first size that cannot be."""
     sizes = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "n_ctx": n_ctx}
     for name, size in sizes.items():

@@ -80,14 +80,24 @@ def ablated_scores(
     return Scores(*torch.cat(base, -1).cpu()), Scores(*torch.cat(ablated, -1).cpu())
 
 
+@torch.no_grad()
+def base_scores(model: Transformer, batch: Batch) -> Scores:
+    """M(0) of every sequence of a batch of one length."""
+    device = next(model.parameters()).device
+    last = int(batch.scored[0].sum())
+    pieces = []
+    with undisturbed(model):
+        for inputs, targets in zip(batch.inputs.split(CHUNK), batch.targets.split(CHUNK), strict=True):
+            pieces.append(torch.stack(score(model(inputs.to(device), last), targets[:, -last:].to(device))))
+    return Scores(*torch.cat(pieces, -1).cpu())
+
+
 def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention sequence"]:
     """Per-sequence drops M(0) - M(1_S) in the order of `METRICS`; positive where the ablation harms."""
     return torch.stack([before - after for before, after in zip(base, ablated, strict=True)])
 
 
-def _by_first_layer(
-    wiring: Wiring, interventions: Sequence[Intervention]
-) -> dict[tuple[int, Baseline], list[int]]:
+def _by_first_layer(wiring: Wiring, interventions: Sequence[Intervention]) -> dict[tuple[int, Baseline], list[int]]:
     """Numbers of the interventions that share a baseline and the lowest layer that they touch."""
     groups = defaultdict(list)
     for number, (members, baseline) in enumerate(interventions):

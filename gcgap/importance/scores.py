@@ -19,9 +19,9 @@ class Scores(NamedTuple):
     """One number per sequence, float64: exact match (0 or 1), mean log-probability of the target (nats per scored token),
     and the share of scored tokens that are right."""
 
-    exact_match: Float[Tensor, "..."]
-    log_prob: Float[Tensor, "..."]
-    token_accuracy: Float[Tensor, "..."]
+    exact_match: Float[Tensor, ...]
+    log_prob: Float[Tensor, ...]
+    token_accuracy: Float[Tensor, ...]
 
 
 def score(logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]) -> Scores:

@@ -1,0 +1,41 @@
+"""gcgap: the gradient-causal gap of transformers, measured at every checkpoint with intervals.
+
+    import gcgap
+    model = gcgap.load("runs/sort-seed42")
+    record = gcgap.measure(model, task="sort", length=9)
+    record.table()
+    gcgap.read("runs")
+
+Names are imported when they are first used, so that reading records needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gcgap.checkpoints import load as load
+    from gcgap.measurement import measure as measure
+    from gcgap.protocol import Protocol as Protocol
+    from gcgap.protocol import Tracking as Tracking
+    from gcgap.records import Record as Record
+    from gcgap.records import read as read
+
+__version__ = version("gcgap")
+_HOMES = {
+    "load": "checkpoints",
+    "measure": "measurement",
+    "Protocol": "protocol",
+    "Tracking": "protocol",
+    "Record": "records",
+    "read": "records",
+}
+__all__ = ["Protocol", "Record", "Tracking", "load", "measure", "read"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gcgap' has no attribute {name!r}")
+    return getattr(import_module(f"gcgap.{_HOMES[name]}"), name)

@@ -1,0 +1,99 @@
+"""Checkpoints on disk: finding them in a run directory and loading them, always without unpickling."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcgap.batches import Layout, Source
+from gcgap.compose import Origin
+from gcgap.model import Transformer
+
+MODEL_SETTINGS = ("n_layers", "n_heads", "d_model", "d_ff", "positions", "n_ctx", "attention")
+PREFIX = "model."
+
+
+def load(where: str | Path) -> Transformer:
+    """The model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
+
+    Its `origin` holds task, seed, step and hash, which `gcgap.measure` writes into the record. Loading never unpickles.
+
+    Raises:
+        ValueError: There is no checkpoint, or the file is truncated, foreign, or of another model.
+    """
+    path = last_checkpoint(where)
+    content = read_checkpoint(path)
+    try:
+        settings = {name: content["hyper_parameters"][name] for name in MODEL_SETTINGS}
+        data = content["datamodule_hyper_parameters"]
+        source = {field.name: data[field.name] for field in fields(Source)}
+        source |= {"layout": Layout(source["layout"])} | {key: tuple(source[key]) for key in ("lengths", "ood_lengths")}
+        step = content["global_step"]
+        weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
+        with torch.random.fork_rng(devices=[]):
+            model = Transformer(**settings)
+        model.load_state_dict(weights)
+        model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "empty"
+        raise ValueError(f"`{path}` is not a checkpoint of a gcgap model ({type(error).__name__}: {reason}).") from error
+    return model.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The dictionary of a checkpoint file: tensors and plain values only.
+
+    Raises:
+        ValueError: The file cannot be read without unpickling, or at all.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"`{path}` does not exist; give a run directory or a .ckpt file.") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else "it is empty"
+        raise ValueError(f"`{path}` is not a readable checkpoint: {reason} Train again, or give another file.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`{path}` is not a checkpoint: it holds a {type(content).__name__}, not a dictionary.")
+    return content
+
+
+def last_checkpoint(where: str | Path) -> Path:
+    """The file itself, or the last checkpoint of a run directory.
+
+    Raises:
+        ValueError: There is none.
+    """
+    where = Path(where)
+    if not where.is_dir():
+        return where
+    folder = where / "checkpoints"
+    if (folder / "last.ckpt").is_file():
+        return folder / "last.ckpt"
+    steps = step_checkpoints(where)
+    if not steps:
+        raise ValueError(f"`{where}` holds no checkpoint; expected checkpoints/last.ckpt in it. Run `gcgap fit` first.")
+    return steps[-1]
+
+
+def step_checkpoints(run: Path) -> list[Path]:
+    """The numbered checkpoints of a run directory, in the order of their steps."""
+    return sorted((run / "checkpoints").glob("step=*.ckpt"))
+
+
+def run_directory(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint file lies in."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,255 @@
+"""The gradient-causal gap: ranks, rank differences, roles, and how sure one can be of them.
+
+    Delta_i = rank(G_i) - rank(C_i)        (arXiv:2602.01442v3, eq. 2; ascending ranks, ties averaged)
+
+Hero: Delta <= -t (low gradient, essential). Bloat: Delta >= t (high gradient, dispensable). t is 30 % of the components.
+Pure numpy and scipy on arrays whose second-last or last axis is the component; owns no model and no file. Where a number does not
+exist (a constant vector has no rank correlation) it is None, with the reason beside it; a NaN never leaves this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Ranks = Literal["average", "ordinal"]
+ROLES = ("hero", "bloat", "aligned")
+HALVES = 100  # random halvings behind a split-half reliability
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How values become ranks and ranks become roles and intervals: see the settings of the same names in `Protocol`."""
+
+    threshold: float = 0.3
+    strict: bool = False
+    ranks: Ranks = "average"
+    confidence: float = 0.95
+    resamples: int = 1000
+
+    def cut(self, components: int, share: float | None = None) -> float:
+        """The rank difference that makes a Hero or Bloat among so many components."""
+        return round((self.threshold if share is None else share) * components, 9)
+
+    def interval(self, draws: Array) -> list[float]:
+        """Percentile interval of a bootstrap distribution (1-d, finite)."""
+        tail = 50 * (1 - self.confidence)
+        low, high = np.percentile(draws, [tail, 100 - tail])
+        return [float(low), float(high)]
+
+
+def rank(values: Array, kind: Ranks = "average", axis: int = -1) -> Array:
+    """Ascending ranks 1..n along an axis. `ordinal` breaks ties by position, which favours early layers: see `Protocol.ranks`."""
+    return stats.rankdata(values, method=kind, axis=axis).astype(np.float64)
+
+
+def constant(values: Array, axis: int = -1) -> NDArray[np.bool_]:
+    """Whether all values along an axis are the same."""
+    return np.ptp(values, axis=axis) == 0
+
+
+def rank_correlation(first: Array, second: Array, axis: int = -1) -> Array:
+    """Spearman's rho from ranks: their Pearson correlation; NaN where either is constant."""
+    first, second = (r - r.mean(axis, keepdims=True) for r in np.broadcast_arrays(first, second))
+    scale = np.sqrt((first**2).sum(axis) * (second**2).sum(axis))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 0, (first * second).sum(axis) / scale, np.nan)
+
+
+def is_role(delta: Array, cut: float, strict: bool) -> dict[str, NDArray[np.bool_]]:
+    """Which rank differences make a Hero, a Bloat, or neither."""
+    hero = delta < -cut if strict else delta <= -cut
+    bloat = delta > cut if strict else delta >= cut
+    return {"hero": hero, "bloat": bloat, "aligned": ~(hero | bloat)}
+
+
+def expected_by_chance(G: Array, C: Array, judgement: Judgement, share: float | None = None) -> dict[str, float]:
+    """Expected numbers of Heroes and Bloats if these very G and C were paired at random: the exact mean over all pairings."""
+    difference = rank(G, judgement.ranks)[:, None] - rank(C, judgement.ranks)[None, :]
+    found = is_role(difference, judgement.cut(len(G), share), judgement.strict)
+    return {"heroes": float(found["hero"].sum() / len(G)), "bloats": float(found["bloat"].sum() / len(G))}
+
+
+def p_value(G: Array, C: Array, judgement: Judgement, rng: np.random.Generator) -> float:
+    """Two-sided permutation p-value of Spearman's rho under random pairing."""
+    rank_g, rank_c = rank(G, judgement.ranks), rank(C, judgement.ranks)
+
+    def statistic(shuffled: Array, axis: int) -> Array:
+        return rank_correlation(shuffled, rank_c, axis)
+
+    test = stats.permutation_test(
+        (rank_g,), statistic, permutation_type="pairings", vectorized=True, n_resamples=judgement.resamples, rng=rng
+    )
+    return float(test.pvalue)
+
+
+def reliability(samples: Float[Array, "component sample"], ranks: Ranks, rng: np.random.Generator) -> tuple[float | None, str]:
+    """Split-half reliability of the component means, Spearman-Brown corrected: the rank correlation with a repetition.
+
+    Returns:
+        The reliability in (0, 1], or None and the reason.
+    """
+    size = samples.shape[1]
+    if size < 4:
+        return None, f"too few samples ({size}) to halve"
+    order = rng.permuted(np.tile(np.arange(size), (HALVES, 1)), axis=1)
+    first, second = (samples[:, half].mean(-1).T for half in (order[:, : size // 2], order[:, size // 2 : size // 2 * 2]))
+    if undefined := int((constant(first) | constant(second)).sum()):
+        return None, f"in {undefined} of {HALVES} random halves all components are alike"
+    half = float(rank_correlation(rank(first, ranks), rank(second, ranks)).mean())
+    if half <= 0:
+        return None, f"two halves of the data do not agree (mean rank correlation {half:.2f})"
+    return 2 * half / (1 + half), ""
+
+
+def bootstrap_means(
+    norms: Float[Array, "component batch"],
+    drops: Float[Array, "measure component sequence"],
+    resamples: int,
+    rng: np.random.Generator,
+) -> tuple[Float[Array, "component resample"], Float[Array, "measure component resample"]]:
+    """Bootstrap distributions of G (over gradient batches) and of C (over sequences, the same ones for every component)."""
+
+    def means(gradient: Array, causal: Array, axis: int) -> Array:
+        return np.stack(np.broadcast_arrays(gradient.mean(axis), causal.mean(axis)))
+
+    result = stats.bootstrap(
+        (norms, drops),
+        means,
+        n_resamples=resamples,
+        batch=50,
+        vectorized=True,
+        paired=False,
+        axis=-1,
+        method="percentile",
+        rng=rng,
+    )
+    G, C = result.bootstrap_distribution
+    return G[0], C
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The gap between one gradient vector and one causal vector, with its uncertainty. None where a number does not exist.
+
+    Attributes:
+        rho: Spearman correlation of G and C over components.
+        ci: Its bootstrap interval.
+        p_value: Its permutation p-value.
+        ceiling: Largest rho that measurement noise would let through: sqrt(reliability of G x reliability of C).
+        corrected: rho / ceiling; can exceed 1 by chance.
+        reason: Why something is None, or empty.
+        delta: Rank difference per component, or None.
+        delta_ci: Its intervals.
+        probability: For each role the bootstrap probability of every component.
+        role: Role names, or None.
+        counts: For the shares 0.2, threshold and 0.4 of the components: how many Heroes and Bloats, and how many by chance.
+        missed: For k = 5 and 10: the share of the k causally largest that is not among the k largest gradients.
+    """
+
+    rho: float | None = None
+    ci: list[float] | None = None
+    p_value: float | None = None
+    ceiling: float | None = None
+    corrected: float | None = None
+    reason: str = ""
+    delta: list[float] | None = None
+    delta_ci: list[list[float]] | None = None
+    probability: dict[str, list[float]] | None = None
+    role: list[str] | None = None
+    counts: dict[str, dict[str, float]] | None = None
+    missed: dict[str, float] | None = None
+
+
+def measure_gap(
+    norms: Float[Array, "component batch"],
+    drops: Float[Array, "component sequence"],
+    draws: tuple[Float[Array, "component resample"], Float[Array, "component resample"]],
+    judgement: Judgement,
+    rng: np.random.Generator,
+) -> Gap:
+    """The gap between G (mean of `norms`) and C (mean of `drops`); `draws` are their bootstrap distributions."""
+    G, C = norms.mean(-1), drops.mean(-1)
+    for name, values in (("gradient magnitude", G), ("causal importance", C)):
+        if constant(values):
+            return Gap(reason=f"the {name} of all components is the same, {values[0]:g}: ranks do not exist")
+    rank_g, rank_c = rank(G, judgement.ranks), rank(C, judgement.ranks)
+    delta = rank_g - rank_c
+    cut = judgement.cut(len(G))
+    found = is_role(delta, cut, judgement.strict)
+    rho = float(rank_correlation(rank_g, rank_c))
+    star_g, star_c = (rank(draw, judgement.ranks, axis=0) for draw in draws)
+    star = is_role(star_g - star_c, cut, judgement.strict)
+    ci, no_ci = _rho_interval(rank_correlation(star_g, star_c, axis=0), judgement)
+    ceiling, no_ceiling = noise_ceiling(norms, drops, judgement, rng)
+    return Gap(
+        rho=rho,
+        ci=ci,
+        p_value=p_value(G, C, judgement, rng),
+        ceiling=ceiling,
+        corrected=None if ceiling is None else rho / ceiling,
+        reason="; ".join(filter(None, (no_ci, no_ceiling))),
+        delta=delta.tolist(),
+        delta_ci=[judgement.interval(row) for row in star_g - star_c],
+        probability={role: star[role].mean(-1).tolist() for role in ROLES},
+        role=[next(role for role in ROLES if found[role][i]) for i in range(len(G))],
+        counts={f"{share:g}": _counts(G, C, delta, judgement, share) for share in sorted({0.2, judgement.threshold, 0.4})},
+        missed={str(k): missed(G, C, k) for k in (5, 10) if k < len(G)},
+    )
+
+
+def noise_ceiling(norms: Array, drops: Array, judgement: Judgement, rng: np.random.Generator) -> tuple[float | None, str]:
+    """sqrt(reliability of G x reliability of C), or None and the reason."""
+    of_g, why_g = reliability(norms, judgement.ranks, rng)
+    of_c, why_c = reliability(drops, judgement.ranks, rng)
+    if of_g is None or of_c is None:
+        whose, why = ("gradient", why_g) if of_g is None else ("causal importance", why_c)
+        return None, f"no noise ceiling: {whose}, {why}"
+    return float(np.sqrt(of_g * of_c)), ""
+
+
+def missed(G: Array, C: Array, k: int) -> float:
+    """Share of the k causally largest components that are not among the k largest gradients.
+
+    Ties at the border count with the chance that a random order of them would give.
+    """
+    return float(1 - (_top(G, k) * _top(C, k)).sum() / k)
+
+
+def interval_of_mean(values: Float[Array, " sequence"], judgement: Judgement, rng: np.random.Generator) -> list[float]:
+    """Bootstrap interval of a mean over sequences."""
+    if constant(values):
+        return [float(values[0])] * 2
+    result = stats.bootstrap((values,), np.mean, n_resamples=judgement.resamples, method="percentile", rng=rng)
+    return judgement.interval(result.bootstrap_distribution)
+
+
+def _rho_interval(draws: Array, judgement: Judgement) -> tuple[list[float] | None, str]:
+    undefined = int(np.isnan(draws).sum())
+    if undefined:
+        return None, f"no interval: in {undefined} of {len(draws)} resamples all components are alike"
+    return judgement.interval(draws), ""
+
+
+def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, float]:
+    found = is_role(delta, judgement.cut(len(G), share), judgement.strict)
+    chance = expected_by_chance(G, C, judgement, share)
+    return {
+        "heroes": int(found["hero"].sum()),
+        "bloats": int(found["bloat"].sum()),
+        "heroes_by_chance": chance["heroes"],
+        "bloats_by_chance": chance["bloats"],
+    }
+
+
+def _top(values: Array, k: int) -> Array:
+    """Probability of each component to be among the k largest, ties broken at random."""
+    border = np.sort(values)[-k]
+    above, tied = values > border, values == border
+    return above + tied * (k - above.sum()) / tied.sum()

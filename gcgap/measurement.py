@@ -1,0 +1,171 @@
+"""One measurement: a model in, a record out.
+
+Owns the order of the stages and what of their results a record holds. The quantities themselves are in `gcgap.importance` and
+`gcgap.gap`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gcgap.batches import Purpose, Source, check_context, generator
+from gcgap.components import Wiring
+from gcgap.compose import Origin, body, head, judgement, skipped
+from gcgap.gap import Array, Gap, bootstrap_means, measure_gap
+from gcgap.importance.baselines import Baseline, mean_activations
+from gcgap.importance.causal import Intervention, base_scores
+from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.scores import METRICS
+from gcgap.model import Transformer
+from gcgap.protocol import Protocol, window_length
+from gcgap.pruning import joint, pruning, role_sets, set_drops
+from gcgap.records import Record
+from gcgap.subject import Subject, id_batches
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def measure(
+    model: Transformer,
+    task: str | None = None,
+    *,
+    length: int | None = None,
+    protocol: Protocol | None = None,
+    origin: Origin | None = None,
+) -> Record:
+    """Measure what each component's gradient says and what it causes.
+
+    Leaves the model as it was: weights, `.grad`, mode, hooks and every random generator.
+
+    Args:
+        model: A gcgap transformer, such as `gcgap.load` gives.
+        task: Name of the task; that of the model's origin by default.
+        length: Length of the OOD sequences. By default the paper's window rule picks it.
+        protocol: What is measured, and how.
+        origin: Where the model comes from; known for a model from `gcgap.load`.
+
+    Returns:
+        The record. If the window rule finds no length the record says so and holds no components.
+
+    Raises:
+        ValueError: An unknown task, no task, or a length that the model cannot read.
+        FloatingPointError: The model gives NaN or Inf.
+    """
+    protocol = protocol or Protocol()
+    origin = origin or model.origin or Origin(Source(task or _no_task()))
+    if task is not None and task != origin.source.task:
+        origin = replace(origin, source=replace(origin.source, task=task))
+    source = origin.source
+    lengths = (*source.ood_lengths, *([] if length is None else [length]))
+    check_context(lengths, model.n_ctx, "data.ood_lengths" if length is None else "length")
+    model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
+    with seconds("accuracy"):
+        accuracy, window = _accuracy(model, source, protocol, lengths)
+    length = window["length"] if length is None else length
+    record = head(origin, protocol, accuracy, window, length)
+    if length is None:
+        return Record(record | skipped(protocol, accuracy) | {"seconds": seconds.by_stage})
+    with seconds("mean"):
+        means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
+        mean = mean_activations(model, wiring, means, by_position=False)
+    subject = Subject(model, wiring, source, protocol, length, mean)
+    with seconds("gradient"):
+        gradients = source.batches(Purpose.GRADIENT, length, protocol.gradient_batches, protocol.batch_size)
+        norms = gradient_norms(model, wiring, gradients, protocol.normalise_gradient).numpy()
+    with seconds("causal"):
+        causal = _causal(subject)
+    rng = generator(source.seed, Purpose.STATISTICS, length)
+    with seconds("statistics"):
+        gaps, intervals = _gaps(norms, causal, protocol, rng)
+    record |= body(wiring.components, protocol, norms, causal, gaps, intervals)
+    with seconds("pruning"):
+        record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
+    return Record(record | {"seconds": seconds.by_stage})
+
+
+class Stopwatch:
+    """Seconds of wall time per stage."""
+
+    def __init__(self) -> None:
+        self.by_stage: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.by_stage[stage] = time.perf_counter() - begun
+
+
+def _no_task() -> str:
+    raise ValueError('`task` is needed for a model that was not loaded from a checkpoint; give `task="sort"`, say.')
+
+
+def _in_precision(model: Transformer, protocol: Protocol) -> Transformer:
+    """The model itself, or a converted copy where the protocol names another number format."""
+    dtype = DTYPES[protocol.precision]
+    return model if next(model.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)
+
+
+def _accuracy(
+    model: Transformer, source: Source, protocol: Protocol, lengths: tuple[int, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Exact match in distribution and at every OOD length, and the length that the window rule picks."""
+    inside = [base_scores(model, batch).exact_match for batch in id_batches(source, protocol.sequences)]
+    by_length = {
+        length: float(base_scores(model, source.batch(Purpose.EVALUATION, length, protocol.sequences)).exact_match.mean())
+        for length in dict.fromkeys(lengths)
+    }
+    found = window_length(((length, by_length[length]) for length in source.ood_lengths), protocol.window)
+    accuracy = {
+        "in_distribution": float(torch.cat(inside).mean()),
+        "by_length": {str(length): value for length, value in by_length.items()},
+    }
+    at = None if found is None else by_length[found]
+    return accuracy, {"length": found, "accuracy": at, "in_window": found is not None}
+
+
+def _causal(subject: Subject) -> Array:
+    """Per-sequence drops of every component, shape (baseline, metric, component, sequence)."""
+    baselines = [Baseline(name) for name in subject.protocol.baselines]
+    n = len(subject.wiring.components)
+    sets = [Intervention(frozenset([member]), baseline) for baseline in baselines for member in range(n)]
+    size = subject.protocol.sequences
+    if subject.protocol.paired:
+        found = subject.drops(sets, subject.batch(subject.length, size))
+    else:
+        found = subject.drops_unpaired(sets, subject.length, size)
+    return found.reshape(len(METRICS), len(baselines), n, -1).swapaxes(0, 1)
+
+
+def _gaps(
+    norms: Array, causal: Array, protocol: Protocol, rng: np.random.Generator
+) -> tuple[dict[str, dict[str, Gap]], tuple[Array, Array]]:
+    """The gap for every baseline and metric, and the bootstrap distributions of G and C."""
+    by = judgement(protocol)
+    shape = causal.shape
+    G, C = bootstrap_means(norms, causal.reshape(-1, *shape[2:]), by.resamples, rng)
+    C = C.reshape(*shape[:3], -1)
+    gaps = {
+        baseline: {metric: measure_gap(norms, causal[b, m], (G, C[b, m]), by, rng) for m, metric in enumerate(METRICS)}
+        for b, baseline in enumerate(protocol.baselines)
+    }
+    return gaps, (G, C)
+
+
+def _classes(
+    subject: Subject, G: Array, causal: Array, gaps: dict[str, dict[str, Gap]], rng: np.random.Generator
+) -> dict[str, Any]:
+    """What removing whole classes costs; `causal` holds exact-match drops, shape (baseline, component, sequence)."""
+    by, names = judgement(subject.protocol), [component.name for component in subject.wiring.components]
+    sets = role_sets({baseline: of["exact_match"] for baseline, of in gaps.items()}, G, causal.mean(-1), names)
+    found = set_drops(subject, sets)
+    individual = dict(zip(gaps, causal, strict=True))
+    return {"pruning": pruning(sets, found, names, by, rng), "joint": joint(sets, found, individual, names, by, rng)}

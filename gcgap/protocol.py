@@ -1,0 +1,152 @@
+"""The protocol: every setting that shapes a measurement's numbers, in one place.
+
+The same block `protocol:` of a config serves `gcgap fit` and `gcgap measure`. Plain values only, so that a protocol can be read
+without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+BaselineName = Literal["mean", "mean_by_position", "zero", "resample"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many batches and sequences one measurement uses.
+
+    Args:
+        gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
+        mean_batches: OOD batches over which the means of mean ablation are taken.
+        sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
+        resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
+    """
+
+    gradient_batches: int = 50
+    mean_batches: int = 50
+    sequences: int = 500
+    resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        least = {"gradient_batches": 2, "mean_batches": 1, "sequences": 2, "resamples": 100}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"`protocol`: `{name}` must be at least {smallest}; got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Tracking(Sizes):
+    """When checkpoints are measured during training, at which length, and with what sizes (smaller than the final ones).
+
+    Args:
+        length: Length of the OOD sequences (integers per example); one curve needs one length.
+        dense_every: Measure every so many optimiser steps ..
+        dense_until: .. up to this step ..
+        then_every: .. and every so many afterwards; step 0 and the last step are always measured.
+        gradient_batches: As in `protocol`.
+        mean_batches: As in `protocol`.
+        sequences: As in `protocol`.
+        resamples: As in `protocol`.
+    """
+
+    length: int = 9
+    dense_every: int = 50
+    dense_until: int = 500
+    then_every: int = 250
+    gradient_batches: int = 10
+    mean_batches: int = 10
+    sequences: int = 100
+    resamples: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("dense_every", "then_every", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`protocol.tracking.{name}` must be at least 1; got {getattr(self, name)}.")
+
+    def due(self, step: int) -> bool:
+        """Whether the checkpoint of this optimiser step is measured."""
+        return step % (self.dense_every if step <= self.dense_until else self.then_every) == 0
+
+
+@dataclass(frozen=True)
+class Protocol(Sizes):
+    """What is measured, and how.
+
+    Args:
+        baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample.
+        site: `component` replaces a head's output before W_O; `released` overwrites a slice of W_O's output, as the first
+            public pipeline does (not a head).
+        batch_size: Sequences per gradient batch and per mean batch.
+        window: Lowest and highest OOD accuracy (share of sequences) at which component effects can be told; the first OOD
+            length inside is measured.
+        normalise_gradient: Divide each gradient norm by sqrt(N_i), as v3 of the paper does and v1 does not.
+        paired: Measure base and ablated accuracy on the same sequences; false draws new ones for each, as the first public
+            pipeline does.
+        ranks: `average` ranks for ties; `ordinal` breaks ties by position, which makes early layers look like Bloats.
+        threshold: Rank difference that makes a Hero or a Bloat, as a share of the number of components (0.3 of 20 is 6).
+        strict: Whether a rank difference equal to the threshold does not count.
+        confidence: Coverage of every interval.
+        precision: Number format of the measurement, whatever the training used.
+        tracking: When and how large during training.
+        gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
+        mean_batches: OOD batches over which the means of mean ablation are taken.
+        sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
+        resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
+    """
+
+    baselines: tuple[BaselineName, ...] = ("mean", "zero", "resample")
+    site: Literal["component", "released"] = "component"
+    batch_size: int = 64
+    window: tuple[float, float] = (0.20, 0.75)
+    normalise_gradient: bool = True
+    paired: bool = True
+    ranks: Literal["average", "ordinal"] = "average"
+    threshold: float = 0.3
+    strict: bool = False
+    confidence: float = 0.95
+    precision: Literal["float32", "float64"] = "float32"
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = BaselineName.__args__
+        if not self.baselines or len(set(self.baselines)) < len(self.baselines) or not set(self.baselines) <= set(known):
+            raise ValueError(f"`protocol.baselines` must be different ones of {', '.join(known)}; got {list(self.baselines)}.")
+        low, high = self.window
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"`protocol.window` must be [low, high] with 0 <= low <= high <= 1; got [{low}, {high}].")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"`protocol.threshold` must be a share of the components, in (0, 1]; got {self.threshold}.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"`protocol.confidence` must be between 0 and 1; got {self.confidence}.")
+        if self.batch_size < 1:
+            raise ValueError(f"`protocol.batch_size` must be at least 1; got {self.batch_size}.")
+
+    def tracked(self) -> Protocol:
+        """This protocol at the sizes of tracking."""
+        sizes = {size.name: getattr(self.tracking, size.name) for size in fields(Sizes)}
+        return replace(self, **sizes)
+
+    def smallest(self) -> Protocol:
+        """This protocol with as little data as every stage can run on, for dry runs."""
+        tiny = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100}
+        return replace(self, **tiny, batch_size=4, tracking=replace(self.tracking, **tiny))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and values, without `tracking`: what shaped one measurement."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        del plain["tracking"]
+        return plain
+
+
+def window_length(accuracy: Iterable[tuple[int, float]], window: tuple[float, float]) -> int | None:
+    """The paper's window rule: the first length whose accuracy lies in the window (both ends included), or None."""
+    low, high = window
+    inside = (
+        length for length, value in accuracy if low <= value <= high or math.isclose(value, low) or math.isclose(value, high)
+    )
+    return next(inside, None)

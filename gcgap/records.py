@@ -1,0 +1,235 @@
+"""Records: one JSON file per measured checkpoint, schema 1, and the tables made from them.
+
+Owns the form of a record, its reading, checking and writing. Knows nothing of torch or Lightning, so that reports start fast.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SCHEMA = 1
+METRICS = ("exact_match", "log_prob", "token_accuracy")
+_TOP: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "seed": (int,),
+    "step": (int, type(None)),
+    "run": (str, type(None)),
+    "protocol": (dict,),
+    "checkpoint_sha256": (str, type(None)),
+    "versions": (dict,),
+    "created": (str,),
+    "seconds": (dict,),
+    "accuracy": (dict,),
+    "window": (dict,),
+    "length": (int, type(None)),
+    "components": (list,),
+    "gap": (dict,),
+    "pruning": (dict,),
+    "joint": (dict,),
+}
+_COMPONENT: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "layer": (int,),
+    "kind": (str,),
+    "gradient": (dict,),
+    "causal": (dict,),
+    "delta": (dict,),
+    "role": (dict,),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement of one checkpoint.
+
+    Args:
+        data: The dictionary of the record; unknown keys are kept.
+        path: The file that it was read from or written to.
+
+    Raises:
+        ValueError: The dictionary is no record of schema 1.
+    """
+
+    data: dict[str, Any]
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        check(self.data, str(self.path or "this record"))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Exactly the dictionary of the JSON file."""
+        return self.data
+
+    @classmethod
+    def read(cls, path: str | Path) -> Record:
+        """Read and check one file.
+
+        Raises:
+            ValueError: The file is not a record that this version can read.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except (UnicodeDecodeError, ValueError, RecursionError) as error:
+            raise ValueError(f"`{path}` is not a record: {error}. Measure the checkpoint again.") from error
+        return cls(data, Path(path))
+
+    def write(self, path: str | Path) -> Record:
+        """Write to a temporary name in the same directory, then rename: a reader never sees half a record."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.data, indent=1, allow_nan=False, ensure_ascii=False)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Record(self.data, path)
+
+    @property
+    def baselines(self) -> list[str]:
+        """The ablation baselines of this record, in the order of the protocol."""
+        return list(self.data["gap"])
+
+    @property
+    def skipped(self) -> str | None:
+        """Why nothing was measured, or None: no OOD length had an accuracy inside the window."""
+        return self.data.get("skipped")
+
+    def roles(self, baseline: str) -> dict[str, list[str]]:
+        """Names of the components of each role."""
+        found: dict[str, list[str]] = {"hero": [], "bloat": [], "aligned": []}
+        for component in self.data["components"]:
+            if (name := component["role"][baseline]["name"]) is not None:
+                found[name].append(component["name"])
+        return found
+
+    def table(self) -> DataFrame:
+        """One row per component: G, then drops, rank difference, role and its probability for every baseline."""
+        import pandas as pd
+
+        return pd.DataFrame([dict(_wide(component, self.baselines)) for component in self.data["components"]])
+
+
+def _wide(component: dict[str, Any], baselines: list[str]) -> Iterator[tuple[str, Any]]:
+    yield from ((key, component[key]) for key in ("name", "layer", "kind"))
+    yield "gradient", component["gradient"]["value"]
+    yield from zip(("gradient_low", "gradient_high"), component["gradient"]["ci"], strict=True)
+    for baseline in baselines:
+        for metric in METRICS:
+            yield f"{baseline}_{metric}_drop", component["causal"][baseline][metric]["value"]
+        yield f"{baseline}_delta", component["delta"][baseline]["value"]
+        yield f"{baseline}_role", component["role"][baseline]["name"]
+        yield f"{baseline}_role_probability", component["role"][baseline]["probability"]
+
+
+def find_records(where: str | Path) -> list[Record]:
+    """Every record at or below a path, in the order of the file names.
+
+    Raises:
+        ValueError: A file of that form is not a readable record, or there is none.
+    """
+    where = Path(where)
+    if where.is_file():
+        return [Record.read(where)]
+    paths = sorted(path for pattern in ("final.json", "step=*.json") for path in where.rglob(pattern))
+    if not paths:
+        raise ValueError(f"`{where}` holds no records; expected files such as gap/final.json below it. Run `gcgap fit` first.")
+    return [Record.read(path) for path in paths]
+
+
+def read(where: str | Path) -> DataFrame:
+    """One long table of every record at or below a path: a row per record, component and baseline.
+
+    A skipped run has one row per baseline, without a component and with the reason.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([row for record in find_records(where) for row in _long(record)])
+
+
+def _long(record: Record) -> Iterator[dict[str, Any]]:
+    data = record.data
+    head = {key: data[key] for key in ("run", "task", "seed", "step", "length")}
+    head |= {key: data["protocol"].get(key) for key in ("layout", "site")}
+    head |= {"final": data.get("final"), "path": str(record.path)}
+    for baseline in record.baselines:
+        gap = data["gap"][baseline]
+        ends = {"baseline": baseline, "rho": gap["rho"], "reason": gap["reason"]}
+        for component in data["components"] or [None]:
+            if component is None:
+                yield head | ends
+                continue
+            causal = {f"{metric}_drop": component["causal"][baseline][metric]["value"] for metric in METRICS}
+            middle = {"component": component["name"], "layer": component["layer"], "kind": component["kind"]}
+            middle |= {
+                "gradient": component["gradient"]["value"],
+                **causal,
+                "delta": component["delta"][baseline]["value"],
+            }
+            role = {
+                "role": component["role"][baseline]["name"],
+                "role_probability": component["role"][baseline]["probability"],
+            }
+            yield head | middle | role | ends
+
+
+def check(data: Any, name: str) -> None:
+    """Raise a ValueError unless `data` has the form of a record."""
+    if not isinstance(data, dict) or "schema" not in data:
+        raise ValueError(f"`{name}` is not a record: it has no `schema`.")
+    if data["schema"] != SCHEMA:
+        by = data["versions"].get("gcgap", "unknown") if isinstance(data.get("versions"), dict) else "unknown"
+        raise ValueError(f"`{name}` has schema {data['schema']!r}, written by gcgap {by}; this version reads schema {SCHEMA}.")
+    _check_keys(data, _TOP, name)
+    for component in data["components"]:
+        if not isinstance(component, dict):
+            raise ValueError(f"`{name}`: `components` must be dictionaries; got {component!r}.")
+        _check_keys(component, _COMPONENT, name)
+        _check_component(component, list(data["gap"]), name)
+    for baseline, gap in data["gap"].items():
+        if not isinstance(gap, dict) or not {"rho", "reason"} <= gap.keys():
+            raise ValueError(f"`{name}`: `gap.{baseline}` must hold `rho` and `reason`.")
+    _check_finite(data, name)
+
+
+def _check_keys(data: dict[str, Any], kinds: dict[str, tuple[type, ...]], name: str) -> None:
+    for key, allowed in kinds.items():
+        if key not in data:
+            raise ValueError(f"`{name}` is not a whole record: `{key}` is missing.")
+        if not isinstance(data[key], allowed) or (isinstance(data[key], bool) and bool not in allowed):
+            raise ValueError(f"`{name}`: `{key}` must be {allowed[0].__name__}; got {data[key]!r:.80}.")
+
+
+def _check_component(component: dict[str, Any], baselines: list[str], name: str) -> None:
+    try:
+        for _, value in _wide(component, baselines):
+            assert value is None or isinstance(value, int | float | str)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"`{name}`: component {component['name']!r} is not whole ({type(error).__name__}: {error}).") from error
+
+
+def _check_finite(value: Any, name: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{name}` holds {value}; a missing number must be null, with a reason.")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_finite(inner, name)
+
+
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"it holds {constant}, and a missing number must be null")

@@ -1,0 +1,1 @@
+"""How records are shown: figures, tables, sentences. Everything here is made from records alone."""

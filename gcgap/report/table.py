@@ -1,0 +1,96 @@
+"""The final table, as a person reads it in a terminal, and the sentence that says what was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from gcgap.records import Record
+
+STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
+SURE = 0.05  # p-value below which a rank correlation is told from chance
+STRONG, MODERATE = 0.7, 0.4  # of the noise ceiling: rho above which the gradient tracks, or partly tracks
+
+
+def table(record: Record, baseline: str | None = None) -> Group:
+    """Component, G, C, rank difference and role with their intervals, then the sentence.
+
+    Args:
+        record: A record.
+        baseline: Ablation baseline; the record's first by default.
+    """
+    baseline = baseline or record.baselines[0]
+    grid = Table(
+        title=f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, {baseline} ablation"
+    )
+    grid.add_column("component")
+    for heading in ("gradient G", "95 % interval", "causal drop C", "95 % interval", "Δ", "95 % interval"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("role (probability)")
+    last = None
+    for component in record["components"]:
+        if last not in (None, component["layer"]):
+            grid.add_section()
+        last = component["layer"]
+        grid.add_row(*_row(component, baseline))
+    return Group(grid, sentence(record, baseline)) if record["components"] else Group(sentence(record, baseline))
+
+
+def _row(component: dict[str, Any], baseline: str) -> list[str | Text]:
+    gradient, causal = component["gradient"], component["causal"][baseline]["exact_match"]
+    delta, role = component["delta"][baseline], component["role"][baseline]
+    name = role["name"]
+    shown = Text("-") if name is None else Text(f"{name} ({role['probability']:.2f})", style=STYLES[name])
+    return [
+        component["name"],
+        f"{gradient['value']:.3g}",
+        "{:.3g} .. {:.3g}".format(*gradient["ci"]),
+        f"{causal['value']:+.1%}",
+        "{:+.1%} .. {:+.1%}".format(*causal["ci"]),
+        "-" if delta["value"] is None else f"{delta['value']:+.1f}",
+        "-" if delta["ci"] is None else "{:+.1f} .. {:+.1f}".format(*delta["ci"]),
+        shown,
+    ]
+
+
+def sentence(record: Record, baseline: str | None = None) -> str:
+    """What was found, in one sentence made from the numbers by fixed rules."""
+    baseline = baseline or record.baselines[0]
+    gap = record["gap"][baseline]
+    if record.skipped:
+        return f"Skipped: {record.skipped}."
+    at = f"On {record['task']} at length {record['length']} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
+    if gap["rho"] is None:
+        return f"{at} there is no rank correlation: {gap['reason']}."
+    ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
+    ceiling = "" if gap["ceiling"] is None else f" where noise alone would allow {gap['ceiling']:.2f}"
+    chance = gap["expected_by_chance"]
+    roles = record.roles(baseline)
+    found = (
+        f"{_listed(roles['hero'], 'Hidden Hero', 'Hidden Heroes')} and {_listed(roles['bloat'], 'Gradient Bloat', 'Gradient Bloats')} "
+        f"(random pairing would give {chance['heroes']:.1f} and {chance['bloats']:.1f})"
+    )
+    return f"{at} the gradient {_verb(gap)}: ρ = {gap['rho']:.2f}{ci}{ceiling}, p = {gap['p_value']:.2g}; {found}."
+
+
+def _accuracy(record: Record) -> float:
+    return record["accuracy"]["by_length"][str(record["length"])]
+
+
+def _verb(gap: dict[str, Any]) -> str:
+    if gap["p_value"] > SURE:
+        return "cannot be told from one that knows nothing of causal importance"
+    if gap["rho"] < 0:
+        return "ranks components against their causal importance"
+    share = gap["rho"] / (gap["ceiling"] or 1)
+    strength = "tracks" if share >= STRONG else "partly tracks" if share >= MODERATE else "hardly tracks"
+    return f"{strength} causal importance"
+
+
+def _listed(names: list[str], one: str, many: str) -> str:
+    if not names:
+        return f"no {one}"
+    return f"{len(names)} {one if len(names) == 1 else many} ({', '.join(names)})"

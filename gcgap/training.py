@@ -1,0 +1,141 @@
+"""The LightningModule: loss, metrics and optimiser of a transformer on a task, and the early stop."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning as L  # noqa: N812
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torchmetrics.classification import MulticlassExactMatch
+
+from gcgap.batches import Batch, check_context
+from gcgap.data import SequenceData
+from gcgap.model import Transformer
+from gcgap.tasks import VOCABULARY
+
+
+class SequenceModel(L.LightningModule):
+    """A transformer that learns a task by the mean cross entropy over scored tokens, with Adam.
+
+    Args:
+        n_layers: Layers.
+        n_heads: Heads per layer.
+        d_model: Width of the residual stream; must be divisible by n_heads.
+        d_ff: Width of the MLPs.
+        positions: `none` (causal attention alone tells positions apart), `learned`, `sinusoidal` or `rotary`.
+        n_ctx: Largest number of input tokens; an example of N integers needs 2 N + 2.
+        attention: `fused` kernels, or `math`: plain matrix products, which also have second derivatives, and whose backward
+            pass is the faster one in bf16 on some CPUs.
+        learning_rate: Adam's step size.
+        seed: Seed of the initial weights (linked to `seed_everything`).
+
+    Raises:
+        ValueError: Sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        n_layers: int = 4,
+        n_heads: int = 4,
+        d_model: int = 128,
+        d_ff: int = 512,
+        positions: Literal["none", "learned", "sinusoidal", "rotary"] = "none",
+        n_ctx: int = 64,
+        attention: Literal["fused", "math"] = "fused",
+        learning_rate: float = 1e-3,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        if learning_rate <= 0:
+            raise ValueError(f"`model.learning_rate` must be positive; got {learning_rate}.")
+        self.save_hyperparameters()
+        self.learning_rate = learning_rate
+        self.model = Transformer(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention, seed)
+        self.exact_match = MulticlassExactMatch(VOCABULARY, multidim_average="global")
+
+    def setup(self, stage: str) -> None:
+        """Refuse lengths that the model cannot read."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SequenceData):
+            check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
+            check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
+
+    def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits of the next token, at the `last` positions (all by default)."""
+        return self.model(tokens, last)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross entropy over the scored tokens of the global batch.
+
+        Each process sums over its own rows and divides by the global count, so that DDP's average over processes is the
+        gradient of exactly that mean.
+        """
+        logits = self(batch.inputs)[batch.scored]
+        total = F.cross_entropy(logits, batch.targets[batch.scored], reduction="sum")
+        loss = total * self.trainer.world_size / batch.world_scored
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"The loss is {loss.item()} at step {self.global_step}; lower `model.learning_rate`.")
+        self.log("loss", loss, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Exact match over the fixed validation set."""
+        self.exact_match(self._predicted(batch), _scored_targets(batch))
+        self.log("accuracy/validation", self.exact_match, prog_bar=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Exact match at each OOD length."""
+        right = (self._predicted(batch) == _scored_targets(batch)).all(-1).float().mean()
+        length = _scored_targets(batch).shape[1] - 1
+        self.log(f"accuracy/length_{length}", right, batch_size=len(batch.inputs), sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Int[Tensor, "batch scored"]:
+        """The tokens that the model puts after SEP, given the true ones before each."""
+        return self._predicted(batch)
+
+    def _predicted(self, batch: Batch) -> Int[Tensor, "batch scored"]:
+        return self(batch.inputs, _scored_targets(batch).shape[1]).argmax(-1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+def _scored_targets(batch: Batch) -> Int[Tensor, "batch scored"]:
+    """Targets of a batch of one length, at its scored positions: the last ones of every row."""
+    return batch.targets[:, -int(batch.scored[0].sum()) :]
+
+
+class AccuracyTarget(L.Callback):
+    """Stop training as soon as the exact match on the fixed validation set reaches a target.
+
+    Args:
+        accuracy: Share of validation sequences that must be reproduced exactly.
+    """
+
+    def __init__(self, accuracy: float = 0.90) -> None:
+        if not 0 < accuracy <= 1:
+            raise ValueError(f"`target.accuracy` must be in (0, 1]; got {accuracy}.")
+        self.accuracy = accuracy
+        self.reached_at: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that had reached its target does not go on when it is resumed."""
+        trainer.should_stop = trainer.should_stop or self.reached_at is not None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare the accuracy just measured with the target."""
+        if trainer.state.fn == "fit" and float(trainer.callback_metrics["accuracy/validation"]) >= self.accuracy:
+            self.reached_at = trainer.global_step
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {"reached_at": self.reached_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.reached_at = state_dict["reached_at"]
