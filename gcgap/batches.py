@@ -108,15 +108,15 @@ def length_batch(task: Task, seed: int, purpose: Purpose, index: int, size: int,
     return as_batch(*encode(task, values, length, Layout.CONTIGUOUS))
 
 
-def rank_slice(batch: Batch, rank: int, world: int) -> Batch:
-    """The rows of a global batch that belong to one of `world` processes.
+def rank_slice(batch: Batch, rank: int, world: int, key: str) -> Batch:
+    """The rows of a global batch that belong to one of `world` processes; `key` is the setting that sized the batch.
 
     Raises:
         ValueError: The rows cannot be divided evenly.
     """
     rows = len(batch.inputs)
     if rows % world:
-        raise ValueError(f"`data.batch_size` must be divisible by the number of processes, {world}; got {rows}.")
+        raise ValueError(f"`{key}` must be divisible by the number of processes, {world}; got {rows}.")
     mine = slice(rank * rows // world, (rank + 1) * rows // world)
     return Batch(batch.inputs[mine], batch.targets[mine], batch.scored[mine], batch.world_scored)
 

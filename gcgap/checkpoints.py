@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def last_checkpoint(where: str | Path) -> Path:
-    """The file itself, or the last checkpoint of a run directory.
+    """The file itself, or the last checkpoint of a run directory: the one of the highest step, else `last.ckpt`.
 
     Raises:
         ValueError: There is none.
@@ -73,13 +73,11 @@ def last_checkpoint(where: str | Path) -> Path:
     where = Path(where)
     if not where.is_dir():
         return where
-    folder = where / "checkpoints"
-    if (folder / "last.ckpt").is_file():
-        return folder / "last.ckpt"
-    steps = step_checkpoints(where)
-    if not steps:
-        raise ValueError(f"`{where}` holds no checkpoint; expected checkpoints/last.ckpt in it. Run `gcgap fit` first.")
-    return steps[-1]
+    last = where / "checkpoints" / "last.ckpt"
+    found = step_checkpoints(where) or [last] * last.is_file()
+    if not found:
+        raise ValueError(f"`{where}` holds no checkpoint; expected checkpoints/step=*.ckpt in it. Run `gcgap fit` first.")
+    return found[-1]
 
 
 def step_checkpoints(run: Path) -> list[Path]:

@@ -70,15 +70,16 @@ class SequenceData(L.LightningDataModule):
             }
         )
 
-    def _mine(self, batch: Batch) -> Batch:
-        """This process's rows of a global batch."""
+    def _mine(self, batch: Batch, key: str) -> Batch:
+        """This process's rows of a global batch; `key` is the setting that sized it."""
         if self.trainer is None:
             return batch
-        return rank_slice(batch, self.trainer.global_rank, self.trainer.world_size)
+        return rank_slice(batch, self.trainer.global_rank, self.trainer.world_size, key)
 
     def _one_length_each(self, lengths: list[int]) -> Stream:
         def make(index: int) -> Batch:
-            return self._mine(self.source.batch(Purpose.VALIDATION, lengths[index], self.validation_sequences))
+            batch = self.source.batch(Purpose.VALIDATION, lengths[index], self.validation_sequences)
+            return self._mine(batch, "data.validation_sequences")
 
         return Stream(make, 0, len(lengths))
 
@@ -86,7 +87,7 @@ class SequenceData(L.LightningDataModule):
         """Mixed lengths without end, from the step that training has reached."""
         trainer = self.trainer
         start = 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
-        return Stream(lambda index: self._mine(self.source.training_batch(index, self.batch_size)), start)
+        return Stream(lambda index: self._mine(self.source.training_batch(index, self.batch_size), "data.batch_size"), start)
 
     def val_dataloader(self) -> Stream:
         """The fixed validation set: one batch for each training length."""

@@ -10,7 +10,6 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,9 +59,7 @@ def measure(
         FloatingPointError: The model gives NaN or Inf.
     """
     protocol = protocol or Protocol()
-    origin = origin or model.origin or Origin(Source(task or _no_task()))
-    if task is not None and task != origin.source.task:
-        origin = replace(origin, source=replace(origin.source, task=task))
+    origin = _origin(model, task, origin)
     source = origin.source
     lengths = (*source.ood_lengths, *([] if length is None else [length]))
     check_context(lengths, model.n_ctx, "data.ood_lengths" if length is None else "length")
@@ -99,13 +96,20 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
         begun = time.perf_counter()
         yield
         self.by_stage[stage] = time.perf_counter() - begun
 
 
-def _no_task() -> str:
-    raise ValueError('`task` is needed for a model that was not loaded from a checkpoint; give `task="sort"`, say.')
+def _origin(model: Transformer, task: str | None, origin: Origin | None) -> Origin:
+    """Where the model comes from, with the task that was asked for."""
+    known: Origin | None = origin or model.origin
+    if known is None and task is None:
+        raise ValueError('`task` is needed for a model that was not loaded from a checkpoint; give `task="sort"`, say.')
+    if known is None:
+        return Origin(Source(str(task)))
+    return replace(known, source=replace(known.source, task=task or known.source.task))
 
 
 def _in_precision(model: Transformer, protocol: Protocol) -> Transformer:

@@ -8,6 +8,7 @@ which is how measurements share the work below the component that they change.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
@@ -113,6 +114,9 @@ class Transformer(nn.Module):
         ValueError: Sizes that do not fit together.
     """
 
+    blocks: Sequence[Block]
+    sinusoids: Tensor | None
+
     def __init__(
         self,
         n_layers: int = 4,
@@ -134,7 +138,7 @@ class Transformer(nn.Module):
         fixed = sinusoids(n_ctx, d_model) if positions == "sinusoidal" else None
         self.register_buffer("sinusoids", fixed, persistent=False)
         rotary = positions == "rotary"
-        self.blocks = nn.ModuleList(
+        self.blocks = nn.ModuleList(  # pyright: ignore[reportAttributeAccessIssue]
             Block(Attention(d_model, n_heads, rotary, attention), MLP(d_model, d_ff), d_model) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)

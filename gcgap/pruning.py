@@ -112,8 +112,10 @@ def joint(
         if found:
             ratios = _ratios(individual[baseline][found], drops[baseline, label, which]["ood"], judgement, rng)
         else:
-            ratios = dict.fromkeys(("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum", "ci"))
-            ratios["reason"] = f"no {label}"
+            ratios: dict[str, Any] = dict.fromkeys(
+                ("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum", "ci")
+            )
+            ratios |= {"reason": f"no {label}"}
         result.setdefault(baseline, {})[label] = {"members": [names[i] for i in found]} | ratios
     return result
 

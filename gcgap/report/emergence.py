@@ -64,7 +64,7 @@ def _curves(axes: Axes, records: Sequence[Record], baseline: str, metric: str) -
     axes.plot(steps, ood, color="black", lw=1.2, ls="--", label="accuracy OOD")
     axes.plot(steps, [np.nan if value is None else value for value in rho], color="#e08214", lw=1.8, marker=".", label="ρ(G, C)")
     axes.axhline(0, color="grey", lw=0.5)
-    axes.set(ylim=(-1, 1), title=TITLES[metric])
+    axes.set(ylim=(-0.6, 1.05), title=TITLES[metric])
     axes.title.set_fontsize(10)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -86,9 +86,9 @@ def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, n
     for role in ("hero", "bloat"):
         rows, columns = np.nonzero(roles == role)
         axes.plot(columns, rows, MARKERS[role], color="white", mec=COLOURS[role], ms=6, ls="none", label=LABELS[role])
-    blank = np.isnan(delta).all(0)
-    for column in np.flatnonzero(blank):
-        axes.text(column, len(names) / 2, "C constant", rotation=90, ha="center", va="center", fontsize=7, color="#666666")
+    blank = np.flatnonzero(np.isnan(delta).all(0))
+    if len(blank):
+        axes.text(blank.mean(), len(names) / 2, "C is constant:\nno ranks", ha="center", va="center", fontsize=8, color="#555555")
     layers = [component["layer"] for component in records[0]["components"]]
     for border in np.flatnonzero(np.diff(layers)):
         axes.axhline(border + 0.5, color="black", lw=0.8)

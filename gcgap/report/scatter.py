@@ -79,10 +79,10 @@ def _ranks(axes: Axes, points: list[dict[str, Any]], threshold: float) -> None:
     rank_g, rank_c = (rank(np.array([point[key] for point in points])) for key in ("G", "C"))
     ends, cut = np.array([0.5, n + 0.5]), threshold * n
     axes.fill_between(ends, ends + cut, n + 0.5, color=COLOURS["hero"], alpha=0.08, lw=0)
-    axes.fill_between(ends, 0.5, ends - cut, where=ends - cut > 0.5, color=COLOURS["bloat"], alpha=0.0, lw=0)
     axes.fill_between([0.5 + cut, n + 0.5], 0.5, [0.5, n + 0.5 - cut], color=COLOURS["bloat"], alpha=0.08, lw=0)
     axes.plot(ends, ends, color="black", lw=0.6)
     for point, x, y in zip(points, rank_g, rank_c, strict=True):
         axes.plot(x, y, MARKERS[point["role"]], color=COLOURS[point["role"]], ms=7)
         axes.annotate(point["name"], (x, y), xytext=(6, -3), textcoords="offset points", fontsize=7)
     axes.set(xlim=ends, ylim=ends, xlabel="rank of G", ylabel="rank of C", aspect="equal")
+    axes.set(xticks=range(1, n + 1, max(1, n // 10)), yticks=range(1, n + 1, max(1, n // 10)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -23,37 +25,47 @@ def table(record: Record, baseline: str | None = None) -> Group:
         baseline: Ablation baseline; the record's first by default.
     """
     baseline = baseline or record.baselines[0]
+    if not record["components"]:
+        return Group(sentence(record, baseline))
+    exponent = math.floor(math.log10(max(component["gradient"]["value"] for component in record["components"])))
+    sure = f"{record['protocol']['confidence']:.0%} interval"
     grid = Table(
-        title=f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, {baseline} ablation"
+        title=f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, {baseline} ablation",
+        caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
+        f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    grid.add_column("component")
-    for heading in ("gradient G", "95 % interval", "causal drop C", "95 % interval", "Δ", "95 % interval"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("role (probability)")
-    last = None
-    for component in record["components"]:
-        if last not in (None, component["layer"]):
-            grid.add_section()
-        last = component["layer"]
-        grid.add_row(*_row(component, baseline))
-    return Group(grid, sentence(record, baseline)) if record["components"] else Group(sentence(record, baseline))
+    grid.add_column("", no_wrap=True)
+    for heading in ("G", "interval", "C", "interval", "Δ", "interval"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column("role", no_wrap=True)
+    grid.add_column("P", justify="right", no_wrap=True)
+    layers = [component["layer"] for component in record["components"]]
+    for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
+        grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
+    return Group(grid, sentence(record, baseline))
 
 
-def _row(component: dict[str, Any], baseline: str) -> list[str | Text]:
+def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | Text]:
     gradient, causal = component["gradient"], component["causal"][baseline]["exact_match"]
     delta, role = component["delta"][baseline], component["role"][baseline]
     name = role["name"]
-    shown = Text("-") if name is None else Text(f"{name} ({role['probability']:.2f})", style=STYLES[name])
     return [
         component["name"],
-        f"{gradient['value']:.3g}",
-        "{:.3g} .. {:.3g}".format(*gradient["ci"]),
-        f"{causal['value']:+.1%}",
-        "{:+.1%} .. {:+.1%}".format(*causal["ci"]),
+        f"{scale * gradient['value']:.2f}",
+        _interval(gradient["ci"], ".2f", scale),
+        f"{100 * causal['value']:+.1f}",
+        _interval(causal["ci"], ".1f", 100),
         "-" if delta["value"] is None else f"{delta['value']:+.1f}",
-        "-" if delta["ci"] is None else "{:+.1f} .. {:+.1f}".format(*delta["ci"]),
-        shown,
+        "-" if delta["ci"] is None else _interval(delta["ci"], "+.1f", 1),
+        Text("-") if name is None else Text(name, style=STYLES[name]),
+        "-" if name is None else f"{role['probability']:.2f}",
     ]
+
+
+def _interval(ends: list[float], form: str, scale: float) -> str:
+    return "..".join(format(scale * end, form) for end in ends)
 
 
 def sentence(record: Record, baseline: str | None = None) -> str:
@@ -69,10 +81,9 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     ceiling = "" if gap["ceiling"] is None else f" where noise alone would allow {gap['ceiling']:.2f}"
     chance = gap["expected_by_chance"]
     roles = record.roles(baseline)
-    found = (
-        f"{_listed(roles['hero'], 'Hidden Hero', 'Hidden Heroes')} and {_listed(roles['bloat'], 'Gradient Bloat', 'Gradient Bloats')} "
-        f"(random pairing would give {chance['heroes']:.1f} and {chance['bloats']:.1f})"
-    )
+    heroes = _listed(roles["hero"], "Hidden Hero", "Hidden Heroes")
+    bloats = _listed(roles["bloat"], "Gradient Bloat", "Gradient Bloats")
+    found = f"{heroes} and {bloats} (random pairing would give {chance['heroes']:.1f} and {chance['bloats']:.1f})"
     return f"{at} the gradient {_verb(gap)}: ρ = {gap['rho']:.2f}{ci}{ceiling}, p = {gap['p_value']:.2g}; {found}."
 
 

@@ -1,0 +1,7 @@
+"""`python -m gcgap`."""
+
+import sys
+
+from gcgap.cli import main
+
+sys.exit(main())

@@ -1,0 +1,81 @@
+"""The command `gcgap`: which subcommand runs, and how errors reach the user.
+
+Imports nothing heavy: `gcgap --help` and `gcgap --version` start at once. Exit codes: 0 done, 1 failed, 2 what the user typed.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "fit": ("gcgap.lightning_cli", "train a model to its accuracy target and measure every checkpoint"),
+    "validate": ("gcgap.lightning_cli", "exact match on the fixed validation set"),
+    "test": ("gcgap.lightning_cli", "exact match at every OOD length"),
+    "predict": ("gcgap.lightning_cli", "predicted tokens at every OOD length"),
+    "measure": ("gcgap.remeasure", "measure saved checkpoints again, with any setting changed"),
+}
+HELP = "\n".join(
+    [
+        "usage: gcgap [-h] [--version] [--debug] COMMAND ...",
+        "",
+        "The gradient-causal gap of transformers, measured at every checkpoint with intervals.",
+        "",
+        "commands:",
+        *(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()),
+        "",
+        "options:",
+        "  -h, --help  this text; `gcgap COMMAND --help` explains a command and its units",
+        "  --version   print the version",
+        "  --debug     print the traceback of an error",
+        "",
+        "example: gcgap fit --config configs/sort.yaml",
+    ]
+)
+
+
+class UsageError(Exception):
+    """Something that the user typed is wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except (UsageError, ValueError) as error:
+        return _report(error, 2, debug)
+    except KeyboardInterrupt as error:
+        return _report(error, 130, debug)
+    except Exception as error:
+        return _report(error, 1, debug)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if arguments[0] == "--version":
+        from gcgap import __version__
+
+        print(f"gcgap {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise UsageError(f"no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}.")
+    run: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).run
+    return run(arguments)
+
+
+def _report(error: BaseException, code: int, debug: bool) -> int:
+    """One to three lines on stderr; the traceback only where it was asked for."""
+    if debug:
+        traceback.print_exception(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if code == 1:
+        lines[0] = f"{type(error).__name__}: {lines[0]}"
+    print("gcgap: error: " + "\n  ".join(lines[:3]), file=sys.stderr)
+    return code

@@ -1,0 +1,165 @@
+"""`gcgap fit`, `validate`, `test` and `predict`: LightningCLI over gcgap's model, data and protocol.
+
+Owns the config: its keys, its defaults, and the run directory that belongs to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L  # noqa: N812
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from gcgap.callbacks import GapTracker, StepProgress
+from gcgap.cli import UsageError
+from gcgap.data import SequenceData
+from gcgap.protocol import Protocol
+from gcgap.training import AccuracyTarget, SequenceModel
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_steps": 15_000,
+    "val_check_interval": 250,  # steps between two looks at the accuracy target
+    "check_val_every_n_epoch": None,  # the training stream has no epochs
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 50,
+    "enable_model_summary": False,
+    "devices": 1,
+}
+RUN_FILES = ("config.yaml", "checkpoints", "gap")
+SHAPING = ("seed_everything", "data", "model", "protocol", "target")  # what makes a run another run
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors become a `UsageError` of at most three lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
+        raise UsageError(message) from ex
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the resolved config into the run directory when training starts."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, save_to_log_dir=False)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write `config.yaml` unless a resumed run has it already."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if stage == "fit" and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, path, skip_none=False)
+
+
+class GapCLI(LightningCLI):
+    """LightningCLI with gcgap's keys: `data`, `model`, `protocol`, `target`, `trainer` and `seed_everything`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The protocol, the accuracy target, and one seed for everything."""
+        parser.add_class_arguments(Protocol, "protocol")
+        parser.add_lightning_class_args(AccuracyTarget, "target")
+        for target in ("data.seed", "model.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=_seed)
+
+    @property
+    def chosen(self) -> Any:
+        """The config of the subcommand."""
+        return self.config[str(self.subcommand)]
+
+    @property
+    def run_directory(self) -> Path:
+        """`trainer.default_root_dir`, by default runs/<task>-seed<seed>."""
+        default = f"runs/{self.chosen.data.task}-seed{self.chosen.seed_everything}"
+        return Path(self.chosen.trainer.default_root_dir or default)
+
+    def _parse_ckpt_path(self) -> None:
+        """Hyperparameters come from the config alone; `before_fit` compares them with those of the run."""
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve `--ckpt_path last`, and refuse a directory that holds another run."""
+        if self.chosen.ckpt_path == "last":
+            self.chosen.ckpt_path = str(self.run_directory / "checkpoints" / "last.ckpt")
+        if self.chosen.ckpt_path and not Path(self.chosen.ckpt_path).is_file():
+            raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
+        if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
+            self._check_run_directory()
+
+    def _check_run_directory(self) -> None:
+        run = self.run_directory
+        if not any((run / name).exists() for name in RUN_FILES):
+            return
+        if not self.chosen.ckpt_path:
+            raise UsageError(
+                f"`trainer.default_root_dir`: {run} already holds a run, and nothing of it is overwritten.\n"
+                "Resume it with `--ckpt_path last`, or name another directory."
+            )
+        config = run / "config.yaml"
+        saved = yaml.safe_load(config.read_text()) if config.exists() else {}
+        asked = yaml.safe_load(self._parser("fit").dump(self.chosen, skip_none=False))
+        for key in SHAPING:
+            if key in saved and saved[key] != asked[key]:
+                raise UsageError(
+                    f"`{key}`: {run} holds a run with another value: {_difference(saved[key], asked[key])}.\n"
+                    "Resume with that run's own config.yaml, or name another `trainer.default_root_dir`."
+                )
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """A trainer that works in the run directory and logs to TensorBoard there, unless the config says otherwise."""
+        config, run = self._get(self.config_init, "trainer"), self.run_directory
+        logger = config["logger"]
+        if self.subcommand != "fit":
+            logger = logger or False
+        elif logger in (None, True):
+            logger = TensorBoardLogger(run.parent, name=run.name, version="", default_hp_metric=False)
+        callbacks = [*(config["callbacks"] or []), StepProgress()]
+        if self.subcommand == "fit":
+            callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
+        return super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Checkpoints are never unpickled."""
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+
+
+def _seed(value: bool | int) -> int:
+    if isinstance(value, bool) or value < 0:
+        raise ValueError(f"`seed_everything` must be an integer of 0 or more, the seed of data and weights; got {value}.")
+    return value
+
+
+def _difference(saved: Any, asked: Any) -> str:
+    """The first setting that differs."""
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        key = next(key for key in {**saved, **asked} if saved.get(key) != asked.get(key))
+        return f"{key}: {_difference(saved.get(key), asked.get(key))}"
+    return f"{saved} there, {asked} here"
+
+
+def _quieten() -> None:
+    """Leave out messages that tell a user of this command nothing."""
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning 2.6 with torch 2.13
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda said: "Tip:" not in said.getMessage())
+
+
+def run(arguments: list[str]) -> int:
+    """Run one of LightningCLI's subcommands."""
+    _quieten()
+    try:
+        GapCLI(
+            SequenceModel,
+            SequenceData,
+            save_config_callback=RunConfig,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=42,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            args=arguments,
+        )
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    return 0

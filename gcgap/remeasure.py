@@ -1,0 +1,151 @@
+"""`gcgap measure`: measure saved checkpoints again, with any setting changed.
+
+Without changes a record is exactly the one that training wrote, in the same place. With changes it goes to a folder of its own
+that names them, `gap/site=released/` say, so that two protocols never mix.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from gcgap.checkpoints import load, run_directory, sha256, step_checkpoints
+from gcgap.cli import UsageError
+from gcgap.measurement import measure
+from gcgap.protocol import Protocol
+from gcgap.records import Record
+from gcgap.report.table import sentence, table
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors become a `UsageError`."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
+        raise UsageError(message) from ex
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint to measure.
+
+    Args:
+        checkpoint: The file.
+        record: Where its record goes.
+        protocol: What is measured.
+        length: Length of the OOD sequences; None applies the window rule.
+    """
+
+    checkpoint: Path
+    record: Path
+    protocol: Protocol
+    length: int | None
+
+    def is_done(self) -> bool:
+        """Whether the record is there, of this checkpoint and this protocol.
+
+        Raises:
+            UsageError: The file holds a record of something else.
+        """
+        if not self.record.exists():
+            return False
+        found = Record.read(self.record)
+        same = found["protocol"] | self.protocol.to_dict() == found["protocol"] and self.length in (None, found["length"])
+        if same and found["checkpoint_sha256"] == sha256(self.checkpoint):
+            return True
+        raise UsageError(f"{self.record} holds a record of another checkpoint or protocol; replace it with `--force`.")
+
+
+def build_parser() -> Parser:
+    """The options of `gcgap measure`."""
+    parser = Parser(prog="gcgap measure", description="Measure saved checkpoints again, with any setting changed.")
+    parser.add_argument("paths", nargs="+", type=str, help="Run directories (all their checkpoints), or .ckpt files.")
+    texts = {
+        "length": "Length of the OOD sequences (integers per example), instead of the run's own.",
+        "full": "Measure every checkpoint with the final sizes under the window rule (a flag, or true / false).",
+        "force": "Replace records that are there already (a flag, or true / false).",
+    }
+    parser.add_argument("--length", type=int | None, default=None, help=texts["length"])
+    parser.add_argument("--full", type=bool, default=False, help=texts["full"])
+    parser.add_argument("--force", type=bool, default=False, help=texts["force"])
+    parser.add_class_arguments(Protocol, "protocol")
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Measure what the arguments name; skips what is done."""
+    parser = build_parser()
+    arguments = [f"{argument}=true" if argument in ("--full", "--force") else argument for argument in arguments[1:]]
+    options = parser.parse_args(arguments)
+    changes = parser.parse_args(arguments, defaults=False).get("protocol", Namespace()).as_dict()
+    jobs = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
+    waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
+    console = Console()
+    if len(waiting) < len(jobs):
+        console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
+    last = None
+    with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("Measuring", total=len(waiting))
+        for job in waiting:
+            model = load(job.checkpoint)
+            record = measure(model, length=job.length, protocol=job.protocol)
+            last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
+            progress.console.print(f"{job.record}: {sentence(last)}", highlight=False)
+            progress.advance(task)
+    if last is not None:
+        console.print(table(last))
+    return 0
+
+
+def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespace) -> list[Job]:
+    """Every checkpoint of a run directory and its final measurement, or the one checkpoint of a file."""
+    home = path if path.is_dir() else run_directory(path)
+    config = home / "config.yaml"
+    saved = (yaml.safe_load(config.read_text()) or {}).get("protocol", {}) if config.exists() else {}
+    own = _protocol(parser, saved)
+    protocol = _protocol(parser, _merged(saved, changes))
+    folder = home / "gap" / _variant(own, protocol, options)
+    files = step_checkpoints(path) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"`{path}` holds no checkpoints/step=*.ckpt; give a run directory or a .ckpt file.")
+    numbered = [file for file in files if file.name.startswith("step=")]
+    sized, length = (
+        (protocol, options.length) if options.full else (protocol.tracked(), options.length or protocol.tracking.length)
+    )
+    jobs = [Job(file, folder / f"{file.stem}.json", sized, length) for file in numbered]
+    if path.is_dir() or not numbered:
+        jobs.append(Job(files[-1], folder / "final.json", protocol, options.length))
+    return jobs
+
+
+def _protocol(parser: Parser, settings: dict[str, Any]) -> Protocol:
+    config = parser.parse_object({"paths": ["-"], "protocol": settings})
+    return parser.instantiate(config).protocol
+
+
+def _merged(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The saved settings with the changes laid over them, block by block."""
+    inner = {key: _merged(saved.get(key, {}), value) for key, value in changes.items() if isinstance(value, dict)}
+    return saved | changes | inner
+
+
+def _variant(own: Protocol, protocol: Protocol, options: Namespace) -> str:
+    """A folder name that tells what differs from the run's own measurement; empty if nothing does."""
+    flat = [_flat(asdict(one)) for one in (replace(own), protocol)]
+    names = [f"{key}={value}" for key, value in flat[1].items() if flat[0][key] != value]
+    names += [f"length={options.length}"] if options.length is not None else []
+    names += ["full"] if options.full else []
+    return re.sub(r"[^\w=.,+-]+", "+", ",".join(names)).strip("+")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
