@@ -16,6 +16,7 @@ from rich.console import Console
 
 from gcgap.batches import check_context
 from gcgap.checkpoints import sha256
+from gcgap.components import Wiring
 from gcgap.compose import Origin
 from gcgap.data import SequenceData
 from gcgap.measurement import measure
@@ -49,6 +50,7 @@ class GapTracker(Checkpoint):
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             self.protocol = self.protocol.smallest()
         check_context([self.protocol.tracking.length], pl_module.model.n_ctx, "protocol.tracking.length")
+        Wiring.of(pl_module.model).check_sets(self.protocol.sets)
         self.source = trainer.datamodule.source  # pyright: ignore[reportAttributeAccessIssue]
         if self.protocol.tracking.length in self.source.training_lengths:
             low, high = self.source.lengths

@@ -94,3 +94,9 @@ class Wiring:
                     f"Unknown component {name!r}; this model has L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP."
                 )
         return [known[name] for name in names]
+
+    def check_sets(self, sets: Iterable[Iterable[str]]) -> None:
+        """Raise a ValueError unless every set of names has members that this model has."""
+        for names in sets:
+            if not self.find(names):
+                raise ValueError("`protocol.sets` must hold sets of at least one component; got an empty one.")

@@ -75,7 +75,7 @@ def skipped(protocol: Protocol, accuracy: dict[str, Any]) -> dict[str, Any]:
     found = ", ".join(f"{length}: {value:.1%}" for length, value in accuracy["by_length"].items())
     reason = f"no OOD length has an accuracy in [{low:.0%}, {high:.0%}] ({found})"
     gap = {baseline: _gap_entry(Gap(reason=reason), protocol) for baseline in protocol.baselines}
-    return {"skipped": reason, "components": [], "layers": [], "gap": gap, "pruning": {}, "joint": {}}
+    return {"skipped": reason, "components": [], "layers": [], "gap": gap, "pruning": {}, "joint": {}, "sets": {}}
 
 
 def body(

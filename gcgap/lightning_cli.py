@@ -42,15 +42,15 @@ class Parser(LightningArgumentParser):
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the resolved config into the run directory when training starts."""
+    """Writes the resolved config into the run directory when training starts, after everything has been checked."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, save_to_log_dir=False)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write nothing yet."""
 
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `config.yaml` unless a resumed run has it already."""
         path = Path(trainer.default_root_dir) / "config.yaml"
-        if stage == "fit" and not path.exists():
+        if trainer.is_global_zero and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, path, skip_none=False)
 

@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import METRICS
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol, window_length
-from gcgap.pruning import joint, pruning, role_sets, set_drops
+from gcgap.pruning import joint, named_sets, pruning, role_sets, set_drops
 from gcgap.records import Record
 from gcgap.subject import Subject, id_batches
 
@@ -64,6 +65,7 @@ def measure(
     lengths = (*source.ood_lengths, *([] if length is None else [length]))
     check_context(lengths, model.n_ctx, "data.ood_lengths" if length is None else "length")
     model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
+    wiring.check_sets(protocol.sets)
     with seconds("accuracy"):
         accuracy, window = _accuracy(model, source, protocol, lengths)
     length = window["length"] if length is None else length
@@ -167,9 +169,17 @@ def _gaps(
 def _classes(
     subject: Subject, G: Array, causal: Array, gaps: dict[str, dict[str, Gap]], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """What removing whole classes costs; `causal` holds exact-match drops, shape (baseline, component, sequence)."""
+    """What removing whole classes, and the sets that the protocol names, costs.
+
+    `causal` holds exact-match drops, shape (baseline, component, sequence).
+    """
     by, names = judgement(subject.protocol), [component.name for component in subject.wiring.components]
     sets = role_sets({baseline: of["exact_match"] for baseline, of in gaps.items()}, G, causal.mean(-1), names)
-    found = set_drops(subject, sets)
+    named = named_sets(subject)
+    found = set_drops(subject, sets | named)
     individual = dict(zip(gaps, causal, strict=True))
-    return {"pruning": pruning(sets, found, names, by, rng), "joint": joint(sets, found, individual, names, by, rng)}
+    return {
+        "pruning": pruning(sets, found, names, by, rng),
+        "joint": joint(sets, found, individual, names, by, rng),
+        "sets": pruning(named, found, names, by, rng),
+    }

@@ -91,6 +91,7 @@ class Protocol(Sizes):
         strict: Whether a rank difference equal to the threshold does not count.
         confidence: Coverage of every interval.
         precision: Number format of the measurement, whatever the training used.
+        sets: Sets of components, by name, whose joint ablation is measured too, such as [[L0_H1, L1_H2]].
         tracking: When and how large during training.
         gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
         mean_batches: OOD batches over which the means of mean ablation are taken.
@@ -109,6 +110,7 @@ class Protocol(Sizes):
     strict: bool = False
     confidence: float = 0.95
     precision: Literal["float32", "float64"] = "float32"
+    sets: tuple[tuple[str, ...], ...] = ()
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:

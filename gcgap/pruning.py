@@ -18,6 +18,8 @@ from gcgap.subject import Subject, id_batches
 OVERFITTING = 0.05  # in-distribution drop above which a Bloat set is an overfitting circuit, not optimisation noise (v1)
 CLASSES = {"heroes": "hero", "bloats": "bloat"}
 
+RATIOS = ("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum")
+
 Key = tuple[str, str, str]
 """Baseline, class (heroes or bloats), and top2 or all."""
 
@@ -40,6 +42,12 @@ def role_sets(gaps: Mapping[str, Gap], G: Array, C: Array, names: list[str]) -> 
             found = members(gap, role, G, C[b], names)
             sets |= {(baseline, label, "top2"): found[:2], (baseline, label, "all"): found}
     return sets
+
+
+def named_sets(subject: Subject) -> dict[Key, list[int]]:
+    """The sets that the protocol names, under every baseline."""
+    sets = [(" + ".join(names), subject.wiring.find(names)) for names in subject.protocol.sets]
+    return {(baseline, label, "all"): found for baseline in subject.protocol.baselines for label, found in sets}
 
 
 def set_drops(subject: Subject, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
@@ -109,12 +117,11 @@ def joint(
     for (baseline, label, which), found in sets.items():
         if which != "all":
             continue
+        ratios: dict[str, Any]
         if found:
             ratios = _ratios(individual[baseline][found], drops[baseline, label, which]["ood"], judgement, rng)
         else:
-            ratios: dict[str, Any] = dict.fromkeys(
-                ("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum", "ci")
-            )
+            ratios = dict.fromkeys((*RATIOS, "ci"))
             ratios |= {"reason": f"no {label}"}
         result.setdefault(baseline, {})[label] = {"members": [names[i] for i in found]} | ratios
     return result

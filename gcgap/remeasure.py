@@ -105,6 +105,8 @@ def run(arguments: list[str]) -> int:
 
 def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespace) -> list[Job]:
     """Every checkpoint of a run directory and its final measurement, or the one checkpoint of a file."""
+    if not path.exists():
+        raise UsageError(f"`{path}` does not exist; give a run directory or a .ckpt file.")
     home = path if path.is_dir() else run_directory(path)
     config = home / "config.yaml"
     saved = (yaml.safe_load(config.read_text()) or {}).get("protocol", {}) if config.exists() else {}

@@ -56,7 +56,7 @@ def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | T
         f"{scale * gradient['value']:.2f}",
         _interval(gradient["ci"], ".2f", scale),
         f"{100 * causal['value']:+.1f}",
-        _interval(causal["ci"], ".1f", 100),
+        _interval(causal["ci"], ".0f", 100),
         "-" if delta["value"] is None else f"{delta['value']:+.1f}",
         "-" if delta["ci"] is None else _interval(delta["ci"], "+.1f", 1),
         Text("-") if name is None else Text(name, style=STYLES[name]),
