@@ -91,7 +91,7 @@ class Wiring:
             if name not in known:
                 last = f"L{self.n_layers - 1}"
                 raise ValueError(
-                    f"Unknown component {name!r}; this model has L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP."
+                    f"`protocol.sets`: unknown component {name!r}; this model has L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP."
                 )
         return [known[name] for name in names]
 
