@@ -43,21 +43,26 @@ class GapTracker(Checkpoint):
         self.protocol = protocol
         self.measured: int | None = None
 
+    def check(self, model: SequenceModel, data: SequenceData) -> None:
+        """Raise a ValueError unless the protocol fits this model and data."""
+        length, n_ctx = self.protocol.tracking.length, model.model.n_ctx
+        low, high = data.source.lengths
+        check_context(data.source.ood_lengths, n_ctx, "data.ood_lengths")
+        check_context([length], n_ctx, "protocol.tracking.length")
+        if low <= length <= high:
+            raise ValueError(f"`protocol.tracking.length` must lie outside the training lengths {low}..{high}; got {length}.")
+        Wiring.of(model.model).check_sets(self.protocol.sets)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a tracking length that the model cannot read, and learn where files go."""
-        if not isinstance(pl_module, SequenceModel) or not isinstance(trainer.datamodule, SequenceData):  # pyright: ignore[reportAttributeAccessIssue]
+        """Learn what is measured and where files go."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, SequenceModel) or not isinstance(data, SequenceData):
             raise ValueError("`GapTracker` measures a `SequenceModel` that trains on `SequenceData`; give it those.")
-        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        self.writes = not getattr(trainer, "fast_dev_run", False)
+        if not self.writes:
             self.protocol = self.protocol.smallest()
-        check_context([self.protocol.tracking.length], pl_module.model.n_ctx, "protocol.tracking.length")
-        Wiring.of(pl_module.model).check_sets(self.protocol.sets)
-        self.source = trainer.datamodule.source  # pyright: ignore[reportAttributeAccessIssue]
-        if self.protocol.tracking.length in self.source.training_lengths:
-            low, high = self.source.lengths
-            got = self.protocol.tracking.length
-            raise ValueError(f"`protocol.tracking.length` must lie outside the training lengths {low}..{high}; got {got}.")
-        self.run = Path(trainer.default_root_dir)
-        self.writes = not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        self.check(pl_module, data)
+        self.source, self.run = data.source, Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the untrained model."""

@@ -90,9 +90,8 @@ class Wiring:
         for name in names:
             if name not in known:
                 last = f"L{self.n_layers - 1}"
-                raise ValueError(
-                    f"`protocol.sets`: unknown component {name!r}; this model has L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP."
-                )
+                choice = f"L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP"
+                raise ValueError(f"`protocol.sets`: unknown component {name!r}; this model has {choice}.")
         return [known[name] for name in names]
 
     def check_sets(self, sets: Iterable[Iterable[str]]) -> None:

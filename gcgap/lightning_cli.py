@@ -120,6 +120,13 @@ class GapCLI(LightningCLI):
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
         return super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
 
+    def before_fit(self) -> None:
+        """Check what only model, data and protocol together can tell, before a logger writes its first file."""
+        self.model.check(self.datamodule)
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, GapTracker):
+                callback.check(self.model, self.datamodule)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Checkpoints are never unpickled."""
         return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}

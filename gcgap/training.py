@@ -56,12 +56,15 @@ class SequenceModel(L.LightningModule):
         self.model = Transformer(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention, seed)
         self.exact_match = MulticlassExactMatch(VOCABULARY, multidim_average="global")
 
+    def check(self, data: SequenceData) -> None:
+        """Raise a ValueError if training holds lengths that the model cannot read."""
+        check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
+
     def setup(self, stage: str) -> None:
         """Refuse lengths that the model cannot read."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SequenceData):
-            check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
-            check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
+            self.check(data)
 
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, at the `last` positions (all by default)."""
