@@ -1,0 +1,206 @@
+"""Training ends the same whether or not it is watched, interrupted, or shared between processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from gcgap.callbacks import GapTracker
+from gcgap.data import SequenceData
+from gcgap.protocol import Protocol, Tracking
+from gcgap.records import Record, find_records
+from gcgap.training import AccuracyTarget, SequenceModel
+
+SIZES = {"gradient_batches": 2, "mean_batches": 2, "sequences": 8, "resamples": 100}
+TRACKING = {"length": 4, "dense_every": 10, "dense_until": 20, "then_every": 20, **SIZES}
+CONFIG: dict[str, Any] = {
+    "seed_everything": 3,
+    "data": {"task": "copy", "batch_size": 16, "lengths": [1, 2], "ood_lengths": [4, 5], "validation_sequences": 20},
+    "model": {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 32, "learning_rate": 0.01},
+    "protocol": {"batch_size": 8, **SIZES, "tracking": TRACKING},
+    "target": {"accuracy": 0.09},
+    "trainer": {"max_steps": 200, "val_check_interval": 20, "accelerator": "cpu", "enable_progress_bar": False},
+}
+VOLATILE = ("created", "seconds", "checkpoint_sha256", "run", "versions")
+# The gradient of a key bias is exactly zero (softmax does not see a constant): Adam turns its rounding noise into steps.
+NOISE_ONLY = "W_K.bias"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert fit(config, run).wait() == 0
+    return run
+
+
+def fit(config: Path, run: Path, *extra: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "gcgap", "fit", "--config", str(config), "--trainer.default_root_dir", str(run), *extra]
+    with (run.parent / f"{run.name}.txt").open("a") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / name, weights_only=True)["state_dict"]
+
+
+def step(run: Path) -> int:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def numbers(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.to_dict().items() if key not in VOLATILE}
+
+
+def test_the_target_stops_training_at_a_validation_step(undisturbed: Path) -> None:
+    state = torch.load(undisturbed / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] < CONFIG["trainer"]["max_steps"]
+    assert state["global_step"] % CONFIG["trainer"]["val_check_interval"] == 0
+    assert state["callbacks"]["AccuracyTarget"] == {"reached_at": state["global_step"]}
+
+
+@pytest.mark.parametrize(
+    "moment", ["gap/step=000010.json", "checkpoints/step=000020.ckpt", "gap/step=000080.json", "gap/final.json"]
+)
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(config: Path, undisturbed: Path, tmp_path: Path, moment: str) -> None:
+    run = tmp_path / "killed"
+    process = fit(config, run)
+    while not (run / moment).exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert fit(config, run, "--ckpt_path", "last").wait() == 0, (tmp_path / "killed.txt").read_text()
+    assert step(run) == step(undisturbed)
+    assert same_bits(weights(run), weights(undisturbed))
+    mine, theirs = (sorted(map(repr, map(numbers, find_records(where)))) for where in (run, undisturbed))
+    assert mine == theirs
+
+
+def test_two_processes_see_the_batches_of_one_and_agree_to_rounding(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    assert fit(config, run, "--trainer.devices", "2", "--trainer.strategy", "ddp").wait() == 0
+    one, two = weights(undisturbed), weights(run)
+    assert step(run) == step(undisturbed)
+    for name in one:
+        if not name.endswith(NOISE_ONLY):
+            torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
+    one_record, two_record = (Record.read(where / "gap" / "step=000020.json") for where in (undisturbed, run))
+    G = [[component["gradient"]["value"] for component in record["components"]] for record in (one_record, two_record)]
+    np.testing.assert_allclose(G[1], G[0], rtol=1e-3)
+    assert len(list((run / "gap").glob("step=*.json"))) == len(list((undisturbed / "gap").glob("step=*.json")))
+
+
+def train(tmp_path: Path, tracked: bool) -> tuple[L.Trainer, SequenceModel]:
+    L.seed_everything(3, verbose=False)
+    model = SequenceModel(**CONFIG["model"], seed=3)
+    data = SequenceData(**CONFIG["data"], seed=3)
+    protocol = Protocol(batch_size=8, **SIZES, tracking=Tracking(**TRACKING))
+    settings = CONFIG["trainer"] | {"max_steps": 40, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+    callbacks: list[L.Callback] = [AccuracyTarget(), *([GapTracker(protocol)] if tracked else [])]
+    trainer = L.Trainer(
+        **settings, default_root_dir=tmp_path, logger=False, callbacks=callbacks, enable_checkpointing=tracked,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    return trainer, model
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_tracking_changes_neither_weights_nor_optimiser_nor_generators(tmp_path: Path) -> None:
+    ends = []
+    for tracked in (False, True):
+        trainer, model = train(tmp_path / str(tracked), tracked)
+        generators = (torch.random.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
+        moments = [tensor.clone() for state in trainer.optimizers[0].state_dict()["state"].values() for tensor in state.values()]
+        ends.append((model.state_dict(), moments, generators, [module.training for module in model.modules()]))
+    assert len(list((tmp_path / "True" / "gap").glob("step=*.json"))) == 4
+    assert same_bits(ends[0][0], ends[1][0])
+    assert all(torch.equal(one, two) for one, two in zip(ends[0][1], ends[1][1], strict=True))
+    assert ends[0][2:] == ends[1][2:]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_step_in_between_is_watched_without_a_trace(tmp_path: Path) -> None:
+    """Gradients, modes and hooks are as before on either side of a measurement within training."""
+    seen = []
+
+    class Witness(GapTracker):
+        def _track(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            before = trace(pl_module)
+            super()._track(trainer, pl_module)
+            seen.append(before == trace(pl_module))
+
+    def trace(module: L.LightningModule) -> list[Any]:
+        grads = [None if p.grad is None else p.grad.tolist() for p in module.parameters()]
+        hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), m.training) for m in module.modules()]
+        return [grads, hooks, torch.is_grad_enabled(), torch.random.get_rng_state().tolist()]
+
+    model, data = SequenceModel(**CONFIG["model"], seed=3), SequenceData(**CONFIG["data"], seed=3)
+    protocol = Protocol(batch_size=8, **SIZES, tracking=Tracking(**TRACKING))
+    settings = CONFIG["trainer"] | {"max_steps": 20, "check_val_every_n_epoch": None, "enable_model_summary": False}
+    trainer = L.Trainer(**settings, default_root_dir=tmp_path, logger=False, callbacks=[Witness(protocol)])
+    trainer.fit(model, data)
+    assert seen == [True] * 3
+
+
+def test_the_loss_of_the_slices_is_the_loss_of_the_global_batch() -> None:
+    """What DDP averages is the gradient of the mean over all scored tokens, also where ranks hold different numbers of them."""
+    model = SequenceModel(**CONFIG["model"], seed=3).double()
+    batch = SequenceData(**CONFIG["data"], seed=3).source.training_batch(5, 16)
+
+    class Rank:
+        def __init__(self, rank: int, world: int) -> None:
+            self.global_rank, self.world_size, self.global_step, self.accumulate_grad_batches = rank, world, 5, 1
+
+    def gradient(rank: int, world: int) -> torch.Tensor:
+        data = SequenceData(**CONFIG["data"], seed=3)
+        data.trainer = model._trainer = Rank(rank, world)  # type: ignore[assignment]
+        model._fabric = None
+        model.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
+        mine = next(iter(data.train_dataloader()))
+        assert len(mine.inputs) == 16 // world
+        assert mine.world_scored == batch.world_scored
+        return torch.autograd.grad(model.training_step(mine, 0), model.model.embedding.weight)[0]
+
+    averaged = (gradient(0, 2) + gradient(1, 2)) / 2
+    torch.testing.assert_close(averaged, gradient(0, 1), atol=1e-14, rtol=1e-10)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_by_name() -> None:
+    from gcgap.batches import rank_slice
+
+    batch = SequenceData(**CONFIG["data"]).source.training_batch(0, 15)
+    with pytest.raises(ValueError, match=r"`data.batch_size` must be divisible by the number of processes, 2; got 15"):
+        rank_slice(batch, 0, 2, "data.batch_size")
+
+
+def test_a_loss_that_is_not_finite_stops_training() -> None:
+    model = SequenceModel(**CONFIG["model"])
+    with torch.no_grad():
+        model.model.unembedding.bias[0] = float("inf")
+    model._trainer = type("T", (), {"world_size": 1, "global_step": 7})()  # type: ignore[assignment]
+    batch = SequenceData(**CONFIG["data"]).source.training_batch(0, 4)
+    with pytest.raises(FloatingPointError, match=r"loss is .* at step 7"):
+        model.training_step(batch, 0)
