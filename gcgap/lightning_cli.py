@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import lightning as L  # noqa: N812
 import yaml
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -115,7 +116,9 @@ class GapCLI(LightningCLI):
             logger = logger or False
         elif logger in (None, True):
             logger = TensorBoardLogger(run.parent, name=run.name, version="", default_hp_metric=False)
-        callbacks = [*(config["callbacks"] or []), StepProgress()]
+        callbacks = list(config["callbacks"] or [])
+        if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
+            callbacks.append(StepProgress())
         if self.subcommand == "fit":
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
         return super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
