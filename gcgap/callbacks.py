@@ -94,7 +94,7 @@ class GapTracker(Checkpoint):
         self._save(trainer, "last.ckpt")
         if trainer.is_global_zero:
             record = self._measured(trainer, pl_module, "final.json", length=None, protocol=self.protocol)
-            self._log_final(trainer, record)
+            self._log_final(trainer, pl_module, record)
             Console().print(table(record))
         trainer.strategy.barrier("gcgap final measurement")
 
@@ -141,13 +141,16 @@ class GapTracker(Checkpoint):
                 logger.experiment.add_custom_scalars(layout(record))
             write_pictures(logger.experiment, record, history)
 
-    def _log_final(self, trainer: L.Trainer, record: Record) -> None:
+    def _log_final(self, trainer: L.Trainer, pl_module: L.LightningModule, record: Record) -> None:
         """The config and the final numbers, for TensorBoard's HPARAMS."""
         first = record["gap"][record.baselines[0]]
         numbers = {"final/rho": first["rho"], "final/heroes": first["heroes"], "final/bloats": first["bloats"]}
         numbers |= {"final/accuracy_in_distribution": record["accuracy"]["in_distribution"], "final/steps": trainer.global_step}
         known = {tag: float(value) for tag, value in numbers.items() if value is not None}
-        settings = {"task": record["task"], "seed": record["seed"]} | record["protocol"]
+        data = getattr(trainer, "datamodule", None)
+        assert isinstance(data, SequenceData)
+        settings = dict(pl_module.hparams) | dict(data.hparams)
+        settings |= {f"protocol.{key}": str(value) for key, value in self.protocol.to_dict().items()}
         for logger in _tensorboards(trainer.loggers):
             logger.log_hyperparams(settings, known)
 

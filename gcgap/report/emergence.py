@@ -88,7 +88,8 @@ def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, n
         axes.plot(columns, rows, MARKERS[role], color="white", mec=COLOURS[role], ms=6, ls="none", label=LABELS[role])
     blank = np.flatnonzero(np.isnan(delta).all(0))
     if len(blank):
-        axes.text(blank.mean(), len(names) / 2, "C is constant:\nno ranks", ha="center", va="center", fontsize=8, color="#555555")
+        text = "C is constant: there are no ranks"
+        axes.text(blank.mean(), len(names) / 2, text, rotation=90, ha="center", va="center", fontsize=8, color="#555555")
     layers = [component["layer"] for component in records[0]["components"]]
     for border in np.flatnonzero(np.diff(layers)):
         axes.axhline(border + 0.5, color="black", lw=0.8)

@@ -93,7 +93,7 @@ def _accuracy(record: Record) -> float:
 
 def _verb(gap: dict[str, Any]) -> str:
     if gap["p_value"] > SURE:
-        return "cannot be told from one that knows nothing of causal importance"
+        return "ranks components no better than chance could"
     if gap["rho"] < 0:
         return "ranks components against their causal importance"
     share = gap["rho"] / (gap["ceiling"] or 1)

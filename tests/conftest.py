@@ -1,0 +1,98 @@
+"""What several test files share: small models, and the check that observing changes nothing.
+
+The modules that only compute are imported under jaxtyping's hook, so that every test also checks the shapes in their signatures.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+with install_import_hook(["gcgap.batches", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"], "beartype.beartype"):
+    from gcgap.batches import Source
+    from gcgap.importance import baselines, causal, gradient  # noqa: F401
+    from gcgap.model import Transformer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def source() -> Source:
+    """Sorting of two or three integers; four and five are beyond training."""
+    return Source("sort", seed=1, lengths=(2, 3), ood_lengths=(4, 5))
+
+
+@pytest.fixture(scope="session")
+def _trained(source: Source) -> Transformer:
+    model = Transformer(n_layers=2, n_heads=2, d_model=32, d_ff=64, n_ctx=16, seed=1)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for step in range(450):
+        batch = source.training_batch(step, 64)
+        loss = F.cross_entropy(model(batch.inputs)[batch.scored], batch.targets[batch.scored])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    optimiser.zero_grad()
+    return model
+
+
+@pytest.fixture
+def trained(_trained: Transformer) -> Transformer:
+    """A model that sorts four integers right about every other time; each test has its own copy."""
+    model = Transformer(n_layers=2, n_heads=2, d_model=32, d_ff=64, n_ctx=16)
+    model.load_state_dict(_trained.state_dict())
+    return model
+
+
+def hooks(model: nn.Module) -> list[dict[str, Any]]:
+    """Every hook of every module."""
+    return [{key: dict(value) for key, value in vars(module).items() if "hooks" in key} for module in model.modules()]
+
+
+def generators() -> list[Any]:
+    """The state of every global generator."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return [torch.get_rng_state().tolist(), random.getstate(), kind, np.asarray(keys).tolist(), rest]
+
+
+@pytest.fixture
+def unchanged() -> Callable[[nn.Module], AbstractContextManager[None]]:
+    """A context that brings a model into an unusual state and asserts that its body, raising or not, leaves all of it so."""
+
+    @contextmanager
+    def watch(model: nn.Module) -> Iterator[None]:
+        modules, parameters = list(model.modules()), list(model.parameters())
+        for number, module in enumerate(modules):
+            module.training = number % 3 == 0
+        for number, parameter in enumerate(parameters):
+            parameter.requires_grad_(number % 4 != 1)
+            parameter.grad = torch.full_like(parameter, number) if number % 2 else None
+        own = modules[-1].register_forward_hook(lambda *_: None)
+        torch.manual_seed(5)
+        gradients = [parameter.grad for parameter in parameters]
+        copies = [None if gradient is None else gradient.clone() for gradient in gradients]
+        weights = [parameter.detach().clone() for parameter in parameters]
+        before, drawn, enabled = hooks(model), generators(), torch.is_grad_enabled()
+        try:
+            yield
+        finally:
+            assert [module.training for module in modules] == [number % 3 == 0 for number in range(len(modules))]
+            assert [parameter.requires_grad for parameter in parameters] == [i % 4 != 1 for i in range(len(parameters))]
+            assert all(p.grad is gradient for p, gradient in zip(parameters, gradients, strict=True))
+            assert all(g is None or torch.equal(g, c) for g, c in zip(gradients, copies, strict=True) if c is not None)
+            assert all(torch.equal(p, weight) for p, weight in zip(parameters, weights, strict=True))
+            assert hooks(model) == before
+            assert generators() == drawn
+            assert torch.is_grad_enabled() == enabled
+            own.remove()
+
+    return watch

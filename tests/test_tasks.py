@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gcgap.tasks import END, LARGEST, PAD, SEP, START, TASKS, VOCABULARY, Task, find_task
+
+few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+numbers = st.integers(1, 9).flatmap(lambda n: st.lists(st.lists(st.integers(1, 99), min_size=n, max_size=n), min_size=1, max_size=4))
+
+
+@few
+@given(numbers)
+def test_sort_gives_each_row_in_ascending_order(rows: list[list[int]]) -> None:
+    assert find_task("sort").target(torch.tensor(rows)).tolist() == [sorted(row) for row in rows]
+
+
+@few
+@given(numbers)
+def test_sort_is_idempotent(rows: list[list[int]]) -> None:
+    once = find_task("sort").target(torch.tensor(rows))
+    assert torch.equal(find_task("sort").target(once), once)
+
+
+@few
+@given(numbers)
+def test_reverse_gives_each_row_backwards_and_is_an_involution(rows: list[list[int]]) -> None:
+    once = find_task("reverse").target(torch.tensor(rows))
+    assert once.tolist() == [row[::-1] for row in rows]
+    assert find_task("reverse").target(once).tolist() == rows
+
+
+@few
+@given(numbers)
+def test_copy_gives_each_row_again(rows: list[list[int]]) -> None:
+    assert find_task("copy").target(torch.tensor(rows)).tolist() == rows
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_target_is_new_memory_and_leaves_its_input(name: str) -> None:
+    inputs = torch.tensor([[3, 1, 2]])
+    target = find_task(name).target(inputs)
+    target.zero_()
+    assert inputs.tolist() == [[3, 1, 2]]
+
+
+def test_integers_are_their_own_tokens_and_the_vocabulary_is_that_of_the_paper() -> None:
+    assert (LARGEST, PAD, START, SEP, END, VOCABULARY) == (99, 100, 101, 102, 103, 104)
+
+
+def test_an_unknown_task_is_refused_with_the_choice() -> None:
+    with pytest.raises(ValueError, match=r"`data.task` must be one of copy, reverse, sort; got 'shuffle'"):
+        find_task("shuffle")
+
+
+def test_a_subclass_with_a_name_registers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+
+    class Nothing(Task):
+        name = "nothing"
+
+    assert isinstance(find_task("nothing"), Nothing)
+    with pytest.raises(TypeError, match="Nothing defines no target"):
+        find_task("nothing").target(torch.tensor([[1]]))
