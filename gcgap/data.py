@@ -25,6 +25,11 @@ class Stream:
         indices = count(self.start) if self.stop is None else range(self.start, self.stop)
         return map(self.make, indices)
 
+    def __len__(self) -> int:
+        if self.stop is None:
+            raise TypeError("a stream without end has no length")
+        return self.stop - self.start
+
 
 class SequenceData(L.LightningDataModule):
     """Training batches of mixed lengths; validation, test and prediction batches of one length each.

@@ -93,7 +93,7 @@ def _accuracy(record: Record) -> float:
 
 def _verb(gap: dict[str, Any]) -> str:
     if gap["p_value"] > SURE:
-        return "ranks components no better than chance could"
+        return "gives a ranking of components that cannot be told from a random one"
     if gap["rho"] < 0:
         return "ranks components against their causal importance"
     share = gap["rho"] / (gap["ceiling"] or 1)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gcgap.batches import (
+    Batch,
+    Layout,
+    Purpose,
+    Source,
+    check_context,
+    length_batch,
+    mixed_batch,
+    needed_context,
+    partners,
+    rank_slice,
+)
+from gcgap.tasks import END, PAD, SEP, START, TASKS, find_task
+
+few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 2**32 - 1)
+LAYOUTS = list(Layout)
+
+
+def equal(first: Batch, second: Batch) -> bool:
+    tensors = all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
+    return tensors and first.world_scored == second.world_scored
+
+
+def laid_out(x: list[int], y: list[int], longest: int, layout: Layout) -> tuple[list[int], list[bool]]:
+    """Tokens of one example and whether each is scored, as method.md puts it."""
+    room = [PAD] * (longest - len(x))
+    middle, end = ([], 2 * room) if layout == Layout.CONTIGUOUS else (room, room)
+    tokens = [START, *x, SEP, *middle, *y, END, *end]
+    return tokens, [False] * (len(x) + 2 + len(middle)) + [True] * (len(y) + 1) + [False] * len(end)
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_mixed_batch_lays_out_every_example_as_the_method_says(layout: Layout, task: str) -> None:
+    source = Source(task, seed=4, layout=layout)
+    target = {"sort": sorted, "reverse": lambda x: x[::-1], "copy": list}[task]
+    for index in range(10):
+        batch = source.training_batch(index, 16)
+        rows = torch.cat([batch.inputs, batch.targets[:, -1:]], dim=1).tolist()
+        assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+        longest = max(row.index(SEP) - 1 for row in rows)
+        for row, scored in zip(rows, batch.scored.tolist(), strict=True):
+            x = row[1 : row.index(SEP)]
+            tokens, counts = laid_out(x, target(x), longest, layout)
+            assert row == tokens
+            assert scored == counts[1:]
+        assert batch.world_scored == sum(map(sum, batch.scored.tolist()))
+
+
+def test_in_the_released_layout_the_first_target_of_a_short_example_is_predicted_from_a_pad() -> None:
+    batch = Source("sort", layout=Layout.RELEASED).training_batch(0, 64)
+    first = batch.scored.int().argmax(1)
+    before = batch.inputs.gather(1, first[:, None])[:, 0]
+    length = batch.scored.sum(1) - 1
+    assert set(before[length < length.max()].tolist()) == {PAD}
+    assert set(before[length == length.max()].tolist()) == {SEP}
+
+
+@few
+@given(seed=seeds, index=st.integers(0, 1000), length=st.integers(1, 12), task=st.sampled_from(sorted(TASKS)))
+def test_a_batch_of_one_length_has_no_pad_and_scores_its_last_positions(seed: int, index: int, length: int, task: str) -> None:
+    batch = length_batch(find_task(task), seed, Purpose.EVALUATION, index, 5, length)
+    assert batch.inputs.shape == batch.targets.shape == (5, 2 * length + 2)
+    assert PAD not in batch.inputs
+    assert PAD not in batch.targets
+    assert batch.scored.tolist() == [[False] * (length + 1) + [True] * (length + 1)] * 5
+    assert batch.world_scored == 5 * (length + 1)
+
+
+def test_the_layouts_agree_on_batches_of_one_length() -> None:
+    two = [mixed_batch(find_task("sort"), 2, Purpose.TRAIN, 0, 8, (4, 4), layout) for layout in LAYOUTS]
+    assert equal(*two)
+
+
+@few
+@given(seed=seeds, index=st.integers(0, 1000), layout=st.sampled_from(LAYOUTS))
+def test_a_batch_is_a_pure_function_of_its_arguments(seed: int, index: int, layout: Layout) -> None:
+    source, again = Source("sort", seed, layout), Source("sort", seed, layout)
+    first = source.training_batch(index, 8)
+    source.training_batch(index + 1, 8)
+    source.batch(Purpose.MEAN, 8, 4)
+    assert equal(source.training_batch(index, 8), first)
+    assert equal(again.training_batch(index, 8), first)
+    assert equal(source.batch(Purpose.MEAN, 9, 4, index), again.batch(Purpose.MEAN, 9, 4, index))
+
+
+def test_batches_leave_the_global_generators_and_do_not_listen_to_them() -> None:
+    def state() -> list[object]:
+        return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]  # noqa: NPY002
+
+    source = Source("reverse", seed=6)
+    before, first = state(), source.training_batch(3, 8)
+    partners(6, 8, 10)
+    assert state() == before
+    torch.manual_seed(77)
+    random.seed(77)
+    np.random.seed(77)  # noqa: NPY002
+    assert equal(source.training_batch(3, 8), first)
+
+
+def test_every_purpose_index_length_and_seed_draws_something_of_its_own() -> None:
+    drawn = [
+        Source("sort", seed).batch(purpose, length, 4, index).inputs[:, 1:9]
+        for seed, purpose, length, index in itertools.product((0, 1, 42), Purpose, (8, 9), range(3))
+    ]
+    drawn += [Source("sort", seed, lengths=(7, 7)).training_batch(index, 4).inputs[:, 1:9] for seed in (0, 1) for index in (0, 1)]
+    kept = {tuple(batch.flatten().tolist()) for batch in drawn}
+    assert len(kept) == len(drawn) == 3 * len(Purpose) * 2 * 3 + 4
+
+
+def test_batches_are_the_first_ones_of_their_purpose() -> None:
+    source = Source("sort", seed=8)
+    several = source.batches(Purpose.GRADIENT, 9, 3, 4)
+    assert len(several) == 3
+    assert all(equal(batch, source.batch(Purpose.GRADIENT, 9, 4, index)) for index, batch in enumerate(several))
+
+
+def test_lengths_and_values_are_uniform_over_their_whole_range() -> None:
+    source = Source("sort", seed=11)
+    lengths, values, repeats = np.zeros(12), np.zeros(104), 0
+    for index in range(300):
+        batch = source.training_batch(index, 64)
+        for row in batch.inputs.tolist():
+            x = row[1 : row.index(SEP)]
+            lengths[len(x)] += 1
+            values[x] += 1
+            repeats += len(set(x)) < len(x)
+    assert lengths.nonzero()[0].tolist() == [3, 4, 5, 6, 7]
+    expected = 300 * 64 / 5
+    assert np.abs(lengths[3:8] - expected).max() < 4 * np.sqrt(expected)
+    assert values.nonzero()[0].tolist() == list(range(1, 100))
+    share = values.sum() / 99
+    assert np.abs(values[1:100] - share).max() < 4.5 * np.sqrt(share)
+    assert repeats > 0
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_slices_of_all_ranks_join_to_the_global_batch(layout: Layout, world: int) -> None:
+    batch = Source("sort", seed=3, layout=layout).training_batch(5, 16)
+    slices = [rank_slice(batch, rank, world, "data.batch_size") for rank in range(world)]
+    assert [len(mine.inputs) for mine in slices] == [16 // world] * world
+    joined = [torch.cat(parts) for parts in zip(*(mine[:3] for mine in slices), strict=True)]
+    assert equal(Batch(*joined, batch.world_scored), batch)
+    assert {mine.world_scored for mine in slices} == {batch.world_scored}
+
+
+def test_rows_that_cannot_be_divided_are_refused_by_the_name_of_their_setting() -> None:
+    batch = Source("sort").training_batch(0, 10)
+    with pytest.raises(ValueError, match=r"`data\.batch_size` must be divisible by the number of processes, 4; got 10"):
+        rank_slice(batch, 0, 4, "data.batch_size")
+
+
+@few
+@given(seed=seeds, length=st.integers(1, 20), size=st.integers(2, 40))
+def test_partners_form_one_cycle_so_that_none_is_its_own(seed: int, length: int, size: int) -> None:
+    partner = partners(seed, length, size)
+    assert torch.equal(partner, partners(seed, length, size))
+    seen, at = [], 0
+    for _ in range(size):
+        at = int(partner[at])
+        seen.append(at)
+    assert sorted(seen) == list(range(size))
+    assert at == 0
+
+
+def test_a_single_example_has_no_partner() -> None:
+    with pytest.raises(ValueError, match=r"`protocol.sequences` must be at least 2 for resample ablation; got 1"):
+        partners(0, 8, 1)
+
+
+def test_partners_differ_between_lengths_and_seeds() -> None:
+    assert len({tuple(partners(seed, length, 30).tolist()) for seed in range(3) for length in range(3)}) == 9
+
+
+@pytest.mark.parametrize(
+    ("settings_", "text"),
+    [
+        ({"task": "shuffle"}, "`data.task` must be one of"),
+        ({"seed": -1}, "`seed_everything` must be 0 or larger; got -1"),
+        ({"lengths": (0, 3)}, r"`data.lengths` must be \[shortest, longest\] .* got \[0, 3\]"),
+        ({"lengths": (5, 3)}, r"`data.lengths` must be .* got \[5, 3\]"),
+        ({"ood_lengths": ()}, r"`data.ood_lengths` must be different lengths; got \[\]"),
+        ({"ood_lengths": (8, 8)}, r"`data.ood_lengths` must be different lengths; got \[8, 8\]"),
+        ({"ood_lengths": (9, 7)}, r"`data.ood_lengths` must lie above the training lengths 3\.\.7; got 7"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused(settings_: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Source(**({"task": "sort"} | settings_))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("length", [1, 3, 8, 31])
+def test_the_needed_context_is_that_of_the_batch_and_not_one_token_more(length: int) -> None:
+    n_ctx = needed_context(length)
+    assert Source("sort").batch(Purpose.MEAN, length, 2).inputs.shape[1] == n_ctx
+    check_context([length], n_ctx, "length")
+    for short in (n_ctx - 1, n_ctx - 2):
+        with pytest.raises(ValueError, match=rf"`length` must be at most {length - 1}.* got {length}.*`model.n_ctx` to {n_ctx} "):
+            check_context([1, length], short, "length") if length > 1 else check_context([length], short, "length")
+
+
+def test_training_lengths_include_both_ends() -> None:
+    assert list(Source("sort", lengths=(2, 5), ood_lengths=(6,)).training_lengths) == [2, 3, 4, 5]
+    assert START not in Source("sort").training_batch(0, 8).targets
+    assert END not in Source("sort", lengths=(4, 4)).training_batch(0, 8).inputs

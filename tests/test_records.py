@@ -1,0 +1,375 @@
+"""Records: what is written, what is read back, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import gcgap
+from gcgap.records import METRICS, Record, find_records
+
+BASELINES = ("mean", "zero")
+CONTRACT = (
+    *("schema", "task", "seed", "step", "run", "protocol", "checkpoint_sha256", "versions", "created", "seconds", "accuracy"),
+    *("window", "length", "components", "gap", "pruning", "joint"),
+    *("accuracy.in_distribution", "accuracy.by_length", "window.length", "window.accuracy", "window.in_window"),
+    *(f"components.0.{key}" for key in ("name", "layer", "kind", "gradient", "causal", "delta", "role")),
+    *("components.0.gradient.value", "components.0.gradient.ci", "components.0.causal.mean"),
+    *(f"components.9.causal.zero.{metric}" for metric in METRICS),
+    *(f"components.9.causal.zero.{metric}.value" for metric in METRICS),
+    *("components.9.delta.zero", "components.9.delta.zero.value", "components.9.role.zero"),
+    *("components.9.role.zero.name", "components.9.role.zero.probability"),
+    *(
+        f"gap.zero.{key}"
+        for key in ("rho", "ci", "p_value", "ceiling", "corrected", "reason", "heroes", "bloats", "expected_by_chance")
+    ),
+)
+
+
+def at(data: Any, place: str) -> tuple[Any, Any]:
+    """The container and the key of a place such as `components.0.name`."""
+    *path, last = (int(part) if part.isdigit() else part for part in place.split("."))
+    for key in path:
+        data = data[key]
+    return data, last
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    data = copy.deepcopy(tiny.ten().to_dict())
+    container, key = at(data, place)
+    container[key] = value
+    return data
+
+
+def saved(data: Any, path: Path) -> Path:
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_to_dict_is_exactly_the_json(tmp_path: Path) -> None:
+    record = tiny.ten().write(tmp_path / "gap" / "final.json")
+    assert json.loads((tmp_path / "gap" / "final.json").read_text()) == record.to_dict()
+    again = Record.read(tmp_path / "gap" / "final.json")
+    assert again.to_dict() == record.to_dict()
+    assert again.path == record.path == tmp_path / "gap" / "final.json"
+
+
+def test_a_measured_record_is_exactly_its_json_and_holds_what_the_contract_names(tmp_path: Path) -> None:
+    from gcgap.model import Transformer
+    from gcgap.protocol import Protocol
+
+    torch.manual_seed(0)
+    protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=BASELINES, sets=(("L0_H0", "L0_MLP"), ("L1_H3",)))
+    record = gcgap.measure(Transformer(2, 4, 16, 32), task="sort", length=9, protocol=protocol)
+    data = record.to_dict()
+    assert json.loads(json.dumps(data)) == data
+    assert Record.read(record.write(tmp_path / "final.json").path or "").to_dict() == data
+    for place in CONTRACT:
+        container, key = at(data, place)
+        container[key]
+    for baseline in BASELINES:
+        for name in ("heroes", "bloats"):
+            joint = data["joint"][baseline][name]
+            wanted = {"members", "individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum", "ci"}
+            assert wanted <= joint.keys()
+
+
+def test_an_empty_missing_number_is_null_with_a_reason() -> None:
+    from gcgap.model import Transformer
+    from gcgap.protocol import Protocol
+
+    model = Transformer(1, 2, 16, 32)  # untrained: no sequence is right, so C by exact match is constant
+    protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=("mean",))
+    measured = gcgap.measure(model, task="sort", length=9, protocol=protocol).to_dict()
+    gap = measured["gap"]["mean"]
+    numbers = ("rho", "ci", "p_value", "ceiling", "corrected", "heroes", "bloats", "expected_by_chance")
+    assert [gap[key] for key in numbers] == [None] * 8
+    assert "causal importance" in gap["reason"]
+    outside = gcgap.measure(model, task="sort", protocol=protocol)
+    assert outside.skipped
+    assert outside["components"] == []
+    assert outside["gap"]["mean"]["rho"] is None
+    assert outside["gap"]["mean"]["reason"] == outside.skipped
+
+
+def test_unknown_keys_are_kept(tmp_path: Path) -> None:
+    data = copy.deepcopy(tiny.ten().to_dict())
+    for place in ("later", "protocol.later", "components.3.later", "gap.zero.later", "components.0.causal.mean.later"):
+        container, key = at(data, place)
+        container[key] = {"text": "Größe", "numbers": [1, 2.5, None]}
+    Record.read(saved(data, tmp_path / "a.json")).write(tmp_path / "b.json")
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == data
+
+
+@pytest.mark.parametrize("schema", [0, 2, 1.5, "1", None, [1], {"1": 1}])
+def test_another_schema_is_refused_with_the_version_that_wrote_it(schema: Any, tmp_path: Path) -> None:
+    path = saved(tiny.ten().to_dict() | {"schema": schema, "versions": {"gcgap": "9.8.7"}}, tmp_path / "final.json")
+    with pytest.raises(ValueError, match="schema") as refused:
+        Record.read(path)
+    assert str(path) in str(refused.value)
+    assert "9.8.7" in str(refused.value)
+    assert repr(schema) in str(refused.value)
+
+
+@pytest.mark.parametrize("place", CONTRACT)
+def test_a_missing_key_is_refused_by_name(place: str, tmp_path: Path) -> None:
+    data = copy.deepcopy(tiny.ten().to_dict())
+    container, key = at(data, place)
+    del container[key]
+    path = saved(data, tmp_path / "final.json")
+    with pytest.raises(ValueError, match=rf"\b{key}\b") as refused:
+        Record.read(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *[("task", 1), ("seed", "42"), ("seed", 1.5), ("seed", True), ("step", "250"), ("protocol", []), ("versions", None)],
+        *[("components", {}), ("components", None), ("gap", []), ("length", 9.5), ("accuracy", 0.5), ("window", None)],
+        *[("components.0", None), ("components.0.layer", "0"), ("components.0.gradient", 0.1), ("components.0.name", None)],
+        *[("components.0.causal", []), ("components.0.gradient.ci", None), ("components.0.gradient.ci", [0.5])],
+        *[("components.0.causal.mean", "none"), ("components.0.causal.mean.exact_match", 0.5), ("gap.mean", 0.5)],
+        *[("components.0.delta.mean", None), ("components.0.role.mean", "hero"), ("components.0.gradient.value", [1])],
+        *[("components.0.role.mean.name", ["hero"]), ("components.0.role.mean.name", "villain")],
+    ],
+)
+def test_a_wrong_type_is_refused_by_name(place: str, value: Any, tmp_path: Path) -> None:
+    path = saved(changed(place, value), tmp_path / "final.json")
+    named = [part for part in place.split(".") if not part.isdigit()]
+    with pytest.raises(ValueError, match="final.json") as refused:
+        Record.read(path)
+    assert str(path) in str(refused.value)
+    assert any(part in str(refused.value) for part in (*named, "L0_H0"))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["gap.mean.rho", "components.3.causal.zero.log_prob.value", "later"])
+def test_nan_and_infinity_are_refused_read_and_made(number: float, place: str, tmp_path: Path) -> None:
+    data = changed(place, number)
+    with pytest.raises(ValueError, match="null"):
+        Record(data)
+    path = saved(data, tmp_path / "final.json")
+    with pytest.raises(ValueError, match="null") as refused:
+        Record.read(path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "final.json"
+    path.write_text(json.dumps(tiny.ten().to_dict()).replace('"rho": 0.5', '"rho": 1e999'))
+    with pytest.raises(ValueError, match="inf"):
+        Record.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"7", b'"text"', b"{}", b"\xff\xfe\x00", b"{" * 5000, b"[" * 100_000])
+def test_what_is_no_record_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "final.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a record") as refused:
+        Record.read(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 940, 960, 980, 1000, 2000])
+def test_deep_nesting_is_refused_or_read(depth: int, tmp_path: Path) -> None:
+    path = tmp_path / "final.json"
+    path.write_text(json.dumps(tiny.ten().to_dict())[:-1] + ', "later": ' + "[" * depth + "]" * depth + "}")
+    try:
+        assert Record.read(path)["later"] is not None
+    except ValueError as refused:
+        assert str(path) in str(refused)
+
+
+def test_every_mutation_of_a_record_file_is_a_record_or_refused(tmp_path: Path) -> None:
+    """Bytes changed, cut, doubled and exchanged, and values exchanged: a ValueError that names the file, or a whole record."""
+    rng = random.Random(0)
+    path = tmp_path / "final.json"
+    original = json.dumps(tiny.ten().to_dict()).encode()
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(400):
+        path.write_bytes(mutated(original, rng))
+        try:
+            record = Record.read(path)
+        except ValueError as refused:
+            assert str(path) in str(refused)
+            outcomes["refused"] += 1
+            continue
+        outcomes["read"] += 1
+        assert len(record.table()) == len(record["components"])
+        assert len(gcgap.read(path)) == len(record.baselines) * max(1, len(record["components"]))
+    assert min(outcomes.values()) > 20
+
+
+def mutated(original: bytes, rng: random.Random) -> bytes:
+    data, i, j = bytearray(original), *sorted(rng.sample(range(len(original)), 2))
+    match rng.randrange(5):
+        case 0:
+            data[i] ^= 1 << rng.randrange(8)
+        case 1:
+            del data[i:]
+        case 2:
+            del data[i : i + rng.randrange(1, 40)]
+        case 3:
+            data[i:i] = data[j : j + rng.randrange(1, 200)]
+        case 4:
+            return json.dumps(exchanged(json.loads(original), rng)).encode()
+    return bytes(data)
+
+
+def exchanged(value: Any, rng: random.Random) -> Any:
+    """The value with one inner value, somewhere, replaced by one of another type."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.85:
+        key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        value[key] = exchanged(value[key], rng)
+        return value
+    return rng.choice([None, True, 0, -1, 2.5, "", "text", [], {}, [[]], {"value": None}])
+
+
+def test_writing_leaves_no_temporary_file_and_replaces_the_old(tmp_path: Path) -> None:
+    tiny.ten(step=1).write(tmp_path / "final.json")
+    tiny.ten(step=2).write(tmp_path / "final.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["final.json"]
+    assert Record.read(tmp_path / "final.json")["step"] == 2
+
+
+@pytest.mark.parametrize("broken", ["os.fsync", "pathlib.Path.replace"])
+def test_a_failure_while_writing_leaves_the_old_file(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "final.json"
+    tiny.ten(step=1).write(path)
+    before = path.read_bytes()
+
+    def fail(*_: Any) -> None:
+        assert path.read_bytes() == before  # nothing of the old file has been touched yet
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, fail)
+        with pytest.raises(OSError, match="disk full"):
+            tiny.ten(step=2).write(path)
+    assert tiny.files(tmp_path) == {"final.json": before}
+
+
+def test_what_json_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    record = Record(tiny.ten().to_dict() | {"later": {1, 2}})
+    with pytest.raises(TypeError):
+        record.write(tmp_path / "final.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two measured checkpoints of one run, and one skipped run."""
+    tiny.ten(step=0, reason="all alike").write(tmp_path / "a" / "gap" / "step=000000.json")
+    tiny.ten(step=250).write(tmp_path / "a" / "gap" / "final.json")
+    tiny.skipped().write(tmp_path / "b" / "gap" / "final.json")
+    return tmp_path
+
+
+def test_read_gives_a_row_per_record_component_and_baseline(runs: Path) -> None:
+    frame = gcgap.read(runs)
+    assert len(frame) == 2 * 10 * 2 + 2
+    rows = {(row["path"], row["baseline"], row["component"]): row for row in frame.to_dict("records")}
+    assert len(rows) == len(frame)
+    for path in (runs / "a" / "gap" / "step=000000.json", runs / "a" / "gap" / "final.json"):
+        data = json.loads(path.read_text())
+        for component in data["components"]:
+            for baseline in BASELINES:
+                row = rows[str(path), baseline, component["name"]]
+                assert row["gradient"] == component["gradient"]["value"]
+                assert row["layer"] == component["layer"]
+                assert row["kind"] == component["kind"]
+                assert [row[f"{m}_drop"] for m in METRICS] == [component["causal"][baseline][m]["value"] for m in METRICS]
+                same(row["delta"], component["delta"][baseline]["value"])
+                same(row["role"], component["role"][baseline]["name"])
+                same(row["role_probability"], component["role"][baseline]["probability"])
+                same(row["rho"], data["gap"][baseline]["rho"])
+                same(row["reason"], data["gap"][baseline]["reason"])
+                assert [row[key] for key in ("run", "task", "seed", "step")] == ["sort-seed7", "sort", 7, data["step"]]
+                assert [row[key] for key in ("length", "layout", "site")] == [9, "contiguous", "component"]
+
+
+def same(cell: Any, value: Any) -> None:
+    """A cell of a table holds what the JSON holds; a missing value is missing there too."""
+    assert pd.isna(cell) if value is None else cell == value
+
+
+def test_a_skipped_run_is_a_row_per_baseline_with_its_reason(runs: Path) -> None:
+    frame = gcgap.read(runs)
+    rows = frame[frame["path"] == str(runs / "b" / "gap" / "final.json")]
+    assert list(rows["baseline"]) == ["mean", "zero"]
+    assert rows["component"].isna().all()
+    assert rows["rho"].isna().all()
+    assert all("no OOD length" in reason for reason in rows["reason"])
+    assert Record.read(runs / "b" / "gap" / "final.json").skipped == tiny.skipped()["skipped"]
+
+
+def test_the_mean_of_rho_over_records_leaves_missing_ones_out(runs: Path) -> None:
+    once = gcgap.read(runs).drop_duplicates(["path", "baseline"])
+    assert once["rho"].mean() == 0.5
+    assert once["rho"].isna().sum() == 4
+
+
+def test_table_has_one_row_per_component_with_the_numbers_of_the_json(tmp_path: Path) -> None:
+    record = tiny.ten().write(tmp_path / "final.json")
+    data = json.loads((tmp_path / "final.json").read_text())
+    table = record.table()
+    assert list(table["name"]) == [component["name"] for component in data["components"]]
+    for row, component in zip(table.to_dict("records"), data["components"], strict=True):
+        assert [row["gradient_low"], row["gradient_high"]] == component["gradient"]["ci"]
+        assert row["gradient"] == component["gradient"]["value"]
+        for baseline in BASELINES:
+            for metric in METRICS:
+                assert row[f"{baseline}_{metric}_drop"] == component["causal"][baseline][metric]["value"]
+            assert row[f"{baseline}_delta"] == component["delta"][baseline]["value"]
+            assert row[f"{baseline}_role"] == component["role"][baseline]["name"]
+            assert row[f"{baseline}_role_probability"] == component["role"][baseline]["probability"]
+
+
+def test_roles_lists_the_components_of_each_role() -> None:
+    by_mean = tiny.ten().roles("mean")
+    assert by_mean["hero"] == ["L0_H0"]
+    assert by_mean["bloat"] == ["L1_MLP"]
+    assert len(by_mean["aligned"]) == 8
+    assert tiny.ten().roles("zero")["hero"] == []
+    assert tiny.ten(reason="all alike").roles("mean") == {"hero": [], "bloat": [], "aligned": []}
+
+
+def test_a_directory_without_records_is_refused_by_name(tmp_path: Path) -> None:
+    for where in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ValueError, match="no records") as refused:
+            gcgap.read(where)
+        assert str(where) in str(refused.value)
+
+
+def test_one_broken_record_among_many_is_refused_by_name(runs: Path) -> None:
+    broken = runs / "c" / "gap" / "step=000250.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    with pytest.raises(ValueError, match="not a record") as refused:
+        find_records(runs)
+    assert str(broken) in str(refused.value)
+
+
+def test_a_synthetic_record_of_these_tests_has_the_shape_of_a_measured_one() -> None:
+    """The tests of figures and logs build records by hand; their keys are those of `gcgap.measure`."""
+    from gcgap.model import Transformer
+    from gcgap.protocol import Protocol
+
+    protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=BASELINES)
+    real = gcgap.measure(Transformer(2, 4, 16, 32), task="sort", length=9, protocol=protocol).to_dict()
+    by_hand = tiny.ten().to_dict()
+    assert by_hand.keys() <= real.keys()
+    for place in ("components.0", "components.0.causal.mean", "components.0.delta.mean", "components.0.role.mean", "gap.mean"):
+        ours, theirs = (container[key] for container, key in (at(by_hand, place), at(real, place)))
+        assert ours.keys() <= theirs.keys()
+    skipped = gcgap.measure(Transformer(1, 2, 16, 32), task="sort", protocol=protocol).to_dict()
+    assert tiny.skipped().to_dict().keys() <= skipped.keys()
