@@ -196,11 +196,13 @@ def needed_context(length: int) -> int:
 
 
 def check_context(lengths: Iterable[int], n_ctx: int, key: str) -> None:
-    """Raise a ValueError unless a model with room for `n_ctx` tokens can read every length."""
+    """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens."""
     longest = (n_ctx - 2) // 2
     for length in lengths:
-        if length > longest:
+        if not 1 <= length <= longest:
             raise ValueError(
-                f"`{key}` must be at most {longest}, the model's context; got {length}. "
-                f"Raise `model.n_ctx` to {needed_context(length)} or lower `{key}`."
+                f"`{key}` must be between 1 and {longest}, the model's context; got {length}. "
+                f"Raise `model.n_ctx` to {needed_context(length)} or more, or lower `{key}`."
+                if length > longest
+                else f"`{key}` must be between 1 and {longest}, the model's context; got {length}."
             )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcgap.batches import Source
-from gcgap.model import Positions, Transformer, rotate, sinusoids
+from gcgap.model import Positions, Transformer, check_sizes, rotate, sinusoids
 from gcgap.tasks import PAD, VOCABULARY
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
@@ -167,5 +167,12 @@ def test_training_batches_are_read_up_to_the_context() -> None:
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_name(change: dict[str, Any], text: str) -> None:
+    sizes = {**SIZES, "positions": "none", "attention": "fused"} | change
+    del sizes["seed"]
     with pytest.raises(ValueError, match=text):
-        Transformer(**(SIZES | change))
+        check_sizes(**sizes)
+
+
+def test_a_transformer_checks_its_sizes() -> None:
+    with pytest.raises(ValueError, match="`model.d_model` must be divisible by `model.n_heads`"):
+        Transformer(n_heads=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,8 @@ def test_a_missing_key_is_refused_by_name(place: str, tmp_path: Path) -> None:
 def test_a_wrong_type_is_refused_by_name(place: str, value: Any, tmp_path: Path) -> None:
     path = saved(changed(place, value), tmp_path / "final.json")
     named = [part for part in place.split(".") if not part.isdigit()]
-    with pytest.raises(ValueError, match="final.json") as refused:
+    with pytest.raises(ValueError, match=re.escape(str(path))) as refused:
         Record.read(path)
-    assert str(path) in str(refused.value)
     assert any(part in str(refused.value) for part in (*named, "L0_H0"))
 
 
@@ -170,7 +170,7 @@ def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
         Record.read(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"7", b'"text"', b"{}", b"\xff\xfe\x00", b"{" * 5000, b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"7", b'"text"', b"{}", b"\xff\xfe\x00", b"[" * 100_000])
 def test_what_is_no_record_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "final.json"
     path.write_bytes(content)
@@ -179,14 +179,25 @@ def test_what_is_no_record_is_refused(content: bytes, tmp_path: Path) -> None:
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("depth", [100, 900, 940, 960, 980, 1000, 2000])
-def test_deep_nesting_is_refused_or_read(depth: int, tmp_path: Path) -> None:
-    path = tmp_path / "final.json"
-    path.write_text(json.dumps(tiny.ten().to_dict())[:-1] + ', "later": ' + "[" * depth + "]" * depth + "}")
+def refusal(path: Path) -> str | None:
+    """What Record.read says against a file, or None if it reads it; any exception but ValueError is an error of the test."""
     try:
-        assert Record.read(path)["later"] is not None
+        Record.read(path)
     except ValueError as refused:
-        assert str(path) in str(refused)
+        return str(refused)
+    return None
+
+
+def test_deep_nesting_is_refused_or_read(tmp_path: Path) -> None:
+    path = tmp_path / "final.json"
+    text = json.dumps(tiny.ten().to_dict())[:-1]
+    said = {}
+    for depth in (100, *range(850, 1010), 2000, 20_000):
+        path.write_text(text + ', "later": ' + "[" * depth + "]" * depth + "}")
+        said[depth] = refusal(path)
+    assert said[100] is None
+    assert str(path) in (said[20_000] or "")
+    assert all(reason is None or str(path) in reason for reason in said.values())
 
 
 def test_every_mutation_of_a_record_file_is_a_record_or_refused(tmp_path: Path) -> None:
@@ -197,13 +208,12 @@ def test_every_mutation_of_a_record_file_is_a_record_or_refused(tmp_path: Path) 
     outcomes = {"read": 0, "refused": 0}
     for _ in range(400):
         path.write_bytes(mutated(original, rng))
-        try:
-            record = Record.read(path)
-        except ValueError as refused:
-            assert str(path) in str(refused)
-            outcomes["refused"] += 1
+        said = refusal(path)
+        outcomes["read" if said is None else "refused"] += 1
+        if said is not None:
+            assert str(path) in said
             continue
-        outcomes["read"] += 1
+        record = Record.read(path)
         assert len(record.table()) == len(record["components"])
         assert len(gcgap.read(path)) == len(record.baselines) * max(1, len(record["components"]))
     assert min(outcomes.values()) > 20

@@ -1,0 +1,251 @@
+"""Checkpoints: what loads, what is refused, and that nothing in a file ever runs."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import gcgap
+from gcgap.batches import Layout, Purpose
+from gcgap.checkpoints import last_checkpoint, run_directory, sha256, step_checkpoints
+from gcgap.training import SequenceModel
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.trained(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def content(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / "step=000300.ckpt", weights_only=True)
+
+
+class Payload:
+    """Unpickling this creates a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.target), "w"))
+
+
+def refused(path: Path) -> str:
+    """The one line of text with which a file is refused; nothing is written beside it."""
+    before = tiny.files(path.parent)
+    with pytest.raises(ValueError, match="checkpoint") as refusal:
+        gcgap.load(path)
+    assert tiny.files(path.parent) == before
+    text = str(refusal.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+def same_weights(first: Any, second: Any) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_loaded_model_gives_the_logits_of_the_trained_one(run: Path, content: dict[str, Any]) -> None:
+    trained = SequenceModel(**content["hyper_parameters"])
+    trained.load_state_dict(content["state_dict"])
+    model = gcgap.load(run)
+    tokens = model.origin.source.batch(Purpose.EVALUATION, 4, 8).inputs
+    assert torch.equal(model(tokens), trained.model.eval()(tokens))
+    assert not torch.equal(model(tokens), gcgap.load(run / "checkpoints" / "step=000000.ckpt")(tokens))
+
+
+def test_a_loaded_model_knows_where_it_comes_from(run: Path) -> None:
+    model = gcgap.load(run)
+    origin = model.origin
+    assert (origin.run, origin.step) == ("sort-tiny", 300)
+    assert origin.checkpoint_sha256 == sha256(run / "checkpoints" / "step=000300.ckpt")
+    source = origin.source
+    assert (source.task, source.seed, source.layout) == ("sort", 42, Layout.CONTIGUOUS)
+    assert (source.lengths, source.ood_lengths) == ((1, 3), (4, 5))
+    assert not model.training
+
+
+def test_a_directory_stands_for_its_highest_step(run: Path) -> None:
+    checkpoints = [run / "checkpoints" / f"step={step:06d}.ckpt" for step in tiny.STEPS]
+    assert step_checkpoints(run) == checkpoints
+    assert last_checkpoint(run) == last_checkpoint(str(run)) == checkpoints[-1]
+    assert [gcgap.load(path).origin.step for path in checkpoints] == list(tiny.STEPS)
+    assert same_weights(gcgap.load(run), gcgap.load(run / "checkpoints" / "last.ckpt"))
+
+
+def test_a_directory_that_has_only_last_stands_for_that(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    assert last_checkpoint(tmp_path) == last
+    assert run_directory(last) == tmp_path.resolve()
+
+
+@pytest.mark.parametrize("steps", [(999_999, 1_000_000), (2, 10)])
+def test_checkpoints_are_in_the_order_of_their_steps(steps: tuple[int, int], tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for step in reversed(steps):
+        (tmp_path / "checkpoints" / f"step={step:06d}.ckpt").touch()
+    assert [path.name for path in step_checkpoints(tmp_path)] == [f"step={step:06d}.ckpt" for step in steps]
+
+
+def test_loading_and_measuring_leave_the_random_generator_as_it_was(run: Path) -> None:
+    before = torch.get_rng_state()
+    gcgap.load(run)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["missing.ckpt", "missing/checkpoints/last.ckpt", "."])
+def test_a_missing_checkpoint_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not exist|holds no checkpoint") as refusal:
+        gcgap.load(tmp_path / name)
+    assert str(tmp_path / name) in str(refusal.value)
+
+
+@pytest.mark.parametrize("share", [0, 1e-3, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(share: float, run: Path, tmp_path: Path) -> None:
+    whole = (run / "checkpoints" / "step=000300.ckpt").read_bytes()
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(whole[: int(share * len(whole))])
+    refused(path)
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(run: Path, tmp_path: Path) -> None:
+    whole = (run / "checkpoints" / "step=000300.ckpt").read_bytes()
+    original, rng, path = gcgap.load(run), random.Random(0), tmp_path / "flipped.ckpt"
+    said = 0
+    # every part of the archive: the pickle at its beginning, the weights, and the directory at its end
+    for low, high, count in ((0, 6000, 60), (6000, len(whole) - 6000, 60), (len(whole) - 6000, len(whole), 60)):
+        for _ in range(count):
+            damaged = bytearray(whole)
+            damaged[rng.randrange(low, high)] ^= 1 << rng.randrange(8)
+            path.write_bytes(damaged)
+            try:
+                model = gcgap.load(path)
+            except ValueError as refusal:
+                said += str(path) in str(refusal)
+                continue
+            assert same_weights(model, original)
+            assert model.origin.source == original.origin.source
+            said += 1
+    assert said == 180
+
+
+def test_damage_inside_the_pickle_is_refused_or_changes_no_weight(run: Path, tmp_path: Path) -> None:
+    """The checksums of the archive are right here, so that nothing but the reading of the pickle can refuse."""
+    original, rng, path = gcgap.load(run), random.Random(1), tmp_path / "damaged.ckpt"
+    with zipfile.ZipFile(run / "checkpoints" / "step=000300.ckpt") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in parts if name.endswith("data.pkl"))
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(150):
+        damaged = bytearray(parts[name])
+        damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        with zipfile.ZipFile(path, "w") as archive:
+            for part, data in parts.items():
+                archive.writestr(part, bytes(damaged) if part == name else data)
+        try:
+            gcgap.load(path)
+        except ValueError as refusal:
+            outcomes["refused"] += str(path) in str(refusal)
+            continue
+        outcomes["read"] += 1
+    assert same_weights(gcgap.load(run), original)
+    assert sum(outcomes.values()) == 150
+    assert min(outcomes.values()) > 10
+
+
+@pytest.mark.parametrize("text", ["", "hello", "{}\n" * 1000, "PK\x03\x04 not an archive"])
+def test_a_text_file_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "text.ckpt"
+    path.write_text(text)
+    refused(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        torch.zeros(3),
+        [torch.zeros(3)],
+        7,
+        None,
+        {},
+        {"state_dict": {}},
+        {"state_dict": {"weight": torch.zeros(2, 2)}, "hyper_parameters": {"width": 2}, "global_step": 5},
+        {"model": {"embedding.weight": torch.zeros(104, 32)}},
+    ],
+    ids=["tensor", "list", "number", "none", "empty", "nothing", "other", "weights"],
+)
+def test_a_foreign_file_is_refused(foreign: Any, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.ckpt"
+    torch.save(foreign, path, _use_new_zipfile_serialization=not legacy)
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value"),
+    [
+        *[("hyper_parameters", "d_model", 64), ("hyper_parameters", "d_model", 0), ("hyper_parameters", "d_model", "32")],
+        *[("hyper_parameters", "n_heads", 3), ("hyper_parameters", "n_layers", 3), ("hyper_parameters", "n_layers", None)],
+        *[("hyper_parameters", "positions", "spiral"), ("hyper_parameters", "attention", "flash")],
+        *[("datamodule_hyper_parameters", "task", "frob"), ("datamodule_hyper_parameters", "layout", "frob")],
+        *[("datamodule_hyper_parameters", "lengths", [3]), ("datamodule_hyper_parameters", "ood_lengths", [2])],
+        *[("datamodule_hyper_parameters", "seed", -1), ("datamodule_hyper_parameters", "ood_lengths", 9)],
+        *[("state_dict", "model.embedding.weight", torch.zeros(2, 2)), ("state_dict", "model.embedding.weight", 0)],
+        *[("state_dict", "model.other", torch.zeros(1)), ("hyper_parameters", "d_ff", torch.zeros(3))],
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_together_is_refused(
+    block: str, key: str, value: Any, content: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = copy.deepcopy(content)
+    changed[block][key] = value
+    path = tmp_path / "changed.ckpt"
+    torch.save(changed, path)
+    refused(path)
+
+
+@pytest.mark.parametrize("block", ["hyper_parameters", "datamodule_hyper_parameters", "state_dict", "global_step"])
+def test_a_checkpoint_without_a_part_is_refused_by_its_name(block: str, content: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "part.ckpt"
+    torch.save({key: value for key, value in content.items() if key != block}, path)
+    if block == "state_dict":
+        refused(path)
+    else:
+        assert block in refused(path)
+
+
+@pytest.mark.parametrize("place", ["alone", "in the weights", "beside the weights", "plain pickle", "legacy format"])
+def test_a_pickle_with_a_payload_is_refused_and_never_runs(place: str, content: dict[str, Any], tmp_path: Path) -> None:
+    target, path = tmp_path / "it-ran", tmp_path / "payload.ckpt"
+    payload = Payload(target)
+    if place == "plain pickle":
+        path.write_bytes(pickle.dumps(payload))
+    elif place == "in the weights":
+        torch.save(content | {"state_dict": content["state_dict"] | {"model.embedding.weight": payload}}, path)
+    elif place == "beside the weights":
+        torch.save(content | {"hyper_parameters": content["hyper_parameters"] | {"later": payload}}, path)
+    else:
+        torch.save(payload, path, _use_new_zipfile_serialization=place == "alone")
+    refused(path)
+    assert not target.exists()
+
+
+def test_the_payload_of_these_tests_would_run_if_it_were_unpickled(tmp_path: Path) -> None:
+    target = tmp_path / "it-ran"
+    pickle.loads(pickle.dumps(Payload(target))).close()
+    assert target.exists()
