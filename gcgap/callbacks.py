@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L  # noqa: N812
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from gcgap.batches import check_context
@@ -104,9 +105,10 @@ class GapTracker(Checkpoint):
         name = f"step={trainer.global_step:06d}"
         self._save(trainer, f"{name}.ckpt", weights_only=True)
         if trainer.is_global_zero:
-            tracking = self.protocol.tracking
-            record = self._measured(trainer, pl_module, f"{name}.json", tracking.length, self.protocol.tracked())
-            self._log(trainer, record)
+            with isolate_rng():  # gcgap draws from generators of its own, but a logger or a plotting library might not
+                tracking = self.protocol.tracking
+                record = self._measured(trainer, pl_module, f"{name}.json", tracking.length, self.protocol.tracked())
+                self._log(trainer, record)
         trainer.strategy.barrier("gcgap tracked measurement")
 
     def _measured(

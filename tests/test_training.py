@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,12 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(config: Path, run: Path, *extra: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "gcgap", "fit", "--config", str(config), "--trainer.default_root_dir", str(run), *extra]
     with (run.parent / f"{run.name}.txt").open("a") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        )
 
 
 def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
@@ -81,16 +85,22 @@ def test_the_target_stops_training_at_a_validation_step(undisturbed: Path) -> No
     assert state["callbacks"]["AccuracyTarget"] == {"reached_at": state["global_step"]}
 
 
-@pytest.mark.parametrize(
-    "moment", ["gap/step=000010.json", "checkpoints/step=000020.ckpt", "gap/step=000080.json", "gap/final.json"]
-)
-def test_a_run_killed_and_resumed_ends_with_the_same_bits(config: Path, undisturbed: Path, tmp_path: Path, moment: str) -> None:
+MOMENTS = [
+    ("on_train_batch_start", 5),
+    ("on_train_batch_end", 20),
+    ("on_save_checkpoint", 40),
+    ("on_validation_start", 80),
+    ("on_train_end", 80),
+]
+
+
+@pytest.mark.parametrize(("hook", "at"), MOMENTS)
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(
+    config: Path, undisturbed: Path, tmp_path: Path, hook: str, at: int
+) -> None:
     run = tmp_path / "killed"
-    process = fit(config, run)
-    while not (run / moment).exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    bomb = ["--trainer.callbacks+=killer.Killer", f"--trainer.callbacks.hook={hook}", f"--trainer.callbacks.step={at}"]
+    assert fit(config, run, *bomb).wait() == -signal.SIGKILL, (tmp_path / "killed.txt").read_text()
     assert fit(config, run, "--ckpt_path", "last").wait() == 0, (tmp_path / "killed.txt").read_text()
     assert step(run) == step(undisturbed)
     assert same_bits(weights(run), weights(undisturbed))
@@ -138,7 +148,9 @@ def test_tracking_changes_neither_weights_nor_optimiser_nor_generators(tmp_path:
     assert len(list((tmp_path / "True" / "gap").glob("step=*.json"))) == 4
     assert same_bits(ends[0][0], ends[1][0])
     assert all(torch.equal(one, two) for one, two in zip(ends[0][1], ends[1][1], strict=True))
-    assert ends[0][2:] == ends[1][2:]
+    for name, before, after in zip(("torch", "python", "numpy"), ends[0][2], ends[1][2], strict=True):
+        assert before == after, name
+    assert ends[0][3] == ends[1][3]
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
