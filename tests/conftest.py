@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-with install_import_hook(["gcgap.batches", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"], "beartype.beartype"):
+checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws from Python's generator, which tests watch
+PURE = ["gcgap.batches", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"]
+with install_import_hook(PURE, "conftest.checked"):
     from gcgap.batches import Source
     from gcgap.importance import baselines, causal, gradient  # noqa: F401
     from gcgap.model import Transformer

@@ -202,14 +202,21 @@ def test_a_source_that_cannot_be_is_refused(settings_: dict[str, object], text: 
         Source(**({"task": "sort"} | settings_))  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("length", [1, 3, 8, 31])
+@pytest.mark.parametrize("length", [2, 3, 8, 31])
 def test_the_needed_context_is_that_of_the_batch_and_not_one_token_more(length: int) -> None:
     n_ctx = needed_context(length)
     assert Source("sort").batch(Purpose.MEAN, length, 2).inputs.shape[1] == n_ctx
     check_context([length], n_ctx, "length")
+    text = rf"`length` must be between 1 and {length - 1}, .* got {length}\. Raise `model\.n_ctx` to {n_ctx} or more"
     for short in (n_ctx - 1, n_ctx - 2):
-        with pytest.raises(ValueError, match=rf"`length` must be at most {length - 1}.* got {length}.*`model.n_ctx` to {n_ctx} "):
-            check_context([1, length], short, "length") if length > 1 else check_context([length], short, "length")
+        with pytest.raises(ValueError, match=text):
+            check_context([1, length], short, "length")
+
+
+@pytest.mark.parametrize("length", [0, -3])
+def test_a_length_below_one_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match=rf"`data\.ood_lengths` must be between 1 and 31, the model's context; got {length}\.$"):
+        check_context([8, length], 64, "data.ood_lengths")
 
 
 def test_training_lengths_include_both_ends() -> None:

@@ -166,7 +166,7 @@ def test_a_mix_is_exactly_its_ends_and_lies_between_them(own: float, other: floa
     first, second = torch.full((2, 3, 4), own), torch.full((1, 1, 4), other)
 
     def mixed(xi: float) -> Tensor:
-        return mix(first, torch.full((2, 1), xi), second)
+        return mix(first, torch.full((2, 1), float(xi)), second)
 
     assert torch.equal(mixed(0), first)
     assert torch.equal(mixed(1), second.expand(2, 3, 4))
@@ -271,11 +271,14 @@ def loss_of_gates(model: Transformer, site: Site) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize("attention", ["fused", "math"])
 def test_first_derivatives_by_the_gates_are_finite_differences(attention: Any, site: Site) -> None:
     loss = loss_of_gates(Transformer(**SIZES, attention=attention).double(), site)
+    numeric: list[float] = []
     at = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.9, 1.0], dtype=torch.float64)
     gates = at.clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(loss(gates), gates)
     step = 1e-6
-    numeric = [float(loss(at + step * e) - loss(at - step * e)) / (2 * step) for e in torch.eye(N, dtype=torch.float64)]
+    with torch.no_grad():
+        for e in torch.eye(N, dtype=torch.float64) * step:
+            numeric.append(float(loss(at + e) - loss(at - e)) / (2 * step))
     torch.testing.assert_close(slope, torch.tensor(numeric, dtype=torch.float64), atol=1e-8, rtol=1e-6)
 
 
@@ -291,7 +294,7 @@ def test_the_math_path_has_second_derivatives_by_the_gates(at: float, site: Site
     def numeric(i: int, j: int) -> float:
         e = torch.eye(N, dtype=torch.float64) * step
         four = loss(gates + e[i] + e[j]) - loss(gates + e[i] - e[j]) - loss(gates - e[i] + e[j]) + loss(gates - e[i] - e[j])
-        return float(four) / (4 * step**2)
+        return float(four.detach()) / (4 * step**2)
 
     expected = torch.tensor([[numeric(i, j) for j in range(N)] for i in range(N)], dtype=torch.float64)
     torch.testing.assert_close(hessian, expected, atol=2e-5, rtol=1e-4)

@@ -22,8 +22,8 @@ from gcgap.protocol import Protocol, Tracking
 from gcgap.records import Record, find_records
 from gcgap.training import AccuracyTarget, SequenceModel
 
-SIZES = {"gradient_batches": 2, "mean_batches": 2, "sequences": 8, "resamples": 100}
-TRACKING = {"length": 4, "dense_every": 10, "dense_until": 20, "then_every": 20, **SIZES}
+SIZES: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 2, "sequences": 8, "resamples": 100}
+TRACKING: dict[str, Any] = {"length": 4, "dense_every": 10, "dense_until": 20, "then_every": 20, **SIZES}
 CONFIG: dict[str, Any] = {
     "seed_everything": 3,
     "data": {"task": "copy", "batch_size": 16, "lengths": [1, 2], "ood_lengths": [4, 5], "validation_sequences": 20},
