@@ -154,7 +154,7 @@ class GapTracker(Checkpoint):
         settings = dict(pl_module.hparams) | dict(data.hparams)
         settings |= {f"protocol.{key}": str(value) for key, value in self.protocol.to_dict().items()}
         for logger in _tensorboards(trainer.loggers):
-            logger.log_hyperparams(settings, known)
+            logger.log_hyperparams(settings, known, step=trainer.global_step)
 
 
 class StepProgress(TQDMProgressBar):

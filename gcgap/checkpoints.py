@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"`{path}` does not exist; give a run directory or a .ckpt file.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes the restricted unpickler raise nearly anything
         reason = str(error).splitlines()[0][:100] if str(error) else "it is empty"
         raise ValueError(f"`{path}` is not a readable checkpoint: {reason} Train again, or give another file.") from error
     if not isinstance(content, dict):
@@ -82,7 +81,8 @@ def last_checkpoint(where: str | Path) -> Path:
 
 def step_checkpoints(run: Path) -> list[Path]:
     """The numbered checkpoints of a run directory, in the order of their steps."""
-    return sorted((run / "checkpoints").glob("step=*.ckpt"))
+    numbers = {path: re.fullmatch(r"step=(\d+)", path.stem) for path in (run / "checkpoints").glob("step=*.ckpt")}
+    return sorted((path for path, found in numbers.items() if found), key=lambda path: int(path.stem.removeprefix("step=")))
 
 
 def run_directory(checkpoint: Path) -> Path:

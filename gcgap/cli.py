@@ -75,7 +75,8 @@ def _report(error: BaseException, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = lines if len(lines) <= 3 else [*lines[:2], lines[-1]]  # jsonargparse: the key, what is wrong, .., what was got
     if code == 1:
         lines[0] = f"{type(error).__name__}: {lines[0]}"
-    print("gcgap: error: " + "\n  ".join(lines[:3]), file=sys.stderr)
+    print("gcgap: error: " + "\n  ".join(lines), file=sys.stderr)
     return code

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from gcgap.callbacks import GapTracker, StepProgress
+from gcgap.checkpoints import MODEL_SETTINGS, read_checkpoint
 from gcgap.cli import UsageError
 from gcgap.data import SequenceData
 from gcgap.protocol import Protocol
@@ -86,8 +87,24 @@ class GapCLI(LightningCLI):
             self.chosen.ckpt_path = str(self.run_directory / "checkpoints" / "last.ckpt")
         if self.chosen.ckpt_path and not Path(self.chosen.ckpt_path).is_file():
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
+        if self.chosen.ckpt_path:
+            self._check_checkpoint(Path(self.chosen.ckpt_path))
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
             self._check_run_directory()
+
+    def _check_checkpoint(self, path: Path) -> None:
+        """Refuse a file that is no checkpoint, one of another model, and for training one that holds weights alone."""
+        content = read_checkpoint(path)
+        model, saved = self.chosen.model, content.get("hyper_parameters")
+        if not isinstance(saved, dict) or not isinstance(content.get("state_dict"), dict):
+            raise UsageError(f"`ckpt_path`: {path} is not a checkpoint of a gcgap model.")
+        for key in MODEL_SETTINGS:
+            if saved.get(key) != model[key]:
+                raise UsageError(
+                    f"`ckpt_path`: {path} has `model.{key}` {saved.get(key)}, the config {model[key]}; make them equal."
+                )
+        if self.subcommand == "fit" and "optimizer_states" not in content:
+            raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to go on; give last.ckpt.")
 
     def _check_run_directory(self) -> None:
         run = self.run_directory
@@ -149,6 +166,21 @@ def _difference(saved: Any, asked: Any) -> str:
     return f"{saved} there, {asked} here"
 
 
+def _check_config_files(arguments: list[str]) -> None:
+    """Name a config file that is no YAML mapping; jsonargparse says what is wrong with it, but not where."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, joined = flag.partition("=")
+        path = Path(joined or value)
+        if name not in ("-c", "--config") or not path.is_file():
+            continue
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"`--config`: {path} is not YAML: {' '.join(str(error).split())[:160]}") from error
+        if not isinstance(content, dict):
+            raise UsageError(f"`--config`: {path} must hold keys such as `data` and `trainer`; got {content!r:.60}.")
+
+
 def _quieten() -> None:
     """Leave out messages that tell a user of this command nothing."""
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended to run from within Python.*")
@@ -159,6 +191,7 @@ def _quieten() -> None:
 def run(arguments: list[str]) -> int:
     """Run one of LightningCLI's subcommands."""
     _quieten()
+    _check_config_files(arguments)
     try:
         GapCLI(
             SequenceModel,

@@ -9,9 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 BaselineName = Literal["mean", "mean_by_position", "zero", "resample"]
+SiteName = Literal["component", "released"]
+RanksName = Literal["average", "ordinal"]
+PrecisionName = Literal["float32", "float64"]
+CHOICES = {"site": get_args(SiteName), "ranks": get_args(RanksName), "precision": get_args(PrecisionName)}
 
 
 @dataclass(frozen=True)
@@ -100,27 +104,29 @@ class Protocol(Sizes):
     """
 
     baselines: tuple[BaselineName, ...] = ("mean", "zero", "resample")
-    site: Literal["component", "released"] = "component"
+    site: SiteName = "component"
     batch_size: int = 64
     window: tuple[float, float] = (0.20, 0.75)
     normalise_gradient: bool = True
     paired: bool = True
-    ranks: Literal["average", "ordinal"] = "average"
+    ranks: RanksName = "average"
     threshold: float = 0.3
     strict: bool = False
     confidence: float = 0.95
-    precision: Literal["float32", "float64"] = "float32"
+    precision: PrecisionName = "float32"
     sets: tuple[tuple[str, ...], ...] = ()
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = BaselineName.__args__
+        known = get_args(BaselineName)
         if not self.baselines or len(set(self.baselines)) < len(self.baselines) or not set(self.baselines) <= set(known):
             raise ValueError(f"`protocol.baselines` must be different ones of {', '.join(known)}; got {list(self.baselines)}.")
-        low, high = self.window
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"`protocol.window` must be [low, high] with 0 <= low <= high <= 1; got [{low}, {high}].")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise ValueError(f"`protocol.window` must be [low, high] with 0 <= low <= high <= 1; got {list(self.window)}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`protocol.{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"`protocol.threshold` must be a share of the components, in (0, 1]; got {self.threshold}.")
         if not 0 < self.confidence < 1:
@@ -140,9 +146,11 @@ class Protocol(Sizes):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and values, without `tracking`: what shaped one measurement."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        del plain["tracking"]
-        return plain
+        return {name: _plain(value) for name, value in asdict(self).items() if name != "tracking"}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def window_length(accuracy: Iterable[tuple[int, float]], window: tuple[float, float]) -> int | None:

@@ -36,6 +36,22 @@ _TOP: dict[str, tuple[type, ...]] = {
     "pruning": (dict,),
     "joint": (dict,),
 }
+_NUMBER = (float, int)
+_NULLABLE = (*_NUMBER, type(None))
+_ACCURACY: dict[str, tuple[type, ...]] = {"in_distribution": _NUMBER, "by_length": (dict,)}
+_WINDOW: dict[str, tuple[type, ...]] = {"length": (int, type(None)), "accuracy": _NULLABLE, "in_window": (bool,)}
+_GAP: dict[str, tuple[type, ...]] = {
+    "rho": _NULLABLE,
+    "ci": (list, type(None)),
+    "p_value": _NULLABLE,
+    "ceiling": _NULLABLE,
+    "corrected": _NULLABLE,
+    "reason": (str, type(None)),
+    "heroes": (int, type(None)),
+    "bloats": (int, type(None)),
+    "expected_by_chance": (dict, type(None)),
+}
+_ROLES = ("hero", "bloat", "aligned", None)
 _COMPONENT: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "layer": (int,),
@@ -202,24 +218,28 @@ def check(data: Any, name: str) -> None:
             raise ValueError(f"`{name}`: `components` must be dictionaries; got {component!r}.")
         _check_keys(component, _COMPONENT, name)
         _check_component(component, list(data["gap"]), name)
+    _check_keys(data["accuracy"], _ACCURACY, name, "accuracy.")
+    _check_keys(data["window"], _WINDOW, name, "window.")
     for baseline, gap in data["gap"].items():
-        if not isinstance(gap, dict) or not {"rho", "reason"} <= gap.keys():
-            raise ValueError(f"`{name}`: `gap.{baseline}` must hold `rho` and `reason`.")
+        if not isinstance(gap, dict):
+            raise ValueError(f"`{name}`: `gap.{baseline}` must be a dictionary; got {gap!r:.80}.")
+        _check_keys(gap, _GAP, name, f"gap.{baseline}.")
     _check_finite(data, name)
 
 
-def _check_keys(data: dict[str, Any], kinds: dict[str, tuple[type, ...]], name: str) -> None:
+def _check_keys(data: dict[str, Any], kinds: dict[str, tuple[type, ...]], name: str, within: str = "") -> None:
     for key, allowed in kinds.items():
         if key not in data:
-            raise ValueError(f"`{name}` is not a whole record: `{key}` is missing.")
+            raise ValueError(f"`{name}` is not a whole record: `{within}{key}` is missing.")
         if not isinstance(data[key], allowed) or (isinstance(data[key], bool) and bool not in allowed):
-            raise ValueError(f"`{name}`: `{key}` must be {allowed[0].__name__}; got {data[key]!r:.80}.")
+            raise ValueError(f"`{name}`: `{within}{key}` must be {allowed[0].__name__}; got {data[key]!r:.80}.")
 
 
 def _check_component(component: dict[str, Any], baselines: list[str], name: str) -> None:
     try:
         for _, value in _wide(component, baselines):
             assert value is None or isinstance(value, int | float | str)
+        assert all(component["role"][baseline]["name"] in _ROLES for baseline in baselines), "an unknown role"
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"`{name}`: component {component['name']!r} is not whole ({type(error).__name__}: {error}).") from error
 

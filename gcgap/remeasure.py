@@ -7,7 +7,7 @@ that names them, `gap/site=released/` say, so that two protocols never mix.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -108,22 +108,29 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
     if not path.exists():
         raise UsageError(f"`{path}` does not exist; give a run directory or a .ckpt file.")
     home = path if path.is_dir() else run_directory(path)
-    config = home / "config.yaml"
-    saved = (yaml.safe_load(config.read_text()) or {}).get("protocol", {}) if config.exists() else {}
-    own = _protocol(parser, saved)
+    saved, own = _saved(parser, home / "config.yaml")
     protocol = _protocol(parser, _merged(saved, changes))
     folder = home / "gap" / _variant(own, protocol, options)
     files = step_checkpoints(path) if path.is_dir() else [path]
     if not files:
         raise UsageError(f"`{path}` holds no checkpoints/step=*.ckpt; give a run directory or a .ckpt file.")
     numbered = [file for file in files if file.name.startswith("step=")]
-    sized, length = (
-        (protocol, options.length) if options.full else (protocol.tracked(), options.length or protocol.tracking.length)
-    )
+    sized = protocol if options.full else protocol.tracked()
+    length = protocol.tracking.length if options.length is None and not options.full else options.length
     jobs = [Job(file, folder / f"{file.stem}.json", sized, length) for file in numbered]
     if path.is_dir() or not numbered:
         jobs.append(Job(files[-1], folder / "final.json", protocol, options.length))
     return jobs
+
+
+def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:
+    """The protocol that a run was configured with, as its config says it and as it is; the defaults where there is no config."""
+    try:
+        found = (yaml.safe_load(config.read_text()) or {}).get("protocol", {}) if config.exists() else {}
+        return found, _protocol(parser, found)
+    except (yaml.YAMLError, AttributeError, TypeError, UsageError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"`{config}` does not hold a run's config: {reason}") from error
 
 
 def _protocol(parser: Parser, settings: dict[str, Any]) -> Protocol:
@@ -139,7 +146,7 @@ def _merged(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _variant(own: Protocol, protocol: Protocol, options: Namespace) -> str:
     """A folder name that tells what differs from the run's own measurement; empty if nothing does."""
-    flat = [_flat(asdict(one)) for one in (replace(own), protocol)]
+    flat = [_flat(asdict(one)) for one in (own, protocol)]
     names = [f"{key}={value}" for key, value in flat[1].items() if flat[0][key] != value]
     names += [f"length={options.length}"] if options.length is not None else []
     names += ["full"] if options.full else []

@@ -27,19 +27,20 @@ def table(record: Record, baseline: str | None = None) -> Group:
     baseline = baseline or record.baselines[0]
     if not record["components"]:
         return Group(sentence(record, baseline))
-    exponent = math.floor(math.log10(max(component["gradient"]["value"] for component in record["components"])))
+    largest = max(component["gradient"]["value"] for component in record["components"])
+    exponent = math.floor(math.log10(largest)) if largest > 0 else 0
     sure = f"{record['protocol']['confidence']:.0%} interval"
     grid = Table(
         title=f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, {baseline} ablation",
         caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
         f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     grid.add_column("", no_wrap=True)
-    for heading in ("G", "interval", "C", "interval", "Δ", "interval"):
+    for heading in ("  G", "interval", "  C", "interval", "  Δ", "interval"):
         grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("role", no_wrap=True)
+    grid.add_column(" role", no_wrap=True)
     grid.add_column("P", justify="right", no_wrap=True)
     layers = [component["layer"] for component in record["components"]]
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
@@ -53,13 +54,13 @@ def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | T
     name = role["name"]
     return [
         component["name"],
-        f"{scale * gradient['value']:.2f}",
+        f" {scale * gradient['value']:.2f}",
         _interval(gradient["ci"], ".2f", scale),
-        f"{100 * causal['value']:+.1f}",
+        f" {100 * causal['value']:+.1f}",
         _interval(causal["ci"], ".0f", 100),
-        "-" if delta["value"] is None else f"{delta['value']:+.1f}",
+        "-" if delta["value"] is None else f" {delta['value']:+.1f}",
         "-" if delta["ci"] is None else _interval(delta["ci"], "+.1f", 1),
-        Text("-") if name is None else Text(name, style=STYLES[name]),
+        Text(" -") if name is None else Text(f" {name}", style=STYLES[name]),
         "-" if name is None else f"{role['probability']:.2f}",
     ]
 
