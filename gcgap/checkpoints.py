@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: The file cannot be read without unpickling, or at all.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not check the sums, and a flipped bit would be a wrong weight
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} in it is damaged.")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"`{path}` does not exist; give a run directory or a .ckpt file.") from None

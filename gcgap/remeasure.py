@@ -127,6 +127,8 @@ def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:
     """The protocol that a run was configured with, as its config says it and as it is; the defaults where there is no config."""
     try:
         found = (yaml.safe_load(config.read_text()) or {}).get("protocol", {}) if config.exists() else {}
+        if not isinstance(found, dict):
+            raise TypeError(f"`protocol` must hold settings; got {found!r:.60}.")
         return found, _protocol(parser, found)
     except (yaml.YAMLError, AttributeError, TypeError, UsageError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
