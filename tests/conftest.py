@@ -61,10 +61,17 @@ def hooks(model: nn.Module) -> list[dict[str, Any]]:
     return [{key: dict(value) for key, value in vars(module).items() if "hooks" in key} for module in model.modules()]
 
 
-def generators() -> list[Any]:
+def drawn_so_far() -> list[Any]:
     """The state of every global generator."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-    return [torch.get_rng_state().tolist(), random.getstate(), kind, np.asarray(keys).tolist(), rest]
+    state: Any = np.random.get_state(legacy=False)
+    keys = state["state"].pop("key").tolist()
+    return [torch.get_rng_state().tolist(), random.getstate(), keys, state]
+
+
+@pytest.fixture
+def generators() -> Callable[[], list[Any]]:
+    """The state of every global generator, to be compared with itself later."""
+    return drawn_so_far
 
 
 @pytest.fixture
@@ -84,7 +91,7 @@ def unchanged() -> Callable[[nn.Module], AbstractContextManager[None]]:
         gradients = [parameter.grad for parameter in parameters]
         copies = [None if gradient is None else gradient.clone() for gradient in gradients]
         weights = [parameter.detach().clone() for parameter in parameters]
-        before, drawn, enabled = hooks(model), generators(), torch.is_grad_enabled()
+        before, drawn, enabled = hooks(model), drawn_so_far(), torch.is_grad_enabled()
         try:
             yield
         finally:
@@ -94,7 +101,7 @@ def unchanged() -> Callable[[nn.Module], AbstractContextManager[None]]:
             assert all(g is None or torch.equal(g, c) for g, c in zip(gradients, copies, strict=True) if c is not None)
             assert all(torch.equal(p, weight) for p, weight in zip(parameters, weights, strict=True))
             assert hooks(model) == before
-            assert generators() == drawn
+            assert drawn_so_far() == drawn
             assert torch.is_grad_enabled() == enabled
             own.remove()
 

@@ -73,9 +73,7 @@ def run(
                 z = passed((layer, head), z)
             written = written + einsum("bpe,de->bpd", z, state[f"{at}.attention.W_O.weight"][:, mine])
         if site == "released":
-            written = torch.cat(
-                [passed((layer, h), written[..., h * d_head : (h + 1) * d_head]) for h in range(n_heads)], dim=-1
-            )
+            written = torch.cat([passed((layer, h), written[..., h * d_head : (h + 1) * d_head]) for h in range(n_heads)], dim=-1)
         x = x + written
         hidden = linear(layer_norm(x, state, f"{at}.norm_mlp"), state, f"{at}.mlp.W_in")
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
@@ -122,8 +120,8 @@ def means(runs: Sequence[Run], by_position: bool) -> dict[Part, Tensor]:
     result = {}
     for part in runs[0].parts:
         rows = torch.cat([one.parts[part] for one in runs])
-        mean = sum(rows) / len(rows)
-        result[part] = mean if by_position else sum(mean) / len(mean)
+        mean = rows.sum(0) / len(rows)
+        result[part] = mean if by_position else mean.sum(0) / len(mean)
     return result
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,17 +98,14 @@ def test_a_batch_is_a_pure_function_of_its_arguments(seed: int, index: int, layo
     assert equal(source.batch(Purpose.MEAN, 9, 4, index), again.batch(Purpose.MEAN, 9, 4, index))
 
 
-def test_batches_leave_the_global_generators_and_do_not_listen_to_them() -> None:
-    def state() -> list[object]:
-        return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]  # noqa: NPY002
-
+def test_batches_leave_the_global_generators_and_do_not_listen_to_them(generators: Callable[[], list[Any]]) -> None:
     source = Source("reverse", seed=6)
-    before, first = state(), source.training_batch(3, 8)
+    before, first = generators(), source.training_batch(3, 8)
     partners(6, 8, 10)
-    assert state() == before
+    assert generators() == before
     torch.manual_seed(77)
     random.seed(77)
-    np.random.seed(77)  # noqa: NPY002
+    np.random.seed(77)
     assert equal(source.training_batch(3, 8), first)
 
 
@@ -152,8 +151,8 @@ def test_slices_of_all_ranks_join_to_the_global_batch(layout: Layout, world: int
     batch = Source("sort", seed=3, layout=layout).training_batch(5, 16)
     slices = [rank_slice(batch, rank, world, "data.batch_size") for rank in range(world)]
     assert [len(mine.inputs) for mine in slices] == [16 // world] * world
-    joined = [torch.cat(parts) for parts in zip(*(mine[:3] for mine in slices), strict=True)]
-    assert equal(Batch(*joined, batch.world_scored), batch)
+    inputs, targets, scored = (torch.cat(parts) for parts in zip(*(mine[:3] for mine in slices), strict=True))
+    assert equal(Batch(inputs, targets, scored, batch.world_scored), batch)
     assert {mine.world_scored for mine in slices} == {batch.world_scored}
 
 

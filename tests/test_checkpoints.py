@@ -144,6 +144,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(run: Path, tmp_path: Path) 
     assert said == 180
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_damage_inside_the_pickle_is_refused_or_changes_no_weight(run: Path, tmp_path: Path) -> None:
     """The checksums of the archive are right here, so that nothing but the reading of the pickle can refuse."""
     original, rng, path = gcgap.load(run), random.Random(1), tmp_path / "damaged.ckpt"

@@ -75,7 +75,7 @@ def test_the_writes_of_the_heads_add_up_to_the_output_of_attention(seed: int, la
     W_O = wiring.module(model, wiring.out_projection, layer)
     assert isinstance(W_O, nn.Linear)
     written: list[torch.Tensor] = []
-    handle = W_O.register_forward_hook(lambda module, args, output: written.append(output))
+    handle = W_O.register_forward_hook(lambda *call: written.append(call[2]))
     with recorded(model, wiring) as seen:
         model(tokens)
     handle.remove()

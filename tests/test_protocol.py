@@ -63,6 +63,7 @@ def test_a_run_of_a_thousand_steps_has_some_fifteen_due_checkpoints() -> None:
 def test_due_changes_its_stride_after_dense_until() -> None:
     tracking = Tracking(dense_every=3, dense_until=7, then_every=5)
     assert [step for step in range(22) if tracking.due(step)] == [0, 3, 6, 10, 15, 20]
+    assert [step for step in range(12) if Tracking(dense_every=4, dense_until=8, then_every=5).due(step)] == [0, 4, 8, 10]
     assert [step for step in range(22) if Tracking(dense_every=4, dense_until=0, then_every=10).due(step)] == [0, 10, 20]
 
 

@@ -313,19 +313,20 @@ def same(cell: Any, value: Any) -> None:
 
 
 def test_a_skipped_run_is_a_row_per_baseline_with_its_reason(runs: Path) -> None:
-    frame = gcgap.read(runs)
-    rows = frame[frame["path"] == str(runs / "b" / "gap" / "final.json")]
-    assert list(rows["baseline"]) == ["mean", "zero"]
-    assert rows["component"].isna().all()
-    assert rows["rho"].isna().all()
-    assert all("no OOD length" in reason for reason in rows["reason"])
+    path = runs / "b" / "gap" / "final.json"
+    rows = [row for row in gcgap.read(runs).to_dict("records") if row["path"] == str(path)]
+    assert [row["baseline"] for row in rows] == ["mean", "zero"]
+    for row in rows:
+        assert pd.isna([row["component"], row["gradient"], row["rho"]]).all()
+        assert "no OOD length" in row["reason"]
     assert Record.read(runs / "b" / "gap" / "final.json").skipped == tiny.skipped()["skipped"]
 
 
 def test_the_mean_of_rho_over_records_leaves_missing_ones_out(runs: Path) -> None:
-    once = gcgap.read(runs).drop_duplicates(["path", "baseline"])
-    assert once["rho"].mean() == 0.5
-    assert once["rho"].isna().sum() == 4
+    rho = {(row["path"], row["baseline"]): row["rho"] for row in gcgap.read(runs).to_dict("records")}
+    assert len(rho) == 6
+    assert pd.Series(rho).mean() == 0.5
+    assert sorted(value for value in rho.values() if not pd.isna(value)) == [0.5, 0.5]
 
 
 def test_table_has_one_row_per_component_with_the_numbers_of_the_json(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from gcgap.tasks import END, LARGEST, PAD, SEP, START, TASKS, VOCABULARY, Task, find_task
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
-numbers = st.integers(1, 9).flatmap(lambda n: st.lists(st.lists(st.integers(1, 99), min_size=n, max_size=n), min_size=1, max_size=4))
+numbers = st.integers(1, 9).flatmap(
+    lambda n: st.lists(st.lists(st.integers(1, 99), min_size=n, max_size=n), min_size=1, max_size=4)
+)
 
 
 @few

@@ -12,8 +12,8 @@ from gcgap.cli import main
 from gcgap.records import Record
 
 STEPS = (0, 150, 300)  # optimiser steps whose checkpoints the tiny run measures
-SIZES = {"gradient_batches": 4, "mean_batches": 2, "sequences": 40, "resamples": 100}
-SETTINGS = {
+SIZES: dict[str, Any] = {"gradient_batches": 4, "mean_batches": 2, "sequences": 40, "resamples": 100}
+SETTINGS: dict[str, Any] = {
     "model.n_layers": 2,
     "model.n_heads": 2,
     "model.d_model": 32,
@@ -32,7 +32,7 @@ SETTINGS = {
     "target.accuracy": 1.0,
 }
 SETTINGS |= {f"protocol.{block}{name}": size for block in ("", "tracking.") for name, size in SIZES.items()}
-SHORT = {"trainer.max_steps": 4, "trainer.val_check_interval": 2, "protocol.tracking.dense_every": 4}
+SHORT: dict[str, Any] = {"trainer.max_steps": 4, "trainer.val_check_interval": 2, "protocol.tracking.dense_every": 4}
 RUN_DEPENDENT = ("created", "seconds", "run", "checkpoint_sha256", "versions")
 LIGHTNING_WARNINGS = (
     "ignore:.*LeafSpec.*:FutureWarning",  # lightning 2.6 with torch 2.13

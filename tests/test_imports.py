@@ -1,0 +1,53 @@
+"""A module imports only what stands before it in the order in which data flows, and the light ones import no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gcgap
+
+PACKAGE = Path(str(gcgap.__file__)).parent
+LINES = (
+    "tasks batches model components gates",
+    "importance importance.scores importance.baselines importance.gradient importance.causal",
+    "protocol gap records compose subject pruning",
+    "report report.style report.scatter report.emergence report.table report.logs",
+    "measurement data training checkpoints callbacks cli remeasure lightning_cli __main__",
+)
+ORDER = [name for line in LINES for name in line.split()]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of this package that a file imports, at its top or anywhere in it, without those for type checking."""
+    tree = ast.parse(path.read_text())
+    guarded = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) for inner in ast.walk(node)}
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in guarded]
+    names = {node.module or "" for node in froms} | {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert not any(node.level for node in froms), "imports are absolute"
+    return {name.removeprefix("gcgap.") for name in names if name.startswith("gcgap.")}
+
+
+def test_imports_only_point_left() -> None:
+    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in found.items() if name != "__init__"}
+    assert set(modules) == set(ORDER), "every module has its place in the order"
+    for name, path in modules.items():
+        right = {other for other in imports(path) if ORDER.index(other) >= ORDER.index(name)}
+        assert not right, f"{name} imports {sorted(right)}, which stand to its right"
+
+
+def test_the_package_imports_nothing_of_itself_until_it_is_asked() -> None:
+    assert imports(PACKAGE / "__init__.py") == set()
+
+
+@pytest.mark.parametrize("module", ["protocol", "records", "gap", "report.table", "report.scatter", "report.emergence", "cli"])
+def test_the_light_modules_need_no_torch(module: str) -> None:
+    code = f"import sys, gcgap.{module}; print(sorted({{'torch', 'lightning', 'jsonargparse', 'pandas'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gcgap.batches import Purpose, Source
+from gcgap.components import Wiring
+from gcgap.gap import Array, Gap, Judgement
+from gcgap.importance.baselines import Baseline, mean_activations, replacements
+from gcgap.importance.causal import Intervention, ablated_scores, drops
+from gcgap.model import Transformer
+from gcgap.protocol import Protocol
+from gcgap.pruning import joint, members, named_sets, pruning, role_sets, set_drops
+from gcgap.subject import Subject, id_batches
+
+NAMES = [f"L{layer}_{what}" for layer in range(2) for what in ("H0", "H1", "MLP")]
+BY = Judgement(resamples=200)
+RNG = np.random.default_rng(0)
+PROTOCOL = Protocol(mean_batches=2, batch_size=8, sequences=30, resamples=100, baselines=("mean", "mean_by_position", "resample"))
+
+
+def array(*numbers: float) -> Array:
+    return np.asarray(numbers, dtype=np.float64)
+
+
+@pytest.fixture
+def subject(trained: Transformer, source: Source) -> Subject:
+    wiring = Wiring.of(trained)
+    mean = mean_activations(trained, wiring, source.batches(Purpose.MEAN, 4, 2, 8), by_position=False)
+    return Subject(trained, wiring, source, PROTOCOL, 4, mean)
+
+
+def gap_with(role: list[str], delta: list[float]) -> Gap:
+    return Gap(rho=0.0, role=role, delta=delta)
+
+
+def test_members_come_in_the_order_of_their_rank_difference() -> None:
+    gap = gap_with(["bloat", "hero", "bloat", "aligned", "hero", "bloat"], [2, -2, 5, 0, -4, 3])
+    flat = np.zeros(6)
+    assert members(gap, "bloat", flat, flat, NAMES) == [2, 5, 0]
+    assert members(gap, "hero", flat, flat, NAMES) == [4, 1]
+
+
+def test_ties_go_to_the_larger_gradient_for_bloats_to_the_larger_cause_for_heroes_then_to_the_name() -> None:
+    G, C = array(1, 2, 3, 3, 2, 1), array(5, 6, 4, 4, 7, 7)
+    gap = gap_with(["bloat"] * 6, [3.0] * 6)
+    assert members(gap, "bloat", G, C, NAMES) == [2, 3, 1, 4, 0, 5]
+    gap = gap_with(["hero"] * 6, [-3.0] * 6)
+    assert members(gap, "hero", G, C, NAMES) == [4, 5, 1, 0, 2, 3]
+    assert members(gap, "hero", G, C, NAMES[::-1]) == [5, 4, 1, 0, 3, 2]
+
+
+def test_every_baseline_has_its_two_most_extreme_members_and_all_of_them_or_none() -> None:
+    gaps = {
+        "mean": gap_with(["bloat", "bloat", "bloat", "hero", "aligned", "aligned"], [2, 4, 3, -9, 0, 0]),
+        "zero": gap_with(["aligned"] * 6, [0.0] * 6),
+        "resample": Gap(reason="none"),
+    }
+    sets = role_sets(gaps, np.zeros(6), np.zeros((3, 6)), NAMES)
+    empty = {(b, label, which): [] for b in gaps for label in ("heroes", "bloats") for which in ("top2", "all")}
+    found = {
+        ("mean", "bloats", "top2"): [1, 2],
+        ("mean", "bloats", "all"): [1, 2, 0],
+        ("mean", "heroes", "top2"): [3],
+        ("mean", "heroes", "all"): [3],
+    }
+    assert sets == empty | found
+
+
+def test_ties_among_heroes_are_settled_by_the_cause_under_the_same_baseline() -> None:
+    gap = gap_with(["hero", "hero", "hero", "bloat", "bloat", "bloat"], [-3, -3, -3, 3, 3, 3])
+    C = np.asarray([[1.0, 2, 3, 0, 0, 0], [3.0, 2, 1, 0, 0, 0]])
+    sets = role_sets({"mean": gap, "zero": gap}, np.zeros(6), C, NAMES)
+    assert [sets[b, "heroes", "top2"] for b in ("mean", "zero")] == [[2, 1], [0, 1]]
+
+
+def entries(ood: Array, inside: Array, label: str = "bloats") -> dict[str, Any]:
+    key = ("mean", label, "all")
+    return pruning({key: [0, 2]}, {key: {"ood": ood, "in_distribution": inside}}, NAMES, BY, RNG)["mean"][label]["all"]
+
+
+def test_pruning_tells_members_mean_drops_and_their_intervals() -> None:
+    ood, inside = np.random.default_rng(1).random(80), np.full(60, 0.25)
+    found = entries(ood, inside)
+    assert found["members"] == ["L0_H0", "L0_MLP"]
+    assert found["reason"] is None
+    assert found["ood_drop"]["value"] == pytest.approx(sum(ood.tolist()) / 80, abs=1e-12)
+    low, high = found["ood_drop"]["ci"]
+    assert low < ood.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * ood.std() / np.sqrt(80), rel=0.25)
+    assert found["in_distribution_drop"] == {"value": 0.25, "ci": [0.25, 0.25]}
+
+
+@pytest.mark.parametrize(
+    ("lost", "reading"),
+    [(0, "optimisation noise"), (5, "optimisation noise"), (6, "overfitting circuit"), (-9, "optimisation noise")],
+)
+def test_bloats_whose_removal_costs_more_than_five_points_in_distribution_are_overfitting(lost: int, reading: str) -> None:
+    inside = np.zeros(100)
+    inside[: abs(lost)] = np.sign(lost)
+    assert entries(np.ones(10), inside)["reading"] == reading
+    assert "reading" not in entries(np.ones(10), inside, "heroes")
+
+
+def test_an_empty_class_has_no_numbers_but_a_reason() -> None:
+    keys = [("mean", label, which) for label in ("heroes", "bloats") for which in ("top2", "all")]
+    sets: dict[Any, list[int]] = {key: [] for key in keys}
+    found = pruning(sets, {}, NAMES, BY, RNG)["mean"]
+    nothing = {"value": None, "ci": None}
+    assert found["heroes"]["all"] == {
+        "members": [],
+        "reason": "no heroes",
+        "ood_drop": nothing,
+        "in_distribution_drop": nothing,
+    }
+    assert found["bloats"]["top2"]["reason"] == "no bloats"
+    assert found["bloats"]["top2"]["reading"] is None
+    together = joint(sets, {}, {"mean": np.zeros((6, 4))}, NAMES, BY, RNG)["mean"]
+    assert together["heroes"].pop("reason") == "no heroes"
+    assert together["heroes"].pop("members") == []
+    assert set(together["heroes"].values()) == {None}
+
+
+def together(each: Array, whole: Array) -> dict[str, Any]:
+    """The joint entry of a class of the first components with known drops."""
+    key, count = ("mean", "heroes", "all"), len(each)
+    individual = np.concatenate([each, np.full((6 - count, each.shape[1]), 9.0)])
+    sets = {key: list(range(count)), ("mean", "heroes", "top2"): [0, 1]}
+    return joint(sets, {key: {"ood": whole}}, {"mean": individual}, NAMES, BY, RNG)["mean"]["heroes"]
+
+
+def test_drops_that_add_up_have_the_ratio_of_their_number_to_the_mean_and_of_one_to_the_sum() -> None:
+    each = np.random.default_rng(2).random((3, 50))
+    found = together(each, each.sum(0))
+    assert found["members"] == NAMES[:3]
+    assert found["ratio_to_mean"] == pytest.approx(3.0)
+    assert found["ratio_to_sum"] == pytest.approx(1.0)
+    assert found["ci"]["ratio_to_sum"] == pytest.approx([1.0, 1.0])
+    assert found["individual_sum"] == pytest.approx(sum(map(sum, each.tolist())) / 50)
+    assert found["individual_mean"] == pytest.approx(found["individual_sum"] / 3)
+    assert found["joint"] == pytest.approx(found["individual_sum"])
+    assert found["ci"]["joint"] == pytest.approx(found["ci"]["individual_sum"])
+    assert found["ci"]["joint"][0] < found["joint"] < found["ci"]["joint"][1]
+    assert found["reason"] is None
+
+
+def test_redundant_members_have_a_ratio_to_the_sum_above_one() -> None:
+    each = np.random.default_rng(2).random((2, 50))
+    found = together(each, 7 * each.sum(0))
+    assert found["ratio_to_sum"] == pytest.approx(7.0)
+    assert found["ratio_to_mean"] == pytest.approx(14.0)
+    assert found["ci"]["ratio_to_sum"] == pytest.approx([7.0, 7.0])
+
+
+@pytest.mark.parametrize("value", [0.0, -0.25])
+def test_there_is_no_ratio_to_drops_that_do_not_add_up_to_something_positive(value: float) -> None:
+    found = together(np.full((2, 10), value), np.ones(10))
+    assert (found["ratio_to_mean"], found["ratio_to_sum"], found["ci"]["ratio_to_sum"]) == (None, None, None)
+    assert found["reason"].startswith(f"no ratios: the individual drops add up to {2 * value:.4f}")
+    assert found["joint"] == 1.0
+
+
+def test_a_ratio_has_no_interval_where_some_resamples_have_none() -> None:
+    each = np.zeros((2, 12))
+    each[:, 0] = 1
+    found = together(each, np.ones(12))
+    assert found["ratio_to_sum"] == pytest.approx(6.0)
+    assert found["ci"]["ratio_to_sum"] is None
+    assert found["reason"].startswith("no interval of the ratios")
+
+
+def test_in_distribution_sequences_are_as_many_of_each_training_length() -> None:
+    source = Source("sort", seed=3)
+    found = id_batches(source, 502)
+    assert [int(batch.scored[0].sum()) - 1 for batch in found] == [3, 4, 5, 6, 7]
+    assert [len(batch.inputs) for batch in found] == [100] * 5
+    assert [len(batch.inputs) for batch in id_batches(source, 3)] == [2] * 5
+    assert torch.equal(found[2].inputs, source.batch(Purpose.EVALUATION, 5, 100).inputs)
+
+
+def test_the_drops_of_sets_are_joint_interventions_on_the_measured_and_on_the_training_lengths(subject: Subject) -> None:
+    sets = {
+        ("mean", "heroes", "all"): [0, 4],
+        ("mean", "bloats", "all"): [3],
+        ("resample", "bloats", "top2"): [0, 4],
+        ("mean_by_position", "heroes", "top2"): [1, 2],
+        ("resample", "heroes", "all"): [],
+    }
+    found = set_drops(subject, sets)
+    assert found.keys() == {key for key, numbers in sets.items() if numbers}
+    for (baseline, label, which), places in found.items():
+        one = Intervention(frozenset(sets[baseline, label, which]), Baseline(baseline))
+        by_length = {n: separately(subject, one, n, size) for n, size in ((4, 30), (2, 15), (3, 15))}
+        np.testing.assert_array_equal(places["ood"], by_length[4])
+        np.testing.assert_array_equal(places["in_distribution"], np.concatenate([by_length[2], by_length[3]]))
+    assert any(places["ood"].any() for places in found.values())
+
+
+def separately(subject: Subject, one: Intervention, length: int, size: int) -> Array:
+    """Exact-match drops of one intervention alone, per sequence."""
+    model, wiring, source = subject.model, subject.wiring, subject.source
+    batch = source.batch(Purpose.EVALUATION, length, size)
+    other = replacements(model, wiring, source, batch, [one.baseline], subject.mean, 2, 8)
+    return drops(*ablated_scores(model, wiring, batch, [one], other))[0, 0].numpy()
+
+
+def test_sets_without_members_need_no_pass_through_the_model(subject: Subject) -> None:
+    assert set_drops(subject, {("mean", "heroes", "all"): []}) == {}
+
+
+def test_named_sets_are_those_of_the_protocol_under_every_baseline(subject: Subject) -> None:
+    subject.protocol = Protocol(baselines=("zero", "mean"), sets=(("L0_H1", "L1_MLP"), ("L1_H0",)))
+    assert named_sets(subject) == {
+        ("zero", "L0_H1 + L1_MLP", "all"): [1, 5],
+        ("zero", "L1_H0", "all"): [3],
+        ("mean", "L0_H1 + L1_MLP", "all"): [1, 5],
+        ("mean", "L1_H0", "all"): [3],
+    }

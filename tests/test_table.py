@@ -1,0 +1,145 @@
+"""The table and the sentence, from records with known answers."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+
+import pytest
+import tiny
+from rich.console import Console
+
+from gcgap.records import Record
+from gcgap.report.table import sentence, table
+
+NUMBER = r"-?\d+\.\d\d"
+
+
+def printed(record: Record, baseline: str | None = None, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(table(record, baseline))
+    return console.export_text()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of the table by component."""
+    found = {}
+    for line in text.splitlines():
+        cells = line.split()
+        if cells and re.fullmatch(r"L\d+_(H\d+|MLP)", cells[0]) and len(cells) > 5:
+            found[cells[0]] = cells[1:]
+    return found
+
+
+def wide(drop: float) -> Record:
+    """Four layers of four heads, late in a run, with the widest numbers that one component of a model can have."""
+    G, C = [0.05 * (i + 1) for i in range(20)], [0.01 * i for i in range(20)]
+    record = tiny.synthetic(G, {"mean_by_position": C}, step=15_000)
+    widest = record["components"][0]
+    widest["gradient"] = {"value": 9.99, "ci": [9.75, 10.25]}
+    widest["causal"]["mean_by_position"]["exact_match"] = {"value": drop, "ci": [drop, drop]}
+    widest["delta"]["mean_by_position"] |= {"value": -12.5, "ci": [-14.5, -10.5]}
+    widest["role"]["mean_by_position"]["name"] = "aligned"
+    return Record(record.to_dict())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [tiny.ten(), tiny.ten(reason="all alike"), tiny.skipped(), wide(0.75), wide(-0.10), wide(1.0)],
+    ids=["ten", "null", "skipped", "at the window", "negative", "everything lost"],
+)
+def test_the_table_fits_into_80_columns(record: Record) -> None:
+    text = printed(record)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    assert len(rows(text)) == len(record["components"])
+
+
+def test_a_row_shows_the_numbers_of_its_component() -> None:
+    found = rows(printed(tiny.ten()))
+    assert list(found) == [component["name"] for component in tiny.ten()["components"]]
+    # G in units of 0.01, C in points, rank difference, role and its probability, each with its interval
+    assert found["L0_H0"] == ["0.10", "0.09..0.11", "+11.2", "6..16", "-9.0", "-10.0..-8.0", "hero", "0.88"]
+    assert found["L1_MLP"] == ["1.00", "0.90..1.10", "+0.0", "-5..5", "+9.0", "+8.0..+10.0", "bloat", "0.88"]
+    assert found["L1_H0"][4:] == ["+0.0", "-1.0..+1.0", "aligned", "0.88"]
+    assert rows(printed(tiny.ten(), "zero"))["L0_H0"][2:] == ["+0.0", "-5..5", "+0.0", "-1.0..+1.0", "aligned", "0.88"]
+
+
+def test_a_table_without_ranks_has_dashes() -> None:
+    text = printed(tiny.ten(reason="all alike"))
+    assert rows(text)["L0_H0"][4:] == ["-", "-", "-", "-"]
+    assert "all alike" in text
+
+
+def test_the_table_says_what_was_measured_and_in_which_units() -> None:
+    text = " ".join(printed(tiny.ten(step=1250)).split())
+    assert all(part in text for part in ("sort", "seed 7", "step 1250", "length 9", "mean ablation", "1e-2", "points", "95%"))
+
+
+def test_gradients_that_are_all_zero_have_a_table() -> None:
+    record = tiny.synthetic([0.0] * 5, {"mean": [0.1 * i for i in range(5)]}, reason="the gradient magnitude is the same, 0")
+    assert rows(printed(record))["L0_H0"][0] == "0.00"
+
+
+def test_a_skipped_run_is_a_sentence_with_its_reason() -> None:
+    assert sentence(tiny.skipped()) == "Skipped: no OOD length has an accuracy in [20%, 75%] (8: 90.0%, 9: 0.0%)."
+    assert rows(printed(tiny.skipped())) == {}
+
+
+def test_a_sentence_without_rank_correlation_says_why() -> None:
+    said = sentence(tiny.ten(reason="the causal importance of all components is the same"))
+    assert "no rank correlation: the causal importance of all components is the same." in said
+    assert "ρ =" not in said
+
+
+def test_the_sentence_holds_every_number() -> None:
+    said = sentence(tiny.ten())
+    assert "On sort at length 9 (exact match 50.0%, mean ablation)" in said
+    assert "ρ = 0.50 [0.25, 0.75] where noise alone would allow 0.80, p = 0.01" in said
+    assert "1 Hidden Hero (L0_H0) and 1 Gradient Bloat (L1_MLP) (random pairing would give 5.1 and 5.2)" in said
+    assert said.endswith(".")
+    assert said.count("\n") == 0
+
+
+def test_the_sentence_of_another_baseline_speaks_of_that_one() -> None:
+    said = sentence(tiny.ten(), "zero")
+    assert "zero ablation" in said
+    assert "no Hidden Hero and no Gradient Bloat" in said
+
+
+def test_the_sentence_counts_in_the_plural() -> None:
+    G, C = [float(i) for i in range(10)], [9.0, 8.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 1.0, 0.0]
+    said = sentence(tiny.synthetic(G, {"mean": C}))
+    assert "2 Hidden Heroes (L0_H0, L0_H1) and 2 Gradient Bloats (L1_H3, L1_MLP)" in said
+
+
+def test_missing_intervals_and_ceilings_are_left_out_of_the_sentence() -> None:
+    said = sentence(tiny.ten(ci=None, ceiling=None))
+    assert re.search(rf"ρ = {NUMBER}, p = ", said)
+    assert "noise alone" not in said
+    assert "None" not in said
+
+
+@pytest.mark.parametrize(
+    ("gap", "verb"),
+    [
+        ({"rho": 0.90, "p_value": 0.051}, "cannot be told from"),
+        ({"rho": -0.90, "p_value": 0.051}, "cannot be told from"),
+        ({"rho": 0.57, "p_value": 0.050}, " tracks causal"),
+        ({"rho": 0.56, "p_value": 0.001}, " tracks causal"),  # 0.7 of the ceiling 0.8
+        ({"rho": 0.55, "p_value": 0.001}, "partly tracks"),
+        ({"rho": 0.33, "p_value": 0.001}, "partly tracks"),
+        ({"rho": 0.31, "p_value": 0.001}, "hardly tracks"),
+        ({"rho": 0.00, "p_value": 0.001}, "hardly tracks"),
+        ({"rho": -0.01, "p_value": 0.001}, "against their causal importance"),
+        ({"rho": 0.69, "p_value": 0.001, "ceiling": None}, "partly tracks"),
+        ({"rho": 0.71, "p_value": 0.001, "ceiling": None}, " tracks causal"),
+        ({"rho": 0.39, "p_value": 0.001, "ceiling": None}, "hardly tracks"),
+        ({"rho": 0.39, "p_value": 0.001, "ceiling": 0.5}, " tracks causal"),
+    ],
+)
+def test_the_verb_follows_from_rho_its_ceiling_and_p(gap: dict[str, float], verb: str) -> None:
+    said = sentence(tiny.ten(**gap))
+    others = ("cannot be told from", "partly tracks", "hardly tracks", "against their causal importance")
+    assert verb in said
+    assert [other for other in others if other in said] == [other for other in others if other == verb]
