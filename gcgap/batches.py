@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
-    """The random generator of batch `index` of a purpose; equal arguments give equal draws, unequal ones never overlap."""
+    """The random generator of batch `index` of a purpose: equal arguments give equal draws, others independent ones."""
     return np.random.default_rng([seed, STREAM[purpose], *index])
 
 

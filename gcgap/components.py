@@ -84,9 +84,12 @@ class Wiring:
         """The positions of components given by name.
 
         Raises:
-            ValueError: A name is not one of this model's.
+            ValueError: A name is not one of this model's, or stands there twice.
         """
+        names = list(names)
         known = {component.name: number for number, component in enumerate(self.components)}
+        if len(set(names)) < len(names):
+            raise ValueError(f"`protocol.sets`: a component stands twice in {', '.join(names)}.")
         for name in names:
             if name not in known:
                 last = f"L{self.n_layers - 1}"

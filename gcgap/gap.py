@@ -45,13 +45,23 @@ class Judgement:
 
 
 def rank(values: Array, kind: Ranks = "average", axis: int = -1) -> Array:
-    """Ascending ranks 1..n along an axis. `ordinal` breaks ties by position, which favours early layers: see `Protocol.ranks`."""
-    return stats.rankdata(values, method=kind, axis=axis).astype(np.float64)
+    """Ascending ranks 1..n along an axis.
+
+    Values that differ by less than 1e-12 of the largest are tied: equal drops must not be told apart by the rounding of a mean.
+    `ordinal` breaks ties by position, which favours early layers: see `Protocol.ranks`.
+    """
+    return stats.rankdata(_rounded(values, axis), method=kind, axis=axis).astype(np.float64)
 
 
 def constant(values: Array, axis: int = -1) -> NDArray[np.bool_]:
-    """Whether all values along an axis are the same."""
-    return np.ptp(values, axis=axis) == 0
+    """Whether all values along an axis are the same, to the precision of `rank`."""
+    return np.asarray(np.ptp(_rounded(values, axis), axis=axis) == 0)
+
+
+def _rounded(values: Array, axis: int) -> Array:
+    """Values as shares of the largest along an axis, to 12 decimals."""
+    largest = np.abs(values).max(axis, keepdims=True)
+    return np.round(values / np.where(largest > 0, largest, 1), 12)
 
 
 def rank_correlation(first: Array, second: Array, axis: int = -1) -> Array:

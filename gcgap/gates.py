@@ -13,7 +13,7 @@ too; a hook that did not run is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gcgap.components import Wiring
+from gcgap.components import Component, Wiring
 
 
 class Site(StrEnum):
@@ -107,10 +107,12 @@ def gated(
 
     Raises:
         NotFiredError: The model never ran a module that an open gate is at.
+        FloatingPointError: A replacement is not finite; it would leak through closed gates too, since 0 x NaN is NaN.
         ValueError: The wiring names a module that the model lacks, or the gates have the wrong number of columns.
     """
     if gates.shape[-1] != len(wiring.components):
         raise ValueError(f"`gates` must have one column per component, {len(wiring.components)}; got {gates.shape[-1]}.")
+    components = wiring.components
     side = "input" if site == Site.COMPONENT else "output"
     places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]] = {}
 
@@ -123,13 +125,22 @@ def gated(
     for layer in range(wiring.n_layers):
         heads, mlp = wiring.columns(layer)
         if gates.requires_grad or bool(gates[:, heads].any()):
+            _check_finite(replacement.heads[layer].transpose(0, 2), components[heads])
             act = head_gate(gates[:, heads], replacement.heads[layer])
             places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), side, act)
         if gates.requires_grad or bool(gates[:, mlp].any()):
+            _check_finite(replacement.mlps[layer].unsqueeze(0), components[mlp : mlp + 1])
             act = mlp_gate(gates[:, mlp : mlp + 1], replacement.mlps[layer])
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
     with _hooked(places):
         yield
+
+
+def _check_finite(values: Float[Tensor, "component ..."], components: Sequence[Component]) -> None:
+    """Raise a FloatingPointError that names the first component whose replacement holds NaN or Inf."""
+    if not bool(torch.isfinite(values).all()):
+        bad = next(one for one, own in zip(components, values, strict=True) if not bool(torch.isfinite(own).all()))
+        raise FloatingPointError(f"The replacement of {bad.name} is not finite.")
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def measure(
     origin = _origin(model, task, origin)
     source = origin.source
     lengths = (*source.ood_lengths, *([] if length is None else [length]))
-    check_context(lengths, model.n_ctx, "data.ood_lengths" if length is None else "length")
+    check_context(source.ood_lengths, model.n_ctx, "data.ood_lengths")
+    check_context(lengths, model.n_ctx, "length")
     model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
     wiring.check_sets(protocol.sets)
     with seconds("accuracy"):
@@ -80,7 +81,7 @@ def measure(
         gradients = source.batches(Purpose.GRADIENT, length, protocol.gradient_batches, protocol.batch_size)
         norms = gradient_norms(model, wiring, gradients, protocol.normalise_gradient).numpy()
     with seconds("causal"):
-        causal = _causal(subject)
+        causal = _causal(subject, protocol.paired)
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
         gaps, intervals = _gaps(norms, causal, protocol, rng)
@@ -138,13 +139,13 @@ def _accuracy(
     return accuracy, {"length": found, "accuracy": at, "in_window": found is not None}
 
 
-def _causal(subject: Subject) -> Array:
+def _causal(subject: Subject, paired: bool) -> Array:
     """Per-sequence drops of every component, shape (baseline, metric, component, sequence)."""
     baselines = [Baseline(name) for name in subject.protocol.baselines]
     n = len(subject.wiring.components)
     sets = [Intervention(frozenset([member]), baseline) for baseline in baselines for member in range(n)]
     size = subject.protocol.sequences
-    if subject.protocol.paired:
+    if paired:
         found = subject.drops(sets, subject.batch(subject.length, size))
     else:
         found = subject.drops_unpaired(sets, subject.length, size)
@@ -177,7 +178,8 @@ def _classes(
     sets = role_sets({baseline: of["exact_match"] for baseline, of in gaps.items()}, G, causal.mean(-1), names)
     named = named_sets(subject)
     found = set_drops(subject, sets | named)
-    individual = dict(zip(gaps, causal, strict=True))
+    alone = causal if subject.protocol.paired else _causal(subject, paired=True)[:, 0]  # joint drops are always paired
+    individual = dict(zip(gaps, alone, strict=True))
     return {
         "pruning": pruning(sets, found, names, by, rng),
         "joint": joint(sets, found, individual, names, by, rng),

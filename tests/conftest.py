@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws from Python's generator, which tests watch
-PURE = ["gcgap.batches", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"]
+PURE = ["gcgap.batches", "gcgap.gap", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"]
 with install_import_hook(PURE, "conftest.checked"):
     from gcgap.batches import Source
     from gcgap.importance import baselines, causal, gradient  # noqa: F401

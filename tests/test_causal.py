@@ -420,3 +420,19 @@ def test_three_heads_of_which_any_one_suffices_fall_only_together() -> None:
     model = copier([lambda j: True] * 3)
     sets = [[f"L0_H{head}" for head in members] for size in (1, 2, 3) for members in combinations(range(3), size)]
     assert accuracy_drops(model, sets, [Baseline.ZERO]) == [[0.0] * 6 + [1.0]]
+
+
+def test_a_score_that_is_not_finite_names_the_group_of_rows_that_made_it() -> None:
+    logits = torch.zeros(6, 3, 8)
+    logits[4, 1] = float("inf")
+    with pytest.raises(FloatingPointError, match="under c: "):
+        score(logits, torch.zeros(6, 3, dtype=torch.long), ("a", "b", "c"))
+
+
+def test_a_replacement_that_is_not_finite_is_an_error_that_names_its_component(trained: Transformer, source: Source) -> None:
+    wiring, batch = Wiring.of(trained), source.batch(Purpose.EVALUATION, 4, 6)
+    other = zero_activations(trained, wiring)
+    other.mlps[1].fill_(float("nan"))
+    sets = [Intervention(frozenset(wiring.find([name])), Baseline.ZERO) for name in ("L1_H0", "L1_MLP")]
+    with pytest.raises(FloatingPointError, match="replacement of L1_MLP"):
+        ablated_scores(trained, wiring, batch, sets, {Baseline.ZERO: lambda rows: other})

@@ -107,3 +107,10 @@ def test_the_rows_of_a_head_in_w_v_reach_that_head_alone(head: int) -> None:
         model(tokens)
     moved = [not torch.equal(before.heads[1][:, :, h], after.heads[1][:, :, h]) for h in range(4)]
     assert moved == [h == head for h in range(4)]
+
+
+def test_a_component_that_stands_twice_in_a_set_is_refused() -> None:
+    wiring = Wiring(2, 2)
+    assert wiring.find(name for name in ["L0_H0", "L1_MLP"]) == [0, 5]
+    with pytest.raises(ValueError, match="twice in L0_H0, L0_H0"):
+        wiring.find(["L0_H0", "L0_H0"])

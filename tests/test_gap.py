@@ -419,3 +419,15 @@ def test_a_perfect_gradient_is_limited_by_noise_to_the_ceiling() -> None:
         ceilings.append(found.ceiling)
     assert abs(np.mean(rhos) - np.mean(ceilings)) < 0.08
     assert np.mean(ceilings) < 0.85
+
+
+def test_equal_drops_are_tied_whatever_rounding_made_of_their_means() -> None:
+    """Three components that each lose one of ten tokens in twenty of a hundred sequences, not in the same ones."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        right = np.full((3, 100), 10)
+        for row in right:
+            row[rng.permutation(100)[:20]] -= 1
+        C = (1.0 - right / 10).mean(-1)
+        assert rank(C).tolist() == [2.0, 2.0, 2.0]
+        assert constant(C)

@@ -75,7 +75,8 @@ def ablated_scores(
                     x, z = (state.repeat(len(few), 1, 1) for state in states[layer])
                     with gated(model, wiring, gates.repeat_interleave(len(inputs), 0), other[baseline], site):
                         logits = model.finish(layer, x, z, last)
-                    scores = torch.stack(score(logits, targets.repeat(len(few), 1)))
+                    names = [_name(wiring, interventions[number]) for number in few]
+                    scores = torch.stack(score(logits, targets.repeat(len(few), 1), names))
                     ablated[-1][:, few] = scores.unflatten(1, (len(few), -1))
     return Scores(*torch.cat(base, -1).cpu()), Scores(*torch.cat(ablated, -1).cpu())
 
@@ -103,6 +104,11 @@ def _by_first_layer(wiring: Wiring, interventions: Sequence[Intervention]) -> di
     for number, (members, baseline) in enumerate(interventions):
         groups[min(wiring.components[member].layer for member in members), baseline].append(number)
     return groups
+
+
+def _name(wiring: Wiring, intervention: Intervention) -> str:
+    members = " + ".join(wiring.components[member].name for member in sorted(intervention.members))
+    return f"{intervention.baseline} ablation of {members}"
 
 
 def _pieces(numbers: list[int], size: int) -> list[list[int]]:

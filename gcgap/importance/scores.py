@@ -6,6 +6,7 @@ context, is the target token. One teacher-forced pass therefore gives exact-sequ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,15 +25,20 @@ class Scores(NamedTuple):
     token_accuracy: Float[Tensor, ...]
 
 
-def score(logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]) -> Scores:
-    """Scores of each row from the logits at its scored positions.
+def score(
+    logits: Float[Tensor, "batch scored vocabulary"],
+    targets: Int[Tensor, "batch scored"],
+    names: Sequence[str] = ("the untouched model",),
+) -> Scores:
+    """Scores of each row from the logits at its scored positions; `names` says what each of as many groups of rows is.
 
     Raises:
-        FloatingPointError: A log-probability is not finite.
+        FloatingPointError: A log-probability is not finite; the text names the group.
     """
     right = logits.argmax(-1) == targets
     picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
     log_prob = picked.double().mean(-1)
     if not bool(torch.isfinite(log_prob).all()):
-        raise FloatingPointError("A log-probability is not finite: the model's weights or activations hold NaN or Inf.")
+        first = int(torch.isfinite(log_prob).logical_not().nonzero()[0]) * len(names) // len(log_prob)
+        raise FloatingPointError(f"A log-probability is not finite under {names[first]}: weights or activations hold NaN or Inf.")
     return Scores(right.all(-1).double(), log_prob, right.double().mean(-1))
