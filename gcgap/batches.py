@@ -58,7 +58,10 @@ class Batch(NamedTuple):
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
-    """The random generator of batch `index` of a purpose: equal arguments give equal draws, others independent ones."""
+    """The random generator of batch `index` of a purpose: equal arguments give equal draws.
+
+    Draws of other arguments are independent, as long as a purpose always uses the same number of indices.
+    """
     return np.random.default_rng([seed, STREAM[purpose], *index])
 
 
@@ -165,11 +168,16 @@ class Source:
             raise ValueError(f"`data.lengths` must be [shortest, longest] with 1 <= shortest <= longest; got [{low}, {high}].")
         if not self.ood_lengths or len(set(self.ood_lengths)) < len(self.ood_lengths):
             raise ValueError(f"`data.ood_lengths` must be different lengths; got {list(self.ood_lengths)}.")
-        for length in self.ood_lengths:
+        self.check_ood(self.ood_lengths, "data.ood_lengths")
+
+    def check_ood(self, lengths: Iterable[int], key: str) -> None:
+        """Raise a ValueError unless every length lies above the training lengths."""
+        low, high = self.lengths
+        for length in lengths:
             if length <= high:
                 raise ValueError(
-                    f"`data.ood_lengths` must lie above the training lengths {low}..{high}; got {length}. "
-                    "Drop it, or lower `data.lengths`."
+                    f"`{key}` must lie above the training lengths {low}..{high}; got {length}. "
+                    "Choose a longer one, or lower `data.lengths`."
                 )
 
     @property

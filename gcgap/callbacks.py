@@ -6,6 +6,7 @@ because tensors made under Lightning's validation (inference mode) can never hav
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from gcgap.measurement import measure
 from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.report.emergence import emergence
-from gcgap.report.logs import layout, scalars, write_pictures
+from gcgap.report.logs import layout, png, scalars, write_pictures
 from gcgap.report.table import table
-from gcgap.training import SequenceModel
+from gcgap.training import AccuracyTarget, SequenceModel
 
 
 class GapTracker(Checkpoint):
@@ -47,11 +48,8 @@ class GapTracker(Checkpoint):
     def check(self, model: SequenceModel, data: SequenceData) -> None:
         """Raise a ValueError unless the protocol fits this model and data."""
         length, n_ctx = self.protocol.tracking.length, model.model.n_ctx
-        low, high = data.source.lengths
-        check_context(data.source.ood_lengths, n_ctx, "data.ood_lengths")
         check_context([length], n_ctx, "protocol.tracking.length")
-        if low <= length <= high:
-            raise ValueError(f"`protocol.tracking.length` must lie outside the training lengths {low}..{high}; got {length}.")
+        data.source.check_ood([length], "protocol.tracking.length")
         Wiring.of(model.model).check_sets(self.protocol.sets)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -137,11 +135,12 @@ class GapTracker(Checkpoint):
         if not self.writes:
             return
         history = self._history(record["step"])
-        emergence(history).savefig(self.run / "gap" / "emergence.png")
+        raster = png(emergence(history))
+        (self.run / "gap" / "emergence.png").write_bytes(raster)
         for logger in _tensorboards(trainer.loggers):
             if len(history) == 1:
                 logger.experiment.add_custom_scalars(layout(record))
-            write_pictures(logger.experiment, record, history)
+            write_pictures(logger.experiment, record, raster)
 
     def _log_final(self, trainer: L.Trainer, pl_module: L.LightningModule, record: Record) -> None:
         """The config and the final numbers, for TensorBoard's HPARAMS."""
@@ -153,6 +152,9 @@ class GapTracker(Checkpoint):
         assert isinstance(data, SequenceData)
         settings = dict(pl_module.hparams) | dict(data.hparams)
         settings |= {f"protocol.{key}": str(value) for key, value in self.protocol.to_dict().items()}
+        settings |= {f"protocol.tracking.{key}": value for key, value in asdict(self.protocol.tracking).items()}
+        targets = [one.accuracy for one in _callbacks(trainer) if isinstance(one, AccuracyTarget)]
+        settings |= dict(zip(["target.accuracy"], targets, strict=False))
         for logger in _tensorboards(trainer.loggers):
             logger.log_hyperparams(settings, known, step=trainer.global_step)
 
@@ -176,6 +178,10 @@ def _validation_follows(trainer: L.Trainer) -> bool:
     every = trainer.val_check_batch  # pyright: ignore[reportAttributeAccessIssue]
     done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
     return isinstance(every, int) and done % every == 0
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _tensorboards(loggers: list[Logger]) -> list[TensorBoardLogger]:

@@ -82,6 +82,7 @@ def body(
     components: Sequence[Component],
     protocol: Protocol,
     norms: Array,
+    sizes: Sequence[int],
     causal: Array,
     gaps: Gaps,
     draws: tuple[Array, Array],
@@ -91,7 +92,8 @@ def body(
     Args:
         components: In the order of the arrays.
         protocol: What was measured.
-        norms: Gradient norms, shape (component, batch).
+        norms: Gradient norms, shape (component, batch), divided by sqrt(N_i) or not as the protocol says.
+        sizes: N_i, the numbers of entries of the weights.
         causal: Drops, shape (baseline, metric, component, sequence).
         gaps: The gap by baseline and metric.
         draws: Bootstrap distributions of G (component, resample) and C (baseline, metric, component, resample).
@@ -111,7 +113,7 @@ def body(
                 "name": component.name,
                 "layer": component.layer,
                 "kind": component.kind,
-                "gradient": {"value": float(norms[i].mean()), "ci": interval(draws[0][i])},
+                "gradient": _gradient(float(norms[i].mean()), sizes[i], protocol) | {"ci": interval(draws[0][i])},
                 "causal": drop,
                 "delta": {baseline: _by_metric(gaps[baseline], i, _delta) for baseline in protocol.baselines},
                 "role": {baseline: _by_metric(gaps[baseline], i, _role) for baseline in protocol.baselines},
@@ -123,6 +125,12 @@ def body(
         for baseline in protocol.baselines
     }
     return {"components": entries, "layers": _layers(entries, protocol.baselines), "gap": summary}
+
+
+def _gradient(value: float, size: int, protocol: Protocol) -> dict[str, float]:
+    """G as the protocol says, and both with and without the division by sqrt(N_i)."""
+    raw = value * size**0.5 if protocol.normalise_gradient else value
+    return {"value": value, "raw": raw, "normalised": raw / size**0.5}
 
 
 def _by_metric(gaps: Mapping[str, Gap], i: int, entry: Any) -> dict[str, Any]:

@@ -16,19 +16,18 @@ from gcgap.batches import Batch, Layout, Purpose, Source, rank_slice
 
 
 class Stream:
-    """Batches `make(start)`, `make(start + 1)`, .. up to `stop`, or without end."""
+    """Batches `make(i)`: for i below `stop`, or without end from the number that `start` gives whenever iteration begins."""
 
-    def __init__(self, make: Callable[[int], Batch], start: int = 0, stop: int | None = None) -> None:
-        self.make, self.start, self.stop = make, start, stop
+    def __init__(self, make: Callable[[int], Batch], stop: int | None = None, start: Callable[[], int] = int) -> None:
+        self.make, self.stop, self.start = make, stop, start
 
     def __iter__(self) -> Iterator[Batch]:
-        indices = count(self.start) if self.stop is None else range(self.start, self.stop)
-        return map(self.make, indices)
+        return map(self.make, count(self.start()) if self.stop is None else range(self.stop))
 
     def __len__(self) -> int:
         if self.stop is None:
             raise TypeError("a stream without end has no length")
-        return self.stop - self.start
+        return self.stop
 
 
 class SequenceData(L.LightningDataModule):
@@ -86,13 +85,18 @@ class SequenceData(L.LightningDataModule):
             batch = self.source.batch(Purpose.VALIDATION, lengths[index], self.validation_sequences)
             return self._mine(batch, "data.validation_sequences")
 
-        return Stream(make, 0, len(lengths))
+        return Stream(make, len(lengths))
 
     def train_dataloader(self) -> Stream:
         """Mixed lengths without end, from the step that training has reached."""
-        trainer = self.trainer
-        start = 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
-        return Stream(lambda index: self._mine(self.source.training_batch(index, self.batch_size), "data.batch_size"), start)
+
+        def make(index: int) -> Batch:
+            return self._mine(self.source.training_batch(index, self.batch_size), "data.batch_size")
+
+        def reached() -> int:
+            return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+        return Stream(make, start=reached)
 
     def val_dataloader(self) -> Stream:
         """The fixed validation set: one batch for each training length."""

@@ -260,6 +260,7 @@ def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float
 
 def _top(values: Array, k: int) -> Array:
     """Probability of each component to be among the k largest, ties broken at random."""
+    values = _rounded(values, axis=-1)
     border = np.sort(values)[-k]
     above, tied = values > border, values == border
     return above + tied * (k - above.sum()) / tied.sum()

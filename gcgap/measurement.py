@@ -22,7 +22,7 @@ from gcgap.compose import Origin, body, head, judgement, skipped
 from gcgap.gap import Array, Gap, bootstrap_means, measure_gap
 from gcgap.importance.baselines import Baseline, mean_activations
 from gcgap.importance.causal import Intervention, base_scores
-from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.gradient import gradient_norms, weight_sizes
 from gcgap.importance.scores import METRICS
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol, window_length
@@ -64,7 +64,9 @@ def measure(
     source = origin.source
     lengths = (*source.ood_lengths, *([] if length is None else [length]))
     check_context(source.ood_lengths, model.n_ctx, "data.ood_lengths")
-    check_context(lengths, model.n_ctx, "length")
+    if length is not None:
+        check_context([length], model.n_ctx, "length")
+        source.check_ood([length], "length")
     model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
     wiring.check_sets(protocol.sets)
     with seconds("accuracy"):
@@ -85,7 +87,7 @@ def measure(
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
         gaps, intervals = _gaps(norms, causal, protocol, rng)
-    record |= body(wiring.components, protocol, norms, causal, gaps, intervals)
+    record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), causal, gaps, intervals)
     with seconds("pruning"):
         record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
     return Record(record | {"seconds": seconds.by_stage})

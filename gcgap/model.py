@@ -204,7 +204,7 @@ def check_sizes(n_layers: int, n_heads: int, d_model: int, d_ff: int, positions:
     if d_model % n_heads:
         raise ValueError(f"`model.d_model` must be divisible by `model.n_heads`; got {d_model} and {n_heads}.")
     if positions == "rotary" and d_model // n_heads % 2:
-        raise ValueError(f"Rotary positions need an even d_head; got {d_model} / {n_heads} = {d_model // n_heads}.")
+        raise ValueError(f"`model.positions` rotary needs an even d_head; got {d_model} / {n_heads} = {d_model // n_heads}.")
     if positions not in get_args(Positions):
         raise ValueError(f"`model.positions` must be one of {', '.join(get_args(Positions))}; got {positions!r}.")
     if attention not in get_args(AttentionPath):

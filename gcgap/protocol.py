@@ -88,8 +88,8 @@ class Protocol(Sizes):
         window: Lowest and highest OOD accuracy (share of sequences) at which component effects can be told; the first OOD
             length inside is measured.
         normalise_gradient: Divide each gradient norm by sqrt(N_i), as v3 of the paper does and v1 does not.
-        paired: Measure base and ablated accuracy on the same sequences; false draws new ones for each, as the first public
-            pipeline does.
+        paired: Measure base and ablated accuracy on the same sequences; false draws new ones for C of each component, as the
+            first public pipeline does. Drops of sets (pruning, joint) are always paired.
         ranks: `average` ranks for ties; `ordinal` breaks ties by position, which makes early layers look like Bloats.
         threshold: Rank difference that makes a Hero or a Bloat, as a share of the number of components (0.3 of 20 is 6).
         strict: Whether a rank difference equal to the threshold does not count.

@@ -144,7 +144,7 @@ def _ratios(each: Array, whole: Array, judgement: Judgement, rng: np.random.Gene
     """Means and ratios of individual drops (member, sequence) and joint drops (sequence,), with paired bootstrap intervals."""
     pick = rng.integers(0, len(whole), (judgement.resamples, len(whole)))
     draws = {"individual_sum": each.sum(0)[pick].mean(-1), "joint": whole[pick].mean(-1)}
-    total, together = float(each.mean(-1).sum()), float(whole.mean())
+    total, together = float(each.sum()) / each.shape[1], float(whole.mean())  # exact: exact-match drops are integers
     result: dict[str, Any] = {
         "individual_mean": total / len(each),
         "individual_sum": total,

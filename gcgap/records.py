@@ -172,7 +172,8 @@ def find_records(where: str | Path) -> list[Record]:
 def read(where: str | Path) -> DataFrame:
     """One long table of every record at or below a path: a row per record, component and baseline.
 
-    A skipped run has one row per baseline, without a component and with the reason.
+    A skipped run has one row per baseline, without a component and with the reason. Every setting of the protocol is a column:
+    group by those that differ, since records of two protocols must not be averaged.
     """
     import pandas as pd
 
@@ -182,11 +183,13 @@ def read(where: str | Path) -> DataFrame:
 def _long(record: Record) -> Iterator[dict[str, Any]]:
     data = record.data
     head = {key: data[key] for key in ("run", "task", "seed", "step", "length")}
-    head |= {key: data["protocol"].get(key) for key in ("layout", "site")}
+    head |= {key: str(value) if isinstance(value, list) else value for key, value in data["protocol"].items()}
+    head |= {"accuracy_in_distribution": data["accuracy"]["in_distribution"], "window_length": data["window"]["length"]}
+    head |= {f"accuracy_length_{length}": value for length, value in data["accuracy"]["by_length"].items()}
     head |= {"final": data.get("final"), "path": str(record.path)}
     for baseline in record.baselines:
         gap = data["gap"][baseline]
-        ends = {"baseline": baseline, "rho": gap["rho"], "reason": gap["reason"]}
+        ends = {"baseline": baseline, **{key: gap[key] for key in ("rho", "p_value", "ceiling", "corrected", "reason")}}
         for component in data["components"] or [None]:
             if component is None:
                 yield head | ends

@@ -1,6 +1,6 @@
 """`gcgap measure`: measure saved checkpoints again, with any setting changed.
 
-Without changes a record is exactly the one that training wrote, in the same place. With changes it goes to a folder of its own
+Without changes a record has the numbers that training wrote, in the same place. With changes it goes to a folder of its own
 that names them, `gap/site=released/` say, so that two protocols never mix.
 """
 

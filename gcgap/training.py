@@ -57,8 +57,9 @@ class SequenceModel(L.LightningModule):
         self.exact_match = MulticlassExactMatch(VOCABULARY, multidim_average="global")
 
     def check(self, data: SequenceData) -> None:
-        """Raise a ValueError if training holds lengths that the model cannot read."""
+        """Raise a ValueError if the data hold lengths that the model cannot read."""
         check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
+        check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
         """Refuse lengths that the model cannot read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import random
 import zipfile
@@ -32,13 +33,13 @@ def content(run: Path) -> dict[str, Any]:
 
 
 class Payload:
-    """Unpickling this creates a file."""
+    """Unpickling this creates a directory."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open, (str(self.target), "w"))
+        return (os.mkdir, (str(self.target),))
 
 
 def refused(path: Path) -> str:
@@ -249,5 +250,5 @@ def test_a_pickle_with_a_payload_is_refused_and_never_runs(place: str, content: 
 
 def test_the_payload_of_these_tests_would_run_if_it_were_unpickled(tmp_path: Path) -> None:
     target = tmp_path / "it-ran"
-    pickle.loads(pickle.dumps(Payload(target))).close()
-    assert target.exists()
+    pickle.loads(pickle.dumps(Payload(target)))
+    assert target.is_dir()

@@ -27,11 +27,10 @@ def imports(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     guarded = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) for inner in ast.walk(node)}
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in guarded]
-    names = {node.module or "" for node in froms} | {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    }
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in froms} | {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
     assert not any(node.level for node in froms), "imports are absolute"
-    return {name.removeprefix("gcgap.") for name in names if name.startswith("gcgap.")}
+    return {name.removeprefix("gcgap.") for name in names if name.startswith("gcgap.")} & set(ORDER)
 
 
 def test_imports_only_point_left() -> None:

@@ -16,7 +16,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from gcgap.cli import main
 from gcgap.records import Record
-from gcgap.report.logs import layout, pixels, role_table, scalars, write_pictures
+from gcgap.report.emergence import emergence
+from gcgap.report.logs import layout, pixels, png, role_table, scalars, write_pictures
 from gcgap.report.scatter import scatter
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -239,7 +240,7 @@ def test_the_role_table_shows_roles_and_gaps_in_them() -> None:
 
 
 def test_pixels_are_an_image_of_the_figure() -> None:
-    image = pixels(scatter(tiny.ten()))
+    image = pixels(png(scatter(tiny.ten())))
     assert image.shape == (550, 1210, 3)
     assert 0 <= image.min() < 0.3 < 0.95 < image.max() <= 1
 
@@ -261,6 +262,6 @@ class Writer:
 def test_pictures_are_written_at_the_step_of_their_record() -> None:
     writer = Writer()
     history: list[Record] = [tiny.ten(step=0, reason="all alike"), tiny.ten(step=250)]
-    write_pictures(writer, history[1], history)
+    write_pictures(writer, history[1], png(emergence(history)))
     assert [(tag, step) for tag, step, _ in writer.seen] == [("gap/scatter", 250), ("gap/emergence", 250), ("role/table", 250)]
     assert writer.seen[2][2] == role_table(history[1])

@@ -49,6 +49,15 @@ def gradient_norms(
     return stacked
 
 
+def weight_sizes(model: Transformer, wiring: Wiring) -> list[int]:
+    """N_i, the number of entries of W_i, of every component."""
+    sizes = []
+    for layer in range(wiring.n_layers):
+        value, down = (_weight(model, wiring, name, layer).numel() for name in ("value", "mlp_down"))
+        sizes += [value // wiring.n_heads] * wiring.n_heads + [down]
+    return sizes
+
+
 def _weight(model: Transformer, wiring: Wiring, name: str, layer: int) -> Tensor:
     weight = wiring.module(model, getattr(wiring, name), layer).weight
     assert isinstance(weight, Tensor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -11,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from gcgap.records import Record
-from gcgap.report.emergence import emergence
 from gcgap.report.scatter import scatter
 from gcgap.report.table import sentence
 
@@ -65,12 +63,16 @@ def layout(record: Record) -> dict[str, dict[str, list[Any]]]:
     return charts
 
 
-def pixels(figure: Figure) -> np.ndarray:
-    """A figure as an image, shape (height, width, 3), values in [0, 1]."""
+def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    buffer.seek(0)
-    return imread(buffer, format="png")[..., :3]
+    return buffer.getvalue()
+
+
+def pixels(picture: bytes) -> np.ndarray:
+    """A PNG file as an image, shape (height, width, 3), values in [0, 1]."""
+    return imread(BytesIO(picture), format="png")[..., :3]
 
 
 def role_table(record: Record) -> str:
@@ -88,15 +90,15 @@ def _cell(component: dict[str, Any], baseline: str) -> str:
     return "-" if role["name"] is None else f"{role['name']} (Δ {delta:+.1f}, P {role['probability']:.2f})"
 
 
-def write_pictures(writer: Any, record: Record, history: Sequence[Record]) -> None:
+def write_pictures(writer: Any, record: Record, raster: bytes) -> None:
     """Scatter, emergence raster and role table into a TensorBoard SummaryWriter, at the record's step.
 
     Args:
         writer: A `torch.utils.tensorboard.SummaryWriter`.
         record: The record of this step.
-        history: All records of the run so far, this one among them.
+        raster: The PNG of the emergence raster up to this step.
     """
     step = record["step"]
-    writer.add_image("gap/scatter", pixels(scatter(record)), step, dataformats="HWC")
-    writer.add_image("gap/emergence", pixels(emergence(history)), step, dataformats="HWC")
+    writer.add_image("gap/scatter", pixels(png(scatter(record))), step, dataformats="HWC")
+    writer.add_image("gap/emergence", pixels(raster), step, dataformats="HWC")
     writer.add_text("role/table", role_table(record), step)

@@ -26,8 +26,8 @@ def scatter(record: Record, baseline: str | None = None) -> Figure:
     figure.suptitle(_title(record, baseline), fontsize=11)
     points = [_point(component, baseline) for component in record["components"]]
     if points:
-        _values(values, points)
-        _ranks(ranks, points, record["protocol"]["threshold"])
+        _values(values, points, record["protocol"]["confidence"])
+        _ranks(ranks, points, record["protocol"])
         handles, labels = values.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     for axes in (values, ranks):
@@ -55,7 +55,7 @@ def _point(component: dict[str, Any], baseline: str) -> dict[str, Any]:
     }
 
 
-def _values(axes: Axes, points: list[dict[str, Any]]) -> None:
+def _values(axes: Axes, points: list[dict[str, Any]], confidence: float) -> None:
     for role, label in LABELS.items():
         chosen = [point for point in points if point["role"] == role]
         G, C = (np.array([point[key] for point in chosen]) for key in ("G", "C"))
@@ -70,14 +70,14 @@ def _values(axes: Axes, points: list[dict[str, Any]]) -> None:
         if point["role"] != "aligned":
             axes.annotate(point["name"], (point["G"], point["C"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes.axhline(0, color="black", lw=0.6)
-    axes.set_xlabel("gradient magnitude G (95 % interval)")
+    axes.set_xlabel(f"gradient magnitude G ({confidence:.0%} interval)")
     axes.set_ylabel("causal importance C:\nexact-match drop when ablated (points)")
 
 
-def _ranks(axes: Axes, points: list[dict[str, Any]], threshold: float) -> None:
+def _ranks(axes: Axes, points: list[dict[str, Any]], protocol: dict[str, Any]) -> None:
     n = len(points)
-    rank_g, rank_c = (rank(np.array([point[key] for point in points])) for key in ("G", "C"))
-    ends, cut = np.array([0.5, n + 0.5]), threshold * n
+    rank_g, rank_c = (rank(np.array([point[key] for point in points]), protocol["ranks"]) for key in ("G", "C"))
+    ends, cut = np.array([0.5, n + 0.5]), protocol["threshold"] * n
     axes.fill_between(ends, ends + cut, n + 0.5, color=COLOURS["hero"], alpha=0.08, lw=0)
     axes.fill_between([0.5 + cut, n + 0.5], 0.5, [0.5, n + 0.5 - cut], color=COLOURS["bloat"], alpha=0.08, lw=0)
     axes.plot(ends, ends, color="black", lw=0.6)
