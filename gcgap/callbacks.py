@@ -64,10 +64,10 @@ class GapTracker(Checkpoint):
         self.source, self.run = data.source, Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure the untrained model."""
+        """Measure the untrained model; a run that is interrupted meanwhile can be resumed already."""
         if trainer.global_step == 0:
-            self._track(trainer, pl_module)
             self._save(trainer, "last.ckpt")
+            self._track(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"`{path}` does not exist; give a run directory or a .ckpt file.") from None
     except Exception as error:  # a damaged file makes the restricted unpickler raise nearly anything
         reason = str(error).splitlines()[0][:100] if str(error) else "it is empty"
-        raise ValueError(f"`{path}` is not a readable checkpoint: {reason} Train again, or give another file.") from error
+        raise ValueError(f"`{path}` is not a readable checkpoint ({reason}). Give another file.") from error
     if not isinstance(content, dict):
         raise ValueError(f"`{path}` is not a checkpoint: it holds a {type(content).__name__}, not a dictionary.")
     return content

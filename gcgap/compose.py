@@ -129,8 +129,9 @@ def body(
 
 def _gradient(value: float, size: int, protocol: Protocol) -> dict[str, float]:
     """G as the protocol says, and both with and without the division by sqrt(N_i)."""
-    raw = value * size**0.5 if protocol.normalise_gradient else value
-    return {"value": value, "raw": raw, "normalised": raw / size**0.5}
+    root = size**0.5
+    both = (value * root, value) if protocol.normalise_gradient else (value, value / root)
+    return {"value": value, "raw": both[0], "normalised": both[1]}
 
 
 def _by_metric(gaps: Mapping[str, Gap], i: int, entry: Any) -> dict[str, Any]:

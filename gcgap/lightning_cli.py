@@ -37,7 +37,10 @@ SHAPING = ("seed_everything", "data", "model", "protocol", "target")  # what mak
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors become a `UsageError` of at most three lines."""
+    """Lightning's parser, whose errors become a `UsageError`, and to which a key is that key alone, not its beginning."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
         raise UsageError(message) from ex

@@ -63,7 +63,7 @@ _COMPONENT: dict[str, tuple[type, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record:
     """One measurement of one checkpoint.
 
@@ -83,6 +83,10 @@ class Record:
 
     def __getitem__(self, key: str) -> Any:
         return self.data[key]
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{key}={self.data[key]!r}" for key in ("task", "seed", "step", "length"))
+        return f"Record({told}, {len(self.data['components'])} components)"
 
     def to_dict(self) -> dict[str, Any]:
         """Exactly the dictionary of the JSON file."""

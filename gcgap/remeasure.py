@@ -25,7 +25,10 @@ from gcgap.report.table import sentence, table
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors become a `UsageError`."""
+    """A parser whose errors become a `UsageError`, and to which a key is that key alone, not its beginning."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
         raise UsageError(message) from ex
@@ -89,6 +92,8 @@ def run(arguments: list[str]) -> int:
     console = Console()
     if len(waiting) < len(jobs):
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
+    if not waiting:
+        return 0
     last = None
     with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("Measuring", total=len(waiting))

@@ -89,6 +89,8 @@ def test_ties_share_a_rank_in_the_scatter() -> None:
     figure = scatter(record)
     drawn(figure)
     assert sorted(y for role in MARKERS for _, y in markers(figure.axes[1], role)) == [2.5, 2.5, 2.5, 2.5, 5]
+    ordinal = tiny.synthetic([1.0, 2.0, 3.0, 4.0, 5.0], {"mean": [0.0, 0.0, 0.0, 0.0, 0.5]}, protocol={"ranks": "ordinal"})
+    assert sorted(y for role in MARKERS for _, y in markers(scatter(ordinal).axes[1], role)) == [1, 2, 3, 4, 5]
 
 
 def test_a_scatter_without_rank_correlation_says_why() -> None:
@@ -107,7 +109,7 @@ def test_a_scatter_of_a_skipped_run_has_no_marker_and_says_why() -> None:
 
 def test_a_scatter_of_twenty_components_draws() -> None:
     rng = np.random.default_rng(0)
-    record = tiny.synthetic(rng.random(20).tolist(), {"mean": rng.random(20).tolist()}, threshold=0.5)
+    record = tiny.synthetic(rng.random(20).tolist(), {"mean": rng.random(20).tolist()}, protocol={"threshold": 0.5})
     figure = scatter(record)
     drawn(figure)
     assert sum(counts(figure.axes[1]).values()) == 20

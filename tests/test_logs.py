@@ -141,6 +141,8 @@ def test_hparams_hold_the_config_and_the_final_numbers(events: EventAccumulator,
     assert [settings[key] for key in ("seed", "n_layers", "n_heads", "d_model", "d_ff")] == [42, 2, 2, 32, 64]
     assert settings["learning_rate"] == 0.01
     assert settings["protocol.site"] == "component"
+    assert settings["protocol.tracking.length"] == 4
+    assert settings["target.accuracy"] == 1.0
     final = json.loads((run / "gap" / "final.json").read_text())
     wanted = {
         "final/rho": final["gap"]["mean"]["rho"],

@@ -363,3 +363,18 @@ def test_what_cannot_be_measured_is_refused_by_name(trained: Transformer, source
         measure(trained, replace(source, ood_lengths=(4, 9)), length=None)
     with pytest.raises(ValueError, match="at least one component; got an empty one"):
         measure(trained, source, replace(SMALL, sets=((),)))
+
+
+def test_a_length_inside_the_training_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`length` must lie above the training lengths 3..7; got 5"):
+        gcgap.measure(Transformer(1, 1, 8, 8), "sort", length=5)
+
+
+def test_the_gradient_is_told_with_and_without_its_normalisation() -> None:
+    protocol = Protocol(gradient_batches=2, mean_batches=1, sequences=4, resamples=100, batch_size=4)
+    model = Transformer(1, 2, 8, 16)
+    for one in (protocol, replace(protocol, normalise_gradient=False)):
+        for component in gcgap.measure(model, "sort", length=8, protocol=one)["components"]:
+            gradient, size = component["gradient"], 128 if component["kind"] == "mlp" else 32
+            assert gradient["value"] == gradient["normalised" if one.normalise_gradient else "raw"]
+            assert gradient["raw"] == pytest.approx(gradient["normalised"] * size**0.5, rel=1e-12)

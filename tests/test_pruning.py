@@ -13,7 +13,7 @@ from gcgap.importance.baselines import Baseline, mean_activations, replacements
 from gcgap.importance.causal import Intervention, ablated_scores, drops
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol
-from gcgap.pruning import joint, members, named_sets, pruning, role_sets, set_drops
+from gcgap.pruning import _ratios, joint, members, named_sets, pruning, role_sets, set_drops
 from gcgap.subject import Subject, id_batches
 
 NAMES = [f"L{layer}_{what}" for layer in range(2) for what in ("H0", "H1", "MLP")]
@@ -219,3 +219,13 @@ def test_named_sets_are_those_of_the_protocol_under_every_baseline(subject: Subj
         ("mean", "L0_H1 + L1_MLP", "all"): [1, 5],
         ("mean", "L1_H0", "all"): [3],
     }
+
+
+def test_individual_drops_that_cancel_have_no_ratio() -> None:
+    """0.1 + 0.2 - 0.3 is not 0 in floating point, and must not become a divisor."""
+    each = np.zeros((3, 10))
+    each[0, 0], each[1, :2], each[2, :3] = 1, 1, -1
+    found = _ratios(each, np.ones(10), Judgement(resamples=100), np.random.default_rng(0))
+    assert found["individual_sum"] == 0
+    assert found["ratio_to_sum"] is None
+    assert "not positive" in found["reason"]

@@ -302,7 +302,11 @@ def test_read_gives_a_row_per_record_component_and_baseline(runs: Path) -> None:
                 same(row["role"], component["role"][baseline]["name"])
                 same(row["role_probability"], component["role"][baseline]["probability"])
                 same(row["rho"], data["gap"][baseline]["rho"])
-                same(row["reason"], data["gap"][baseline]["reason"])
+                for key in ("p_value", "ceiling", "corrected", "reason"):
+                    same(row[key], data["gap"][baseline][key])
+                assert [row["accuracy_in_distribution"], row["accuracy_length_9"]] == [0.9375, 0.5]
+                for key, value in data["protocol"].items():  # records of two protocols can be told apart by any setting
+                    assert row[key] == (str(value) if isinstance(value, list) else value)
                 assert [row[key] for key in ("run", "task", "seed", "step")] == ["sort-seed7", "sort", 7, data["step"]]
                 assert [row[key] for key in ("length", "layout", "site")] == [9, "contiguous", "component"]
 

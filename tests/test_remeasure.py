@@ -238,6 +238,7 @@ def test_a_broken_record_is_refused_by_name(run: Path, capsys: pytest.CaptureFix
         ("--protocol.frob=1", ("protocol.frob",)),
         ("--length=40", ("length", "40", "31")),
         ("--length=0", ("length", "0")),
+        ("--length=3", ("length", "3", "1..3")),
         ("--length=-3", ("length", "-3")),
         ("--length=long", ("length", "long")),
         ("--frob", ("frob",)),

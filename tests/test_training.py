@@ -216,3 +216,21 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
     batch = SequenceData(**CONFIG["data"]).source.training_batch(0, 4)
     with pytest.raises(FloatingPointError, match=r"loss is .* at step 7"):
         model.training_step(batch, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_batches_go_on_where_training_is_cut_into_epochs(tmp_path: Path) -> None:
+    seen = []
+
+    class Witness(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+            seen.append(batch.inputs.tolist())
+
+    model, data = SequenceModel(**CONFIG["model"], seed=3), SequenceData(**CONFIG["data"], seed=3)
+    settings = CONFIG["trainer"] | {"max_steps": 6, "val_check_interval": 3, "limit_train_batches": 3}
+    trainer = L.Trainer(
+        **settings, default_root_dir=tmp_path, logger=False, callbacks=[Witness()], enable_checkpointing=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    assert seen == [data.source.training_batch(index, 16).inputs.tolist() for index in range(6)]

@@ -9,6 +9,7 @@ from typing import Any
 from scipy.stats import rankdata
 
 from gcgap.cli import main
+from gcgap.protocol import BaselineName, Protocol
 from gcgap.records import Record
 
 STEPS = (0, 150, 300)  # optimiser steps whose checkpoints the tiny run measures
@@ -66,21 +67,24 @@ def told(path: Path) -> dict[str, Any]:
 
 def synthetic(
     G: list[float],
-    C: dict[str, list[float]],
+    C: dict[Any, list[float]],
     n_heads: int = 4,
     *,
     step: int = 250,
-    threshold: float = 0.3,
+    protocol: dict[str, Any] | None = None,
     reason: str | None = None,
     **gap: Any,
 ) -> Record:
     """A record with known numbers: G, and C by baseline, in the order of the components.
 
-    `reason` makes it a record whose rank correlation does not exist; `gap` changes entries of every baseline's gap.
+    `protocol` changes settings, and `gap` entries of every baseline's gap. `reason` makes it a record whose rank correlation does
+    not exist.
     """
     components, entries = [], {}
     deltas = {b: [float(d) for d in rankdata(G) - rankdata(values)] for b, values in C.items()}
-    cut = threshold * len(G)
+    changed: dict[str, Any] = {"baselines": tuple(C)} | (protocol or {})
+    settings = Protocol(**changed)
+    cut = settings.threshold * len(G)
     roles = {b: ["hero" if d <= -cut else "bloat" if d >= cut else "aligned" for d in values] for b, values in deltas.items()}
     for i, value in enumerate(G):
         layer, place = divmod(i, n_heads + 1)
@@ -111,7 +115,7 @@ def synthetic(
         {"layer": layer, "all": {b: None if reason else _counts(components, layer, b) for b in C}}
         for layer in sorted({component["layer"] for component in components})
     ]
-    return Record(_head(list(C), step, threshold) | {"components": components, "layers": layers, "gap": entries})
+    return Record(_head(step, settings) | {"components": components, "layers": layers, "gap": entries})
 
 
 def _counts(components: list[dict[str, Any]], layer: int, baseline: str) -> dict[str, int]:
@@ -119,20 +123,14 @@ def _counts(components: list[dict[str, Any]], layer: int, baseline: str) -> dict
     return {"heroes": names.count("hero"), "bloats": names.count("bloat")}
 
 
-def _head(baselines: list[str], step: int, threshold: float) -> dict[str, Any]:
+def _head(step: int, protocol: Protocol) -> dict[str, Any]:
     return {
         "schema": 1,
         "task": "sort",
         "seed": 7,
         "step": step,
         "run": "sort-seed7",
-        "protocol": {
-            "baselines": baselines,
-            "threshold": threshold,
-            "confidence": 0.95,
-            "layout": "contiguous",
-            "site": "component",
-        },
+        "protocol": protocol.to_dict() | {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9]},
         "checkpoint_sha256": "0" * 64,
         "versions": {"gcgap": "0.0.1"},
         "created": "2026-01-01T00:00:00+00:00",
@@ -145,11 +143,11 @@ def _head(baselines: list[str], step: int, threshold: float) -> dict[str, Any]:
     }
 
 
-def skipped(baselines: tuple[str, ...] = ("mean", "zero")) -> Record:
+def skipped(baselines: tuple[BaselineName, ...] = ("mean", "zero")) -> Record:
     """A record whose model has no OOD length inside the window."""
     reason = "no OOD length has an accuracy in [20%, 75%] (8: 90.0%, 9: 0.0%)"
     nothing = dict.fromkeys(("rho", "ci", "p_value", "ceiling", "corrected", "heroes", "bloats", "expected_by_chance"))
-    data = _head(list(baselines), 500, 0.3)
+    data = _head(500, Protocol(baselines=baselines))
     data |= {"length": None, "window": {"length": None, "accuracy": None, "in_window": False}, "skipped": reason}
     return Record(data | {"components": [], "layers": [], "gap": {b: nothing | {"reason": reason} for b in baselines}})
 

@@ -89,7 +89,17 @@ def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, n
     blank = np.flatnonzero(np.isnan(delta).all(0))
     if len(blank):
         text = "C is constant: there are no ranks"
-        axes.text(blank.mean(), len(names) / 2, text, rotation=90, ha="center", va="center", fontsize=8, color="#555555")
+        axes.text(
+            blank.mean(),
+            len(names) / 2,
+            text,
+            rotation=90,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="#555555",
+            backgroundcolor="#eeeeee",
+        )
     layers = [component["layer"] for component in records[0]["components"]]
     for border in np.flatnonzero(np.diff(layers)):
         axes.axhline(border + 0.5, color="black", lw=0.8)

@@ -76,7 +76,7 @@ def _values(axes: Axes, points: list[dict[str, Any]], confidence: float) -> None
 
 def _ranks(axes: Axes, points: list[dict[str, Any]], protocol: dict[str, Any]) -> None:
     n = len(points)
-    rank_g, rank_c = (rank(np.array([point[key] for point in points]), protocol["ranks"]) for key in ("G", "C"))
+    rank_g, rank_c = (rank(np.array([point[key] for point in points]), protocol.get("ranks", "average")) for key in ("G", "C"))
     ends, cut = np.array([0.5, n + 0.5]), protocol["threshold"] * n
     axes.fill_between(ends, ends + cut, n + 0.5, color=COLOURS["hero"], alpha=0.08, lw=0)
     axes.fill_between([0.5 + cut, n + 0.5], 0.5, [0.5, n + 0.5 - cut], color=COLOURS["bloat"], alpha=0.08, lw=0)

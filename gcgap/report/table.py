@@ -45,7 +45,17 @@ def table(record: Record, baseline: str | None = None) -> Group:
     layers = [component["layer"] for component in record["components"]]
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
         grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
-    return Group(grid, sentence(record, baseline))
+    return Group(grid, sentence(record, baseline), *_named_sets(record, baseline))
+
+
+def _named_sets(record: Record, baseline: str) -> list[str]:
+    """What the joint ablation of each set that the protocol names costs."""
+    lines = []
+    for label, found in record.to_dict().get("sets", {}).get(baseline, {}).items():
+        drops = {place: found["all"][f"{place}_drop"] for place in ("ood", "in_distribution")}
+        told = (f"{100 * drop['value']:+.1f} [{_interval(drop['ci'], '+.1f', 100)}]" for drop in drops.values())
+        lines.append("{}: together they cost {} points OOD, {} in distribution.".format(label, *told))
+    return lines
 
 
 def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | Text]:

@@ -1,0 +1,60 @@
+"""The README's commands and its Python run as written, but for sizes that keep a test short."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+
+from gcgap.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    gcgap ")]
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SMALL = [f"--protocol.{key}={value}" for key, value in tiny.SIZES.items()]
+EXTRA = {"fit": ["--trainer.fast_dev_run=1"], "measure": SMALL, "test": [], "validate": [], "predict": []}
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the configs, the reference runs, and a run of the sorting config with the last checkpoint alone."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(ROOT / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(ROOT / "checkpoints" / "sort-seed42", tmp_path / "runs" / "sort-seed42")
+    (weights,) = (tmp_path / "runs" / "sort-seed42" / "checkpoints").glob("*.ckpt")
+    shutil.copy(weights, weights.with_name("last.ckpt"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_shows_every_command() -> None:
+    assert {shlex.split(command)[1] for command in COMMANDS} >= {"fit", "measure", "test"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command: str, checkout: Path) -> None:
+    arguments = shlex.split(command)[1:]
+    assert main([*arguments, *EXTRA[arguments[0]]]) == 0
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_the_python_of_the_readme_runs(snippet: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict = {}
+    exec(snippet, names)
+    assert len(names["record"].table()) == 20
+    assert names["record"]["length"] == 9
+    assert set(names["gcgap"].read("checkpoints")["task"]) == {"sort", "reverse"}
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    for name in re.findall(r"`((?:gcgap|configs|checkpoints|tests)/[\w./-]*)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\(((?!http)[^)]*)\)", README):
+        assert (ROOT / name).exists(), name
