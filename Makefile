@@ -28,7 +28,7 @@ check: env
 	$(MAKE) test
 
 bench: env
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -86,6 +86,10 @@ class GapCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path last`, and refuse a directory that holds another run."""
+        if self.subcommand != "fit" and not self.chosen.ckpt_path:
+            raise UsageError(
+                f"`ckpt_path`: {self.subcommand} needs a trained model; give a .ckpt file, or `last` for the run's own."
+            )
         if self.chosen.ckpt_path == "last":
             self.chosen.ckpt_path = str(self.run_directory / "checkpoints" / "last.ckpt")
         if self.chosen.ckpt_path and not Path(self.chosen.ckpt_path).is_file():

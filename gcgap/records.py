@@ -103,7 +103,10 @@ class Record:
             data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except (UnicodeDecodeError, ValueError, RecursionError) as error:
             raise ValueError(f"`{path}` is not a record: {error}. Measure the checkpoint again.") from error
-        return cls(data, Path(path))
+        try:
+            return cls(data, Path(path))
+        except RecursionError as error:
+            raise ValueError(f"`{path}` is not a record: it is nested too deeply.") from error
 
     def write(self, path: str | Path) -> Record:
         """Write to a temporary name in the same directory, then rename: a reader never sees half a record."""

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.checkpoints import load, run_directory, sha256, step_checkpoints
+from gcgap.checkpoints import load, read_checkpoint, run_directory, sha256, step_checkpoints
 from gcgap.cli import UsageError
 from gcgap.measurement import measure
 from gcgap.protocol import Protocol
@@ -116,16 +116,23 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
     saved, own = _saved(parser, home / "config.yaml")
     protocol = _protocol(parser, _merged(saved, changes))
     folder = home / "gap" / _variant(own, protocol, options)
-    files = step_checkpoints(path) if path.is_dir() else [path]
+    whole = path.is_dir() or path.name == "last.ckpt"
+    files = step_checkpoints(path) if path.is_dir() else [_numbered_twin(path)] if whole else [path]
     if not files:
         raise UsageError(f"`{path}` holds no checkpoints/step=*.ckpt; give a run directory or a .ckpt file.")
-    numbered = [file for file in files if file.name.startswith("step=")]
+    numbered = [file for file in files if file.name.startswith("step=") and path.name != "last.ckpt"]
     sized = protocol if options.full else protocol.tracked()
     length = protocol.tracking.length if options.length is None and not options.full else options.length
     jobs = [Job(file, folder / f"{file.stem}.json", sized, length) for file in numbered]
-    if path.is_dir() or not numbered:
+    if whole or not numbered:
         jobs.append(Job(files[-1], folder / "final.json", protocol, options.length))
     return jobs
+
+
+def _numbered_twin(last: Path) -> Path:
+    """The numbered checkpoint of the step that last.ckpt holds, under whose hash its record stands; last.ckpt if there is none."""
+    twin = last.with_name(f"step={read_checkpoint(last).get('global_step', 0):06d}.ckpt")
+    return twin if twin.exists() else last
 
 
 def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:

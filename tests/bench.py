@@ -26,6 +26,10 @@ from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import score
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol
+from gcgap.records import find_records
+from gcgap.report.emergence import emergence
+from gcgap.report.logs import pixels, png
+from gcgap.report.scatter import scatter
 from gcgap.tasks import END, SEP
 
 REFERENCE = Path(__file__).parent.parent / "checkpoints" / "sort-seed42"
@@ -108,8 +112,12 @@ def main() -> None:
             adam.step()
         return learner
 
+    history = [record for record in find_records(REFERENCE) if not record["final"]]
+
     def tracked() -> object:
-        return gcgap.measure(model, "sort", length=LENGTH, protocol=p.tracked())
+        """All that a checkpoint costs with TensorBoard: the measurement, and both pictures at their largest."""
+        record = gcgap.measure(model, "sort", length=LENGTH, protocol=p.tracked())
+        return pixels(png(scatter(record))), pixels(png(emergence(history)))
 
     fast, full, slow, training, tracking = turns(repeats, shared, one_full_pass_each, generated, trained, tracked)
     rate = [n * p.sequences / seconds for seconds in fast]
@@ -123,7 +131,7 @@ def main() -> None:
     table.add_row("the same, generating one sequence at a time", spread([few / seconds for seconds in slow], ".0f"))
     table.add_row("  ratio", spread([a * b / few for a, b in zip(rate, slow, strict=True)]))
     table.add_row("one training step (ms)", spread([seconds / 20 * 1000 for seconds in training]))
-    table.add_row("one tracked checkpoint (s)", spread(tracking))
+    table.add_row("one tracked checkpoint, pictures included (s)", spread(tracking))
     share = [15 * b / (1000 * a / 20) for a, b in zip(training, tracking, strict=True)]
     table.add_row("  fifteen of them / training of 1,000 steps", spread(share))
     paper = turns(max(1, repeats // 3), lambda: gcgap.measure(model, "sort", length=LENGTH))[0]

@@ -407,3 +407,8 @@ def test_validate_test_and_predict_run_on_the_config_of_a_run_and_write_nothing(
 @pytest.mark.parametrize("option", ["--model.n_head=2", "--protocol.sequence=3", "--trainer.max_step=5"])
 def test_the_beginning_of_a_key_is_not_the_key(option: str, refuse: Refuse) -> None:
     assert option.split("=")[0].lstrip("-") in refuse("fit", option)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_untrained_weights_are_not_judged_by_mistake(command: str, refuse: Refuse) -> None:
+    assert "ckpt_path" in refuse(command)

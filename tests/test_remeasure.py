@@ -272,3 +272,10 @@ def test_the_final_table_is_printed(run: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     for component in Record.read(run / "gap" / "final.json")["components"]:
         assert component["name"] in said
+
+
+def test_the_last_checkpoint_is_the_numbered_one_of_its_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tiny.files(run)
+    assert measure(run / "checkpoints" / "last.ckpt") == 0
+    assert "1 of 1 records" in capsys.readouterr().out
+    assert tiny.files(run) == before
