@@ -130,7 +130,7 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
 
 
 def _numbered_twin(last: Path) -> Path:
-    """The numbered checkpoint of the step that last.ckpt holds, under whose hash its record stands; last.ckpt if there is none."""
+    """The numbered checkpoint of the step that last.ckpt holds, whose hash is in its record; last.ckpt if there is none."""
     twin = last.with_name(f"step={read_checkpoint(last).get('global_step', 0):06d}.ckpt")
     return twin if twin.exists() else last
 
