@@ -62,6 +62,7 @@ class GapTracker(Checkpoint):
             self.protocol = self.protocol.smallest()
         self.check(pl_module, data)
         self.source, self.run = data.source, Path(trainer.default_root_dir)
+        self.training = _training(trainer, pl_module, data)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the untrained model; a run that is interrupted meanwhile can be resumed already."""
@@ -115,7 +116,7 @@ class GapTracker(Checkpoint):
         assert isinstance(pl_module, SequenceModel)
         weights = self.run / "checkpoints" / f"step={trainer.global_step:06d}.ckpt"
         digest = sha256(weights) if self.writes else None
-        origin = Origin(self.source, self.run.name, trainer.global_step, digest)
+        origin = Origin(self.source, self.run.name, trainer.global_step, digest, self.training)
         record = measure(pl_module.model, length=length, protocol=protocol, origin=origin)
         record = Record(record.to_dict() | {"final": name == "final.json"})
         return record.write(self.run / "gap" / name) if self.writes else record
@@ -153,8 +154,8 @@ class GapTracker(Checkpoint):
         settings = dict(pl_module.hparams) | dict(data.hparams)
         settings |= {f"protocol.{key}": str(value) for key, value in self.protocol.to_dict().items()}
         settings |= {f"protocol.tracking.{key}": value for key, value in asdict(self.protocol.tracking).items()}
-        targets = [one.accuracy for one in _callbacks(trainer) if isinstance(one, AccuracyTarget)]
-        settings |= dict(zip(["target.accuracy"], targets, strict=False))
+        target = self.training["target_accuracy"]
+        settings |= {} if target is None else {"target.accuracy": target}
         for logger in _tensorboards(trainer.loggers):
             logger.log_hyperparams(settings, known, step=trainer.global_step)
 
@@ -171,6 +172,18 @@ class StepProgress(TQDMProgressBar):
         """Begin at the step that a resumed run has reached."""
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description("Training")
+
+
+def _training(trainer: L.Trainer, model: SequenceModel, data: SequenceData) -> dict[str, Any]:
+    """The settings of training that a record tells."""
+    targets = [one.accuracy for one in _callbacks(trainer) if isinstance(one, AccuracyTarget)]
+    return {
+        "optimizer": "Adam",
+        "learning_rate": model.learning_rate,
+        "batch_size": data.batch_size,
+        "max_steps": trainer.max_steps,
+        "target_accuracy": targets[0] if targets else None,
+    }
 
 
 def _validation_follows(trainer: L.Trainer) -> bool:

@@ -33,12 +33,14 @@ class Origin:
         run: Name of its run.
         step: Optimiser steps it was trained for.
         checkpoint_sha256: Hash of its checkpoint file.
+        training: Settings of its training, where they are known.
     """
 
     source: Source
     run: str | None = None
     step: int | None = None
     checkpoint_sha256: str | None = None
+    training: dict[str, Any] | None = None
 
 
 def judgement(protocol: Protocol) -> Judgement:
@@ -47,7 +49,12 @@ def judgement(protocol: Protocol) -> Judgement:
 
 
 def head(
-    origin: Origin, protocol: Protocol, accuracy: dict[str, Any], window: dict[str, Any], length: int | None
+    origin: Origin,
+    model: dict[str, Any],
+    protocol: Protocol,
+    accuracy: dict[str, Any],
+    window: dict[str, Any],
+    length: int | None,
 ) -> dict[str, Any]:
     """What every record begins with: what was measured, how, and how good the model is."""
     source = origin.source
@@ -59,6 +66,8 @@ def head(
         "seed": source.seed,
         "step": origin.step,
         "run": origin.run,
+        "model": model,
+        "training": origin.training,
         "protocol": protocol.to_dict() | data,
         "checkpoint_sha256": origin.checkpoint_sha256,
         "versions": libraries | {"python": platform.python_version()},
@@ -83,6 +92,7 @@ def body(
     protocol: Protocol,
     norms: Array,
     sizes: Sequence[int],
+    activity: tuple[Array, Array],
     causal: Array,
     gaps: Gaps,
     draws: tuple[Array, Array],
@@ -94,12 +104,14 @@ def body(
         protocol: What was measured.
         norms: Gradient norms, shape (component, batch), divided by sqrt(N_i) or not as the protocol says.
         sizes: N_i, the numbers of entries of the weights.
+        activity: Activation norms (component,) and attention entropies (layer, head).
         causal: Drops, shape (baseline, metric, component, sequence).
         gaps: The gap by baseline and metric.
         draws: Bootstrap distributions of G (component, resample) and C (baseline, metric, component, resample).
     """
     interval = judgement(protocol).interval
     C = causal.mean(-1)
+    entropies = iter(activity[1].flat)
     entries = []
     for i, component in enumerate(components):
         drop = {
@@ -113,6 +125,8 @@ def body(
                 "name": component.name,
                 "layer": component.layer,
                 "kind": component.kind,
+                "activation_norm": float(activity[0][i]),
+                "attention_entropy": float(next(entropies)) if component.kind == "head" else None,
                 "gradient": _gradient(float(norms[i].mean()), sizes[i], protocol) | {"ci": interval(draws[0][i])},
                 "causal": drop,
                 "delta": {baseline: _by_metric(gaps[baseline], i, _delta) for baseline in protocol.baselines},

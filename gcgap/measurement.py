@@ -20,13 +20,14 @@ from gcgap.batches import Purpose, Source, check_context, generator
 from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
 from gcgap.gap import Array, Gap, bootstrap_means, measure_gap
+from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, mean_activations
 from gcgap.importance.causal import Intervention, base_scores
 from gcgap.importance.gradient import gradient_norms, weight_sizes
 from gcgap.importance.scores import METRICS
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol, window_length
-from gcgap.pruning import joint, named_sets, pruning, role_sets, set_drops
+from gcgap.pruning import joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
 from gcgap.records import Record
 from gcgap.subject import Subject, id_batches
 
@@ -72,12 +73,13 @@ def measure(
     with seconds("accuracy"):
         accuracy, window = _accuracy(model, source, protocol, lengths)
     length = window["length"] if length is None else length
-    record = head(origin, protocol, accuracy, window, length)
+    record = head(origin, model.settings, protocol, accuracy, window, length)
     if length is None:
         return Record(record | skipped(protocol, accuracy) | {"seconds": seconds.by_stage})
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = mean_activations(model, wiring, means, by_position=False)
+        activity = activation_norms(model, wiring, means[0]).numpy(), attention_entropies(model, means[0]).numpy()
     subject = Subject(model, wiring, source, protocol, length, mean)
     with seconds("gradient"):
         gradients = source.batches(Purpose.GRADIENT, length, protocol.gradient_batches, protocol.batch_size)
@@ -87,7 +89,7 @@ def measure(
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
         gaps, intervals = _gaps(norms, causal, protocol, rng)
-    record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), causal, gaps, intervals)
+    record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), activity, causal, gaps, intervals)
     with seconds("pruning"):
         record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
     return Record(record | {"seconds": seconds.by_stage})
@@ -179,11 +181,13 @@ def _classes(
     by, names = judgement(subject.protocol), [component.name for component in subject.wiring.components]
     sets = role_sets({baseline: of["exact_match"] for baseline, of in gaps.items()}, G, causal.mean(-1), names)
     named = named_sets(subject)
-    found = set_drops(subject, sets | named)
+    pairs = random_pairs(subject, rng)
+    found = set_drops(subject, sets | named | pairs)
     alone = causal if subject.protocol.paired else _causal(subject, paired=True)[:, 0]  # joint drops are always paired
     individual = dict(zip(gaps, alone, strict=True))
     return {
         "pruning": pruning(sets, found, names, by, rng),
+        "random_pairs": random_pruning(pairs, found, names, by, rng),
         "joint": joint(sets, found, individual, names, by, rng),
         "sets": pruning(named, found, names, by, rng),
     }

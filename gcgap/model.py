@@ -52,17 +52,28 @@ class Attention(nn.Module):
 
     def heads(self, x: Float[Tensor, "batch pos d_model"], last: int) -> Float[Tensor, "batch last d_model"]:
         """Outputs z = softmax(q k / sqrt(d_head)) v of all heads side by side, at the `last` positions only."""
-        split = (x.shape[0], -1, self.n_heads, x.shape[-1] // self.n_heads)
         before = x.shape[1] - last
-        q = self.W_Q(x[:, before:]).view(split).transpose(1, 2)
-        k = self.W_K(x).view(split).transpose(1, 2)
-        v = self.W_V(x).view(split).transpose(1, 2)
-        if self.rotary:
-            q, k = rotate(q, start=before), rotate(k, start=0)
+        q, k = self._queries_and_keys(x, before)
+        v = self._split(self.W_V(x))
         mask = torch.ones(last, x.shape[1], dtype=torch.bool, device=x.device).tril(before) if before else None
         with sdpa_kernel(SDPBackend.MATH) if self.path == "math" else nullcontext():
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return z.transpose(1, 2).flatten(2)
+
+    def pattern(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch head query key"]:
+        """The weights softmax(q k / sqrt(d_head)) with which `heads` sums the values; every row sums to 1."""
+        q, k = self._queries_and_keys(x, before=0)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+        return scores.masked_fill(future, -math.inf).softmax(-1)
+
+    def _queries_and_keys(self, x: Tensor, before: int) -> tuple[Tensor, Tensor]:
+        """Queries of the positions from `before` on, and keys of all, each (batch, head, pos, d_head)."""
+        q, k = self._split(self.W_Q(x[:, before:])), self._split(self.W_K(x))
+        return (rotate(q, start=before), rotate(k, start=0)) if self.rotary else (q, k)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -131,6 +142,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.origin: Any = None  # set by `gcgap.load`: where the weights come from
         check_sizes(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention)
+        self.settings = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "positions": positions}
         self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_model // n_heads
         self.n_ctx = n_ctx
         self.embedding = nn.Embedding(VOCABULARY, d_model)
@@ -167,6 +179,13 @@ class Transformer(nn.Module):
             states.append((x, block.heads(x, self.kept(layer, x, last))))
             x = block.write(*states[-1])
         return states
+
+    def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
+        """The attention pattern of every head, layer by layer."""
+        return [
+            block.attention.pattern(block.norm_attention(x))
+            for block, (x, _) in zip(self.blocks, self.states(tokens), strict=True)
+        ]
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream below the first layer."""

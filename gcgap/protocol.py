@@ -27,15 +27,17 @@ class Sizes:
         mean_batches: OOD batches over which the means of mean ablation are taken.
         sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
         resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
+        random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
     """
 
     gradient_batches: int = 50
     mean_batches: int = 50
     sequences: int = 500
     resamples: int = 1000
+    random_pairs: int = 10
 
     def __post_init__(self) -> None:
-        least = {"gradient_batches": 2, "mean_batches": 1, "sequences": 2, "resamples": 100}
+        least = {"gradient_batches": 2, "mean_batches": 1, "sequences": 2, "resamples": 100, "random_pairs": 0}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"`protocol`: `{name}` must be at least {smallest}; got {getattr(self, name)}.")
@@ -54,6 +56,7 @@ class Tracking(Sizes):
         mean_batches: As in `protocol`.
         sequences: As in `protocol`.
         resamples: As in `protocol`.
+        random_pairs: As in `protocol`.
     """
 
     length: int = 9
@@ -64,6 +67,7 @@ class Tracking(Sizes):
     mean_batches: int = 10
     sequences: int = 100
     resamples: int = 200
+    random_pairs: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +105,7 @@ class Protocol(Sizes):
         mean_batches: OOD batches over which the means of mean ablation are taken.
         sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
         resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
+        random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
     """
 
     baselines: tuple[BaselineName, ...] = ("mean", "zero", "resample")
@@ -141,7 +146,7 @@ class Protocol(Sizes):
 
     def smallest(self) -> Protocol:
         """This protocol with as little data as every stage can run on, for dry runs."""
-        tiny = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100}
+        tiny = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100, "random_pairs": 1}
         return replace(self, **tiny, batch_size=4, tracking=replace(self.tracking, **tiny))
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ CLASSES = {"heroes": "hero", "bloats": "bloat"}
 RATIOS = ("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum")
 
 Key = tuple[str, str, str]
-"""Baseline, class (heroes or bloats), and top2 or all."""
+"""Baseline, class (heroes, bloats or random), and which of it: top2, all, or the number of a random pair."""
 
 
 def members(gap: Gap, role: str, G: Array, C: Array, names: list[str]) -> list[int]:
@@ -48,6 +48,13 @@ def named_sets(subject: Subject) -> dict[Key, list[int]]:
     """The sets that the protocol names, under every baseline."""
     sets = [(" + ".join(names), subject.wiring.find(names)) for names in subject.protocol.sets]
     return {(baseline, label, "all"): found for baseline in subject.protocol.baselines for label, found in sets}
+
+
+def random_pairs(subject: Subject, rng: np.random.Generator) -> dict[Key, list[int]]:
+    """Pairs of different components drawn at random, the same ones under every baseline."""
+    n, count = len(subject.wiring.components), subject.protocol.random_pairs
+    pairs = [sorted(rng.choice(n, size=2, replace=False).tolist()) for _ in range(count)]
+    return {(baseline, "random", str(k)): pair for baseline in subject.protocol.baselines for k, pair in enumerate(pairs)}
 
 
 def set_drops(subject: Subject, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
@@ -89,6 +96,28 @@ def pruning(
         if label == "bloats":
             entry["reading"] = _reading(entry["in_distribution_drop"]["value"])
         result.setdefault(baseline, {}).setdefault(label, {})[which] = entry
+    return result
+
+
+def random_pruning(
+    pairs: Mapping[Key, list[int]],
+    drops: Mapping[Key, Mapping[str, Array]],
+    names: list[str],
+    judgement: Judgement,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """What removing two components costs on average, by baseline: the mean over random pairs, its interval over the pairs.
+
+    Arguments as for `pruning`.
+    """
+    result: dict[str, Any] = {}
+    for baseline in dict.fromkeys(key[0] for key in pairs):
+        keys = [key for key in pairs if key[0] == baseline]
+        entry: dict[str, Any] = {"members": [[names[i] for i in pairs[key]] for key in keys]}
+        for place in ("ood", "in_distribution"):
+            means = np.array([drops[key][place].mean() for key in keys])
+            entry[f"{place}_drop"] = _with_interval(means, judgement, rng)
+        result[baseline] = entry
     return result
 
 

@@ -21,10 +21,12 @@ Part = tuple[int, int | None]
 
 @dataclass
 class Run:
-    """Logits, and what every component put out by itself in that run."""
+    """Logits, what every component put out by itself in that run, what the heads wrote, and where they looked."""
 
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     parts: dict[Part, Tensor] = field(default_factory=dict)
+    writes: dict[Part, Tensor] = field(default_factory=dict)
+    patterns: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
 def float64(state: State) -> dict[str, Tensor]:
@@ -67,11 +69,13 @@ def run(
             )
             if positions == "rotary":
                 q, k = turned(q), turned(k)
-            z = einsum("bqk,bke->bqe", causal_softmax(einsum("bqe,bke->bqk", q, k) / math.sqrt(d_head)), v)
+            result.patterns[layer, head] = causal_softmax(einsum("bqe,bke->bqk", q, k) / math.sqrt(d_head))
+            z = einsum("bqk,bke->bqe", result.patterns[layer, head], v)
             result.parts[layer, head] = z
             if site == "component":
                 z = passed((layer, head), z)
-            written = written + einsum("bpe,de->bpd", z, state[f"{at}.attention.W_O.weight"][:, mine])
+            result.writes[layer, head] = einsum("bpe,de->bpd", z, state[f"{at}.attention.W_O.weight"][:, mine])
+            written = written + result.writes[layer, head]
         if site == "released":
             written = torch.cat([passed((layer, h), written[..., h * d_head : (h + 1) * d_head]) for h in range(n_heads)], dim=-1)
         x = x + written

@@ -17,6 +17,7 @@ from gcgap.batches import Batch, Purpose, Source, partners
 from gcgap.components import Wiring
 from gcgap.compose import Origin
 from gcgap.gates import Site
+from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, mean_activations, replacements
 from gcgap.importance.causal import Intervention, ablated_scores, base_scores, drops
 from gcgap.model import Transformer
@@ -58,6 +59,22 @@ def accuracy(model: Transformer, batch: Batch) -> float:
     return sum(row.all().item() for row in right) / len(right)
 
 
+ACTIVITY = {"activation_norm", "attention_entropy"}
+
+
+def test_a_record_tells_the_model_its_training_its_activity_and_random_pruning(trained: Transformer, source: Source) -> None:
+    record = measure(trained, source, replace(SMALL, random_pairs=3))
+    assert record["model"] == {"n_layers": 2, "n_heads": 2, "d_model": 32, "d_ff": 64, "positions": "none"}
+    assert record["training"] is None  # of a model that was handed over, nothing is known
+    batch = source.batch(Purpose.MEAN, record["length"], SMALL.batch_size)
+    norms = activation_norms(trained, Wiring.of(trained), batch).tolist()
+    assert column(record, "activation_norm") == pytest.approx(norms)
+    first, second = attention_entropies(trained, batch).tolist()
+    assert column(record, "attention_entropy") == [*map(pytest.approx, first), None, *map(pytest.approx, second), None]
+    pairs = record["random_pairs"][SMALL.baselines[0]]["members"]
+    assert [len(set(pair)) for pair in pairs] == [2, 2, 2]
+
+
 def test_a_record_has_the_form_of_the_contract_and_is_json(trained: Transformer, source: Source) -> None:
     record = measure(trained, source, replace(SMALL, baselines=EVERY))
     data = record.to_dict()
@@ -67,7 +84,7 @@ def test_a_record_has_the_form_of_the_contract_and_is_json(trained: Transformer,
     assert (data["schema"], data["task"], data["seed"], data["length"]) == (1, "sort", 1, 4)
     assert [component["name"] for component in data["components"]] == NAMES
     for component in data["components"]:
-        assert component.keys() == {"name", "layer", "kind", "gradient", "causal", "delta", "role"}
+        assert component.keys() == {"name", "layer", "kind", "gradient", "causal", "delta", "role"} | ACTIVITY
         assert component["causal"].keys() == component["delta"].keys() == component["role"].keys() == set(EVERY)
         low, high = component["gradient"]["ci"]
         assert 0 < low <= component["gradient"]["value"] <= high

@@ -103,7 +103,7 @@ def test_to_dict_holds_plain_json_of_every_setting_but_tracking() -> None:
 
 
 def test_tracked_has_the_sizes_of_tracking_and_keeps_the_rest() -> None:
-    sizes = {"gradient_batches": 3, "mean_batches": 4, "sequences": 5, "resamples": 101}
+    sizes = {"gradient_batches": 3, "mean_batches": 4, "sequences": 5, "resamples": 101, "random_pairs": 2}
     protocol = Protocol(site="released", threshold=0.2, tracking=Tracking(length=8, **sizes))
     tracked = protocol.tracked().to_dict()
     assert {key: tracked[key] for key in sizes} == sizes
@@ -114,6 +114,6 @@ def test_smallest_shrinks_sizes_only() -> None:
     protocol = Protocol(site="released", ranks="ordinal", sets=(("L0_H0",),))
     small = protocol.smallest()
     changed = {key for key, value in small.to_dict().items() if value != protocol.to_dict()[key]}
-    assert changed == {"gradient_batches", "mean_batches", "sequences", "resamples", "batch_size"}
+    assert changed == {"gradient_batches", "mean_batches", "sequences", "resamples", "random_pairs", "batch_size"}
     assert small.tracking.sequences <= 4
     assert small.tracking.length == protocol.tracking.length

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,17 @@ from gcgap.importance.baselines import Baseline, mean_activations, replacements
 from gcgap.importance.causal import Intervention, ablated_scores, drops
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol
-from gcgap.pruning import _ratios, joint, members, named_sets, pruning, role_sets, set_drops
+from gcgap.pruning import (
+    _ratios,
+    joint,
+    members,
+    named_sets,
+    pruning,
+    random_pairs,
+    random_pruning,
+    role_sets,
+    set_drops,
+)
 from gcgap.subject import Subject, id_batches
 
 NAMES = [f"L{layer}_{what}" for layer in range(2) for what in ("H0", "H1", "MLP")]
@@ -219,6 +230,30 @@ def test_named_sets_are_those_of_the_protocol_under_every_baseline(subject: Subj
         ("mean", "L0_H1 + L1_MLP", "all"): [1, 5],
         ("mean", "L1_H0", "all"): [3],
     }
+
+
+def test_random_pairs_are_different_components_and_the_same_under_every_baseline(subject: Subject) -> None:
+    subject.protocol = Protocol(baselines=("zero", "mean"), random_pairs=40)
+    pairs = random_pairs(subject, np.random.default_rng(3))
+    zero, mean = ([pair for key, pair in pairs.items() if key[:2] == (name, "random")] for name in ("zero", "mean"))
+    assert zero == mean
+    assert len(zero) == 40
+    assert {tuple(pair) for pair in zero} == {(i, j) for j in range(6) for i in range(j)}  # 15 pairs, all drawn sooner or later
+    assert list(pairs.values()) == list(random_pairs(subject, np.random.default_rng(3)).values())
+    assert random_pairs(replace(subject, protocol=Protocol(random_pairs=0)), np.random.default_rng(3)) == {}
+
+
+def test_random_pruning_tells_the_mean_over_pairs_and_its_interval_over_them() -> None:
+    pairs = {("mean", "random", str(k)): [0, k + 1] for k in range(4)}
+    drops = {key: {"ood": np.array([k / 4, k / 4 + 0.5]), "in_distribution": np.full(6, 0.25)} for k, key in enumerate(pairs)}
+    names = [f"L0_H{i}" for i in range(6)]
+    found = random_pruning(pairs, drops, names, Judgement(resamples=500), np.random.default_rng(0))
+    assert found.keys() == {"mean"}
+    assert found["mean"]["members"] == [["L0_H0", f"L0_H{k + 1}"] for k in range(4)]
+    assert found["mean"]["ood_drop"]["value"] == pytest.approx(0.625)  # of 0.25, 0.5, 0.75 and 1
+    low, high = found["mean"]["ood_drop"]["ci"]
+    assert 0.25 <= low < 0.5 < 0.75 < high <= 1
+    assert found["mean"]["in_distribution_drop"] == {"value": 0.25, "ci": [0.25, 0.25]}
 
 
 def test_individual_drops_that_cancel_have_no_ratio() -> None:
