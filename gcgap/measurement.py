@@ -27,7 +27,7 @@ from gcgap.importance.gradient import gradient_norms, weight_sizes
 from gcgap.importance.scores import METRICS
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol, window_length
-from gcgap.pruning import joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
+from gcgap.pruning import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
 from gcgap.records import Record
 from gcgap.subject import Subject, id_batches
 
@@ -92,6 +92,8 @@ def measure(
     record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), activity, causal, gaps, intervals)
     with seconds("pruning"):
         record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
+        for component, drop in zip(record["components"], inside_entries(subject, rng, judgement(protocol)), strict=True):
+            component["in_distribution"] = drop
     return Record(record | {"seconds": seconds.by_stage})
 
 

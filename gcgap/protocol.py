@@ -28,6 +28,7 @@ class Sizes:
         sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
         resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
         random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
+        inside: Also measure what each single component causes in distribution.
     """
 
     gradient_batches: int = 50
@@ -35,6 +36,7 @@ class Sizes:
     sequences: int = 500
     resamples: int = 1000
     random_pairs: int = 10
+    inside: bool = True
 
     def __post_init__(self) -> None:
         least = {"gradient_batches": 2, "mean_batches": 1, "sequences": 2, "resamples": 100, "random_pairs": 0}
@@ -57,6 +59,7 @@ class Tracking(Sizes):
         sequences: As in `protocol`.
         resamples: As in `protocol`.
         random_pairs: As in `protocol`.
+        inside: As in `protocol`.
     """
 
     length: int = 9
@@ -68,6 +71,7 @@ class Tracking(Sizes):
     sequences: int = 100
     resamples: int = 200
     random_pairs: int = 0
+    inside: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,6 +110,7 @@ class Protocol(Sizes):
         sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
         resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
         random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
+        inside: Also measure what each single component causes in distribution.
     """
 
     baselines: tuple[BaselineName, ...] = ("mean", "zero", "resample")

@@ -71,6 +71,25 @@ def set_drops(subject: Subject, sets: Mapping[Key, list[int]]) -> dict[Key, dict
     return {key: {"ood": ood[at], "in_distribution": inside[at]} for key, at in where.items()}
 
 
+def inside_drops(subject: Subject) -> Array:
+    """In-distribution exact-match drops of every single component, shape (baseline, component, sequence)."""
+    p, n = subject.protocol, len(subject.wiring.components)
+    singles = [Intervention(frozenset([i]), Baseline(baseline)) for baseline in p.baselines for i in range(n)]
+    found = np.concatenate([subject.drops(singles, batch)[0] for batch in id_batches(subject.source, p.sequences)], -1)
+    return found.reshape(len(p.baselines), n, -1)
+
+
+def inside_entries(subject: Subject, rng: np.random.Generator, judgement: Judgement) -> list[dict[str, Any] | None]:
+    """For every component its in-distribution drop by baseline; None where the protocol does not ask for it."""
+    if not subject.protocol.inside:
+        return [None] * len(subject.wiring.components)
+    by_component = inside_drops(subject).swapaxes(0, 1)
+    return [
+        {b: _with_interval(of, judgement, rng) for b, of in zip(subject.protocol.baselines, drops, strict=True)}
+        for drops in by_component
+    ]
+
+
 def pruning(
     sets: Mapping[Key, list[int]],
     drops: Mapping[Key, Mapping[str, Array]],

@@ -18,7 +18,7 @@ from gcgap.components import Wiring
 from gcgap.compose import Origin
 from gcgap.gates import Site
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline, mean_activations, replacements
+from gcgap.importance.baselines import Baseline, mean_activations, replacements, zero_activations
 from gcgap.importance.causal import Intervention, ablated_scores, base_scores, drops
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol, window_length
@@ -59,7 +59,7 @@ def accuracy(model: Transformer, batch: Batch) -> float:
     return sum(row.all().item() for row in right) / len(right)
 
 
-ACTIVITY = {"activation_norm", "attention_entropy"}
+ACTIVITY = {"activation_norm", "attention_entropy", "in_distribution"}
 
 
 def test_a_record_tells_the_model_its_training_its_activity_and_random_pruning(trained: Transformer, source: Source) -> None:
@@ -73,6 +73,21 @@ def test_a_record_tells_the_model_its_training_its_activity_and_random_pruning(t
     assert column(record, "attention_entropy") == [*map(pytest.approx, first), None, *map(pytest.approx, second), None]
     pairs = record["random_pairs"][SMALL.baselines[0]]["members"]
     assert [len(set(pair)) for pair in pairs] == [2, 2, 2]
+
+
+def test_single_drops_in_distribution_are_those_of_the_training_lengths(trained: Transformer, source: Source) -> None:
+    protocol, wiring = replace(SMALL, baselines=("zero", "resample")), Wiring.of(trained)
+    record = measure(trained, source, protocol)
+    for b in protocol.baselines:
+        for i, component in enumerate(record["components"]):
+            one, each = Intervention(frozenset([i]), Baseline(b)), []
+            for batch in id_batches(source, protocol.sequences):
+                other = replacements(trained, wiring, source, batch, [one.baseline], zero_activations(trained, wiring), 2, 8)
+                each += drops(*ablated_scores(trained, wiring, batch, [one], other))[0, 0].tolist()
+            found = component["in_distribution"][b]
+            assert found["value"] == pytest.approx(sum(each) / len(each))
+            assert found["ci"][0] <= found["value"] <= found["ci"][1]
+    assert column(measure(trained, source, replace(protocol, inside=False)), "in_distribution") == [None] * 6
 
 
 def test_a_record_has_the_form_of_the_contract_and_is_json(trained: Transformer, source: Source) -> None:

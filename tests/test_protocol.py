@@ -104,6 +104,7 @@ def test_to_dict_holds_plain_json_of_every_setting_but_tracking() -> None:
 
 def test_tracked_has_the_sizes_of_tracking_and_keeps_the_rest() -> None:
     sizes = {"gradient_batches": 3, "mean_batches": 4, "sequences": 5, "resamples": 101, "random_pairs": 2}
+    sizes |= {"inside": False}
     protocol = Protocol(site="released", threshold=0.2, tracking=Tracking(length=8, **sizes))
     tracked = protocol.tracked().to_dict()
     assert {key: tracked[key] for key in sizes} == sizes

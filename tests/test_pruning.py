@@ -233,11 +233,11 @@ def test_named_sets_are_those_of_the_protocol_under_every_baseline(subject: Subj
 
 
 def test_random_pairs_are_different_components_and_the_same_under_every_baseline(subject: Subject) -> None:
-    subject.protocol = Protocol(baselines=("zero", "mean"), random_pairs=40)
+    subject.protocol = Protocol(baselines=("zero", "mean"), random_pairs=200)
     pairs = random_pairs(subject, np.random.default_rng(3))
     zero, mean = ([pair for key, pair in pairs.items() if key[:2] == (name, "random")] for name in ("zero", "mean"))
     assert zero == mean
-    assert len(zero) == 40
+    assert len(zero) == 200
     assert {tuple(pair) for pair in zero} == {(i, j) for j in range(6) for i in range(j)}  # 15 pairs, all drawn sooner or later
     assert list(pairs.values()) == list(random_pairs(subject, np.random.default_rng(3)).values())
     assert random_pairs(replace(subject, protocol=Protocol(random_pairs=0)), np.random.default_rng(3)) == {}

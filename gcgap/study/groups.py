@@ -1,0 +1,148 @@
+"""Groups of runs that may be averaged: the same model under the same protocol, and nothing else.
+
+Owns which record belongs to which run and which runs belong together. Two protocols are two groups; nothing merges them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcgap.protocol import Protocol
+from gcgap.records import Record, find_records
+
+MODEL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 512, "positions": "none"}
+DATA = {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9, 10, 11]}
+RELEASED = {
+    "layout": "released",
+    "site": "released",
+    "paired": False,
+    "sequences": 100,
+    "normalise_gradient": False,
+    "strict": True,
+    "ranks": "ordinal",
+}
+"""Every switch that the first public pipeline sets otherwise than gcgap does."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model under one protocol.
+
+    Args:
+        final: The record of its final model under the window rule.
+        tracked: The records of its checkpoints in the order of their steps.
+    """
+
+    final: Record
+    tracked: tuple[Record, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.final["task"]
+
+    @property
+    def seed(self) -> int:
+        """Seed of data and weights."""
+        return self.final["seed"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one model under one protocol, both tasks, in the order of their seeds.
+
+    Args:
+        settings: What they have in common: the protocol's and the model's settings.
+        runs: The runs, those that were skipped too.
+    """
+
+    settings: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """`default`, `released`, or the settings that are not the default's."""
+        changed = {key: value for key, value in self.settings.items() if value != default_settings().get(key)}
+        if changed == RELEASED:
+            return "released"
+        return ", ".join(f"{key}={value}".replace("'", "") for key, value in changed.items()) or "default"
+
+    @property
+    def baselines(self) -> list[str]:
+        """Ablation baselines, in the order of the protocol."""
+        return list(self.settings["baselines"])
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks in the order of the paper's tables: reversal, sorting, then any other."""
+        found = {run.task for run in self.runs}
+        return [task for task in ("reverse", "sort") if task in found] + sorted(found - {"reverse", "sort"})
+
+    def measured(self, task: str) -> list[Run]:
+        """Runs of a task that have numbers."""
+        return [run for run in self.runs if run.task == task and run.final.skipped is None]
+
+    def skipped(self, task: str) -> list[Run]:
+        """Runs of a task without an OOD length inside the window, which are never averaged in."""
+        return [run for run in self.runs if run.task == task and run.final.skipped is not None]
+
+
+def default_settings() -> dict[str, Any]:
+    """Every setting at its default."""
+    return Protocol().to_dict() | DATA | MODEL
+
+
+def gather(paths: Iterable[str | Path]) -> list[Group]:
+    """Every finished run at or below the paths, in groups; the group of the defaults first, then the largest.
+
+    Raises:
+        ValueError: No finished run, or two runs of the same task and seed in one group.
+    """
+    found: dict[str, list[Run]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for run in _runs(paths):
+        own = _settings(run.final)
+        key = json.dumps(own, sort_keys=True)
+        settings[key] = own
+        found.setdefault(key, []).append(run)
+    groups = [Group(settings[key], tuple(_once(runs))) for key, runs in found.items()]
+    if not groups:
+        told = ", ".join(str(path) for path in paths)
+        raise ValueError(
+            f"`{told}` holds no finished run; expected gap/final.json below it. Run `gcgap fit` or `gcgap sweep` first."
+        )
+    return sorted(groups, key=lambda group: (group.name != "default", group.name != "released", -len(group.runs), group.name))
+
+
+def _runs(paths: Iterable[str | Path]) -> Iterator[Run]:
+    records = {record.path or Path(str(i)): record for path in paths for i, record in enumerate(find_records(path))}
+    folders: dict[Path, list[Record]] = {}
+    for path, record in records.items():
+        folders.setdefault(path.parent, []).append(record)
+    for inside in folders.values():
+        tracked = [record for record in inside if not record.data.get("final", record.path and record.path.name == "final.json")]
+        tracked.sort(key=lambda record: record["step"] or 0)
+        yield from (Run(record, tuple(tracked)) for record in inside if record not in tracked)
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """What must be equal for two records to be averaged."""
+    if "model" not in record.data:
+        raise ValueError(f"`{record.path}` does not tell its model; measure the run again with `gcgap measure --force`.")
+    return record["protocol"] | record["model"]
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """The runs in the order of their seeds, each task and seed once."""
+    first: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        other = first.setdefault((run.task, run.seed), run)
+        if other is not run:
+            raise ValueError(
+                f"`{run.final.path}` and `{other.final.path}` are the same run under the same protocol; leave one out."
+            )
+    return sorted(runs, key=lambda run: (run.task, run.seed))
