@@ -72,8 +72,8 @@ def measure(
     wiring.check_sets(protocol.sets)
     with seconds("accuracy"):
         accuracy, window = _accuracy(model, source, protocol, lengths)
-    length = window["length"] if length is None else length
-    record = head(origin, model.settings, protocol, accuracy, window, length)
+    given, length = length is not None, window["length"] if length is None else length
+    record: dict[str, Any] = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given}
     if length is None:
         return Record(record | skipped(protocol, accuracy) | {"seconds": seconds.by_stage})
     with seconds("mean"):

@@ -66,7 +66,8 @@ class Group:
     @property
     def name(self) -> str:
         """`default`, `released`, or the settings that are not the default's."""
-        changed = {key: value for key, value in self.settings.items() if value != default_settings().get(key)}
+        default = default_settings()
+        changed = {key: self.settings.get(key) for key in default | self.settings if self.settings.get(key) != default.get(key)}
         if changed == RELEASED:
             return "released"
         return ", ".join(f"{key}={value}".replace("'", "") for key, value in changed.items()) or "default"
@@ -130,10 +131,10 @@ def _runs(paths: Iterable[str | Path]) -> Iterator[Run]:
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """What must be equal for two records to be averaged."""
+    """What must be equal for two records to be averaged; a length that the window rule chose may differ."""
     if "model" not in record.data:
         raise ValueError(f"`{record.path}` does not tell its model; measure the run again with `gcgap measure --force`.")
-    return record["protocol"] | record["model"]
+    return record["protocol"] | record["model"] | ({"length": record["length"]} if record.data.get("length_given") else {})
 
 
 def _once(runs: list[Run]) -> list[Run]:

@@ -1,0 +1,90 @@
+"""The same weights measured twice: what of the ranks and roles is the network's, and what the measurement's.
+
+Pairs records of one checkpoint that differ in how they were made, such as the site of an ablation or the length of the sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gcgap.gap import Array, rank, rank_correlation
+from gcgap.records import Record
+from gcgap.study.groups import Group
+from gcgap.study.seeds import Summary, summary
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two measurements of the same weights agree, over runs.
+
+    Args:
+        task: The task.
+        first: Name of the group that one measurement of each belongs to.
+        second: Name of the other's.
+        causes: Rank correlation of the two C, by exact match.
+        causes_by_log_prob: The same by log-probability, which has no floor.
+        gaps: Rank correlation of the two rank differences.
+        heroes: Share of the first's Heroes that are Heroes in the second.
+        bloats: Share of the first's Bloats that are Bloats in the second.
+    """
+
+    task: str
+    first: str
+    second: str
+    causes: Summary
+    causes_by_log_prob: Summary
+    gaps: Summary
+    heroes: Summary
+    bloats: Summary
+
+
+def agreements(groups: Sequence[Group]) -> list[Agreement]:
+    """Every pair of groups that share checkpoints, task by task; the earlier group is the first."""
+    found = []
+    for i, first in enumerate(groups):
+        for second in groups[i + 1 :]:
+            for task in first.tasks:
+                pairs = _pairs(first, second, task)
+                if pairs:
+                    found.append(_agreement(task, first, second, pairs))
+    return found
+
+
+def _pairs(first: Group, second: Group, task: str) -> list[tuple[Record, Record]]:
+    known = {run.final["checkpoint_sha256"]: run.final for run in second.measured(task)}
+    own = [run.final for run in first.measured(task) if run.final["checkpoint_sha256"] is not None]
+    return [(record, known[record["checkpoint_sha256"]]) for record in own if record["checkpoint_sha256"] in known]
+
+
+def _agreement(task: str, first: Group, second: Group, pairs: Sequence[tuple[Record, Record]]) -> Agreement:
+    baseline = next(name for name in first.baselines if name in second.baselines)
+
+    def over(one: str) -> Summary:
+        values = [_correlation(*(_column(record, baseline, one) for record in pair)) for pair in pairs]
+        return summary([value for value in values if value is not None])
+
+    def kept(role: str) -> Summary:
+        members = [[set(record.roles(baseline)[role]) for record in pair] for pair in pairs]
+        return summary([len(before & after) / len(before) for before, after in members if before])
+
+    return Agreement(
+        task, first.name, second.name, over("exact_match"), over("log_prob"), over("delta"), kept("hero"), kept("bloat")
+    )
+
+
+def _column(record: Record, baseline: str, what: str) -> Array | None:
+    """One number per component: its drop by a metric, or its rank difference; None where there is no rank difference."""
+    if what == "delta":
+        found = [component["delta"][baseline]["value"] for component in record["components"]]
+        return None if None in found else np.array(found)
+    return np.array([component["causal"][baseline][what]["value"] for component in record["components"]])
+
+
+def _correlation(first: Array | None, second: Array | None) -> float | None:
+    if first is None or second is None:
+        return None
+    value = float(rank_correlation(rank(first), rank(second)))
+    return value if np.isfinite(value) else None
