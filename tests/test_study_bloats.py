@@ -47,6 +47,12 @@ def test_a_seed_is_never_predicted_from_itself() -> None:
     assert (found.auc or 1) <= 0.5
 
 
+def test_a_seed_with_bloats_of_one_kind_alone_is_predicted_from_the_others() -> None:
+    alike = [Example(one.seed, one.name, one.features[:1] * len(FEATURES), one.drop) for one in known(signal=4.0, seeds=6)]
+    split = [Example(2 * one.seed + one.overfits, one.name, one.features, one.drop) for one in alike]
+    assert (predict(split, np.random.default_rng(0)).auc or 0) > 0.9
+
+
 def test_columns_choose_the_features() -> None:
     examples = known(signal=3.0)
     assert (predict(examples, np.random.default_rng(0), [0]).auc or 0) > 0.9
