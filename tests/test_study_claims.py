@@ -10,7 +10,7 @@ import tiny
 
 from gcgap.study.claims import ANSWERS, CLAIMS, verdicts
 from gcgap.study.groups import RELEASED, Group, Run, default_settings
-from gcgap.study.ranking import beyond_noise, collapse, identities, inversion, missed
+from gcgap.study.ranking import beyond_noise, collapse, heads_not_layers, identities, inversion, missed
 from gcgap.study.removal import bloats_are_dispensable, heroes_destroy, negligible, superadditivity, two_kinds
 
 SHAKE = (-0.04, 0.01, 0.03, 0.0)  # what differs from seed to seed
@@ -97,6 +97,13 @@ def test_identities_that_are_the_same_everywhere_hold() -> None:
     assert found.numbers["Heroes"].mean == 1  # L0_H0 in every pair of seeds
     assert found.numbers["Bloats"].mean == 1
     assert found.holds is False  # one of two MLPs in four seeds is no surprise: permuting MLPs gives as much every eighth time
+
+
+def test_roles_of_a_layer_are_no_roles_of_its_heads() -> None:
+    """L0_H0 is the Hero of every seed: of four heads of its layer, in seven seeds, that is no accident; of one MLP it would be."""
+    assert heads_not_layers(group([run("sort", i) for i in range(7)])).holds is True
+    assert heads_not_layers(group([run("sort", i) for i in range(2)])).holds is False
+    assert heads_not_layers(group([run("sort", 0)])).holds is None
 
 
 @pytest.mark.parametrize(("joint", "holds"), [(0.06, False), (0.3, True)])
