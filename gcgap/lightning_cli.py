@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,15 +123,10 @@ class GapCLI(LightningCLI):
                 f"`trainer.default_root_dir`: {run} already holds a run, and nothing of it is overwritten.\n"
                 "Resume it with `--ckpt_path last`, or name another directory."
             )
-        config = run / "config.yaml"
-        saved = yaml.safe_load(config.read_text()) if config.exists() else {}
         asked = yaml.safe_load(self._parser("fit").dump(self.chosen, skip_none=False))
-        for key in SHAPING:
-            if key in saved and saved[key] != asked[key]:
-                raise UsageError(
-                    f"`{key}`: {run} holds a run with another value: {_difference(saved[key], asked[key])}.\n"
-                    "Resume with that run's own config.yaml, or name another `trainer.default_root_dir`."
-                )
+        if told := other_run(run, asked):
+            advice = "Resume with that run's own config.yaml, or name another `trainer.default_root_dir`."
+            raise UsageError(f"{told}.\n{advice}")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that works in the run directory and logs to TensorBoard there, unless the config says otherwise."""
@@ -157,6 +153,65 @@ class GapCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Checkpoints are never unpickled."""
         return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+
+
+SETTINGS: dict[str, Any] = {
+    "model_class": SequenceModel,
+    "datamodule_class": SequenceData,
+    "save_config_callback": RunConfig,
+    "trainer_defaults": TRAINER_DEFAULTS,
+    "seed_everything_default": 42,
+    "parser_class": Parser,
+    "auto_configure_optimizers": False,
+}
+
+
+class ConfigOnly(GapCLI):
+    """Resolves configs of `gcgap fit` and runs nothing."""
+
+    def __init__(self) -> None:
+        _quieten()
+        super().__init__(**SETTINGS, args=["fit"])
+
+    def _set_seed(self) -> None:
+        """Draw from no generator."""
+
+    def before_instantiate_classes(self) -> None:
+        """Touch no directory."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def resolve(self, arguments: list[str]) -> dict[str, Any]:
+        """Every key that these arguments of `gcgap fit` lead to, with its value.
+
+        Raises:
+            UsageError: A key or a value is wrong.
+        """
+        _check_config_files(arguments)
+        chosen = self.parser.parse_args(["fit", *arguments])["fit"]
+        return yaml.safe_load(self._parser("fit").dump(chosen, skip_none=False))
+
+
+def other_run(run: Path, asked: dict[str, Any], training: Iterable[str] = ()) -> str:
+    """How the run that a directory holds differs from what is asked for, in what shapes a run; empty if it does not.
+
+    Args:
+        run: The directory.
+        asked: A whole config.
+        training: Keys of `trainer` that count too; a run that is resumed by hand may change those.
+    """
+    config = run / "config.yaml"
+    saved = yaml.safe_load(config.read_text()) if config.exists() else {}
+    pairs = {key: (saved[key], asked[key]) for key in SHAPING if key in saved}
+    pairs |= {f"trainer.{key}": (saved["trainer"].get(key), asked["trainer"][key]) for key in training if "trainer" in saved}
+    for key, (there, here) in pairs.items():
+        if there != here:
+            return f"`{key}`: {run} holds a run with another value: {_difference(there, here)}"
+    return ""
 
 
 def _seed(value: bool | int) -> int:
@@ -200,16 +255,7 @@ def run(arguments: list[str]) -> int:
     _quieten()
     _check_config_files(arguments)
     try:
-        GapCLI(
-            SequenceModel,
-            SequenceData,
-            save_config_callback=RunConfig,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=42,
-            parser_class=Parser,
-            auto_configure_optimizers=False,
-            args=arguments,
-        )
+        GapCLI(**SETTINGS, args=arguments)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0

@@ -1,14 +1,16 @@
 """Records: one JSON file per measured checkpoint, schema 1, and the tables made from them.
 
-Owns the form of a record, its reading, checking and writing. Knows nothing of torch or Lightning, so that reports start fast.
+Owns the form of a record, its reading, checking and writing, alone or packed with others. Knows nothing of torch or
+Lightning, so that reports start fast.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = 1
+PACKED = "steps.jsonl.xz"
+"""The records of a run's checkpoints in one file, one on each line; each stands for the file step=<step>.json beside it."""
 METRICS = ("exact_match", "log_prob", "token_accuracy")
 _TOP: dict[str, tuple[type, ...]] = {
     "task": (str,),
@@ -100,8 +104,8 @@ class Record:
             ValueError: The file is not a record that this version can read.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except (UnicodeDecodeError, ValueError, RecursionError) as error:
+            data = _parsed(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
             raise ValueError(f"`{path}` is not a record: {error}. Measure the checkpoint again.") from error
         try:
             return cls(data, Path(path))
@@ -110,19 +114,9 @@ class Record:
 
     def write(self, path: str | Path) -> Record:
         """Write to a temporary name in the same directory, then rename: a reader never sees half a record."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.data, indent=1, allow_nan=False, ensure_ascii=False)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return Record(self.data, path)
+        _replace(Path(path), (text + "\n").encode())
+        return Record(self.data, Path(path))
 
     @property
     def baselines(self) -> list[str]:
@@ -162,18 +156,78 @@ def _wide(component: dict[str, Any], baselines: list[str]) -> Iterator[tuple[str
 
 
 def find_records(where: str | Path) -> list[Record]:
-    """Every record at or below a path, in the order of the file names.
+    """Every record at or below a path, in the order of the file names; packed ones as if they lay beside their file.
 
     Raises:
         ValueError: A file of that form is not a readable record, or there is none.
     """
     where = Path(where)
     if where.is_file():
-        return [Record.read(where)]
-    paths = sorted(path for pattern in ("final.json", "step=*.json") for path in where.rglob(pattern))
-    if not paths:
+        return unpack(where) if where.name == PACKED else [Record.read(where)]
+    paths = {path for pattern in ("final.json", "step=*.json") for path in where.rglob(pattern)}
+    packed = [record for path in sorted(where.rglob(PACKED)) for record in unpack(path) if record.path not in paths]
+    if not paths and not packed:
         raise ValueError(f"`{where}` holds no records; expected files such as gap/final.json below it. Run `gcgap fit` first.")
-    return [Record.read(path) for path in paths]
+    return sorted([Record.read(path) for path in sorted(paths)] + packed, key=lambda record: record.path or where)
+
+
+def pack(records: Sequence[Record], path: str | Path) -> None:
+    """Write the records of a run's checkpoints into one compressed file; equal records give equal bytes."""
+    lines = [json.dumps(record.data, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for record in records]
+    _replace(Path(path), lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
+
+
+def unpack(path: str | Path) -> list[Record]:
+    """The records of a file that `pack` wrote, each with the path that it would have as a file of its own.
+
+    Raises:
+        ValueError: The file cannot be read, or a line is no record; the message names the line.
+    """
+    path, found = Path(path), dict[Path, Record]()
+    try:
+        lines = lzma.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
+    except (lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ValueError(f"`{path}` does not hold packed records: {error}. Copy it again.") from error
+    for number, line in enumerate(lines, 1):
+        name = f"{path}, line {number}"
+        data = _of_line(line, name)
+        own = path.with_name(f"step={data['step'] or 0:06d}.json")
+        if own in found or data["step"] is None:
+            raise ValueError(f"`{name}`: step {data['step']} is no step, or is there twice; every line needs one of its own.")
+        found[own] = Record(data, own)
+    return list(found.values())
+
+
+def _of_line(line: str, name: str) -> dict[str, Any]:
+    try:
+        data = _parsed(line)
+    except ValueError as error:
+        raise ValueError(f"`{name}` is not a record: {error}. Copy the file again.") from error
+    try:
+        check(data, name)
+    except RecursionError as error:
+        raise ValueError(f"`{name}` is not a record: it is nested too deeply.") from error
+    return data
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read(where: str | Path) -> DataFrame:

@@ -108,6 +108,17 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def changed_folder(saved: dict[str, Any], changes: dict[str, Any], length: int | None = None) -> str:
+    """Name of the folder below gap/ that a run with these protocol settings is measured again into; empty if nothing changes.
+
+    Raises:
+        UsageError: A change is no setting of the protocol, or has a wrong value.
+    """
+    parser = build_parser()
+    own, changed = _protocol(parser, saved), _protocol(parser, _merged(saved, changes))
+    return _variant(own, changed, Namespace(length=length, full=False))
+
+
 def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespace) -> list[Job]:
     """Every checkpoint of a run directory and its final measurement, or the one checkpoint of a file."""
     if not path.exists():

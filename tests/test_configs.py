@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import tiny
 import yaml
 
 from gcgap.cli import main
+from gcgap.sweep.plan import read
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+SWEEPS = [path for path in FILES if "configs" in yaml.safe_load(path.read_text())]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 NAMES = [str(path.relative_to(ROOT)) for path in CONFIGS]
 
 
@@ -77,6 +81,32 @@ def test_an_unknown_key_in_a_config_is_refused_by_name(
     assert main(["fit", "--config", str(changed), "--trainer.default_root_dir", str(tmp_path / "run")]) == 2
     assert key in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["changed.yaml"]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_a_sweep_starts_from_the_configs_that_are_shipped(path: Path) -> None:
+    runs = read(path)
+    assert {run.config.resolve() for run in runs} <= set(CONFIGS)
+    assert len({run.job.directory for run in runs}) == len(runs)
+
+
+def test_the_sweep_of_the_paper_is_its_seeds_and_tasks_under_both_protocols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = {run.job.name: run for run in read(ROOT / "configs" / "paper.yaml")}
+    seeds = (42, 123, 456, 789, 1010, 2020, 3030, 4040, 5050, 6060)
+    groups = ("default", "released")
+    assert list(runs) == [f"{group}/{task}-seed{seed}" for group in groups for task in ("sort", "reverse") for seed in seeds]
+    for name, run in runs.items():
+        group, task, seed = re.fullmatch(r"(\w+)/(\w+)-seed(\d+)", name).groups()  # type: ignore[union-attr]
+        layout, site = ("contiguous", "component") if group == "default" else ("released", "released")
+        found = flat(run.resolved)
+        wanted = {"data.task": task, "seed_everything": int(seed), "data.layout": layout, "protocol.site": site}
+        assert wanted.items() <= found.items()
+        assert run.job.run == tmp_path / "runs" / "paper" / name
+        assert len(run.job.records) == {"default": 1, "released": 2}[group]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_released_configs_name_every_switch_of_the_public_pipeline() -> None:

@@ -14,10 +14,17 @@ import gcgap
 PACKAGE = Path(str(gcgap.__file__)).parent
 LINES = (
     "tasks batches model components gates",
-    "importance importance.scores importance.baselines importance.gradient importance.causal",
+    "importance importance.scores importance.activity importance.baselines importance.gradient importance.causal",
     "protocol gap records compose subject pruning",
+    "study study.groups study.arrays study.seeds study.published study.layers study.identity study.emergence study.bloats",
+    "study.same_weights study.tell study.ranking study.removal study.claims",
     "report report.style report.scatter report.emergence report.table report.logs",
-    "measurement data training checkpoints callbacks cli remeasure lightning_cli __main__",
+    "report.parts report.tables report.tables.render report.tables.left_out report.tables.v3 report.tables.v1",
+    "report.tables.protocol report.tables.cells report.tables.agreement report.tables.emerging report.tables.verdict",
+    "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
+    "report.figures.training report.figures.emerging report.figures.cells report.contents report.page report.write report.ship",
+    "measurement data training checkpoints callbacks cli remeasure lightning_cli report.attention report.command",
+    "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]
 

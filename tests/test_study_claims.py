@@ -100,7 +100,7 @@ def test_identities_that_are_the_same_everywhere_hold() -> None:
 
 
 def test_roles_of_a_layer_are_no_roles_of_its_heads() -> None:
-    """L0_H0 is the Hero of every seed: of four heads of its layer, in seven seeds, that is no accident; of one MLP it would be."""
+    """L0_H0 is the Hero of every seed: of four heads of its layer, in seven seeds, that is no accident."""
     assert heads_not_layers(group([run("sort", i) for i in range(7)])).holds is True
     assert heads_not_layers(group([run("sort", i) for i in range(2)])).holds is False
     assert heads_not_layers(group([run("sort", 0)])).holds is None

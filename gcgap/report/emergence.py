@@ -74,13 +74,19 @@ def _gap(record: Record, baseline: str, metric: str) -> dict:
     return gap if metric == "exact_match" else gap["by_metric"][metric]
 
 
-def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, names: list[str]) -> AxesImage:
+def deltas_and_roles(records: Sequence[Record], baseline: str, metric: str = "exact_match") -> tuple[np.ndarray, np.ndarray]:
+    """Rank differences (NaN where there are no ranks) and names of roles of every component and record, (component, record)."""
+
     def of(record: Record, key: str, what: str) -> list:
         entries = [component[key][baseline] for component in record["components"]]
         return [(entry if metric == "exact_match" else entry["by_metric"][metric])[what] for entry in entries]
 
     delta = np.array([[np.nan if d is None else d for d in of(record, "delta", "value")] for record in records]).T
-    roles = np.array([of(record, "role", "name") for record in records], dtype=object).T
+    return delta, np.array([of(record, "role", "name") for record in records], dtype=object).T
+
+
+def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, names: list[str]) -> AxesImage:
+    delta, roles = deltas_and_roles(records, baseline, metric)
     axes.set_facecolor("#eeeeee")
     image = axes.imshow(delta, aspect="auto", cmap=DIVERGING, vmin=-len(names), vmax=len(names), interpolation="nearest")
     for role in ("hero", "bloat"):
