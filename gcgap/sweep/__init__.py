@@ -1,0 +1,1 @@
+"""`gcgap sweep`: many runs, each in a process of its own."""

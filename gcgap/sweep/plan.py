@@ -1,0 +1,163 @@
+"""The runs of a sweep file: their names, directories and arguments.
+
+Owns the form of the file. Every config is resolved before anything starts, so that a wrong key stops a sweep at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gcgap.cli import UsageError
+from gcgap.lightning_cli import SHAPING, ConfigOnly
+from gcgap.remeasure import changed_folder
+from gcgap.sweep.worker import Job
+
+KEYS = {"directory": str, "configs": (dict, list), "grid": dict, "again": (dict, list)}
+OWN = ("trainer.default_root_dir", "trainer.devices", "trainer.num_nodes", "trainer.fast_dev_run", "trainer.enable_progress_bar")
+IN_NAME = ("data.task", "seed_everything")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Args:
+        config: The file that it starts from.
+        resolved: Its whole config.
+        job: What its worker does.
+    """
+
+    config: Path
+    resolved: dict[str, Any]
+    job: Job
+
+
+def read(path: Path, directory: Path | None = None) -> list[Run]:
+    """The runs of a sweep file, in `directory` or in the one that the file names.
+
+    Raises:
+        UsageError: The file, a config in it or a value is wrong; names the key.
+    """
+    content = _content(path)
+    if directory is None and "directory" not in content:
+        raise UsageError(f"`directory` is missing in {path}; name it there, or with `--directory`.")
+    directory = Path(directory or content["directory"]).absolute()
+    grid = {key: _values(key, values) for key, values in content.get("grid", {}).items()}
+    groups, again = _groups(content), _groups(content, "again")
+    if unknown := set(again) - set(groups):
+        raise UsageError(f"`again.{min(unknown)}` names no group of `configs`: {', '.join(groups)}.")
+    resolver = ConfigOnly()
+    runs = [
+        _run(resolver, path.parent / config, dict(zip(grid, values, strict=True)), directory, group, again.get(group, []))
+        for group, configs in groups.items()
+        for config in configs
+        for values in product(*grid.values())
+    ]
+    names = [run.job.name for run in runs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"`configs`: two runs would lie in {directory / twice}; put their configs into groups of their own.")
+    return runs
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"`--config`: {path} cannot be read: {' '.join(str(error).split())[:160]}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"`--config`: {path} must hold the keys {', '.join(KEYS)}; got {content!r:.60}.")
+    for key, value in content.items():
+        if key not in KEYS:
+            raise UsageError(f"`{key}` is no key of a sweep ({path}); use {', '.join(KEYS)}.")
+        if not isinstance(value, KEYS[key]) or not value:
+            raise UsageError(f"`{key}` in {path} must be {_told(KEYS[key])} that is not empty; got {value!r:.60}.")
+    if "configs" not in content:
+        raise UsageError(f"`configs` is missing in {path}; list at least one config file of `gcgap fit`.")
+    return content
+
+
+def _groups(content: dict[str, Any], key: str = "configs") -> dict[str, list[Any]]:
+    """Lists by the folder that their runs lie in; a plain list has none."""
+    kind, found = str if key == "configs" else dict, content.get(key, {})
+    if isinstance(found, list):
+        found = {"": found}
+    for name, values in found.items():
+        full = f"{key}.{name}".rstrip(".")
+        if name != "" and (not isinstance(name, str) or not re.fullmatch(r"\w[\w.+=-]*", name) or name == "logs"):
+            raise UsageError(f"`{full}`: a group is the name of a folder, of letters, digits and _-.+=, and not `logs`.")
+        if not isinstance(values, list) or not values or not all(isinstance(value, kind) and value for value in values):
+            what = "config files" if kind is str else "protocol settings, such as {site: released}"
+            raise UsageError(f"`{full}` must be a list of {what}; got {values!r:.60}.")
+    return found
+
+
+def _values(key: Any, values: Any) -> list[Any]:
+    """The values of one key of the grid."""
+    if not isinstance(key, str) or key.split(".")[0] not in (*SHAPING, "trainer") or key in OWN:
+        raise UsageError(f"`grid`: {key!r} cannot be varied; use a key of `gcgap fit` such as seed_everything or data.task.")
+    if not isinstance(values, list) or not values:
+        raise UsageError(f"`grid.{key}` must be a list of values that is not empty; got {values!r:.60}.")
+    return values
+
+
+def _run(resolver: ConfigOnly, config: Path, varied: dict[str, Any], home: Path, group: str, again: list[dict[str, Any]]) -> Run:
+    if not config.is_file():
+        raise UsageError(f"`configs`: no file {config}; paths are relative to the sweep file.")
+    arguments = [f"--config={config.absolute()}", *_options(varied)]
+    try:
+        resolved = resolver.resolve(arguments)
+    except UsageError as error:
+        raise UsageError(f"{config}{f' with {_told(varied)}' * bool(varied)}: {error}") from error
+    for key in ("devices", "num_nodes", "fast_dev_run"):
+        if resolved["trainer"][key] not in (1, "1", False):
+            raise UsageError(f"`trainer.{key}` in {config}: a run of a sweep is one whole process; leave the key out.")
+    name = "/".join([group, _name(resolved, varied)]).lstrip("/")
+    records = [_again_record(resolved["protocol"], changes) for changes in again]
+    fit = [*arguments, f"--trainer.default_root_dir={home / name}", "--trainer.enable_progress_bar=false"]
+    measure = [list(_options(_prefixed(changes))) for changes in again]
+    return Run(config, resolved, Job(name, str(home / name), str(home / "logs" / f"{name}.log"), fit, measure, records))
+
+
+def _name(resolved: dict[str, Any], varied: dict[str, Any]) -> str:
+    """Name of a run's directory: task and seed, then what else varies; no value can lead out of the sweep's directory."""
+    others = {key: re.sub(r"[^\w.-]+", "+", str(value)).strip("+") for key, value in varied.items() if key not in IN_NAME}
+    name = ",".join([f"{resolved['data']['task']}-seed{resolved['seed_everything']}", *(f"{k}={v}" for k, v in others.items())])
+    if len(name) > 200:
+        raise UsageError(f"`grid`: the name {name[:60]}.. of a run is too long; put such values into configs of their own.")
+    return name
+
+
+def _again_record(protocol: dict[str, Any], changes: dict[str, Any]) -> str:
+    length = changes.get("length")
+    if "length" in changes and (not isinstance(length, int) or length < 1):
+        raise UsageError(f"`again`: `length` must be a number of integers per example; got {length!r}.")
+    folder = changed_folder(protocol, {key: changes[key] for key in changes if key != "length"}, length)
+    if not folder:
+        raise UsageError(f"`again`: {_told(changes)} changes nothing of the run's own protocol; leave it out.")
+    return f"gap/{folder}/final.json"
+
+
+def _prefixed(changes: dict[str, Any]) -> dict[str, Any]:
+    """The options of `gcgap measure`: `length` is one of its own, everything else a setting of the protocol."""
+    return {key if key == "length" else f"protocol.{key}": value for key, value in changes.items()}
+
+
+def _options(settings: dict[str, Any]) -> Iterator[str]:
+    """Settings as options; text goes as it is, everything else as JSON."""
+    for key, value in settings.items():
+        yield f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _told(what: Any) -> str:
+    if isinstance(what, dict):
+        return ", ".join(f"{key}={value}" for key, value in what.items())
+    names = {str: "text", dict: "a mapping", list: "a list"}
+    return " or ".join(names[kind] for kind in (what if isinstance(what, tuple) else (what,)))

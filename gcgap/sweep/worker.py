@@ -1,0 +1,121 @@
+"""One run of a sweep in a process of its own: train or resume it, then measure its final model again.
+
+Owns what is left to do in a run directory. Light to import: both engines start workers with `launch`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock
+
+from gcgap.cli import main
+from gcgap.records import Record
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker does.
+
+    Args:
+        name: Name of the run within the sweep.
+        directory: Its directory, an absolute path like every other one here.
+        log: File that takes what the worker prints.
+        fit: Arguments of `gcgap fit`.
+        again: Options of `gcgap measure` for each further measurement of the final model.
+        records: The records of those measurements, within the directory.
+    """
+
+    name: str
+    directory: str
+    log: str
+    fit: list[str]
+    again: list[list[str]]
+    records: list[str]
+
+    @property
+    def run(self) -> Path:
+        """The directory."""
+        return Path(self.directory)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that the run can be resumed from."""
+        return self.run / "checkpoints" / "last.ckpt"
+
+    def is_trained(self) -> bool:
+        """Whether training and the final measurement are done."""
+        return _readable(self.run / "gap" / "final.json")
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.is_trained() and all(_readable(self.run / record) for record in self.records)
+
+
+def _readable(record: Path) -> bool:
+    try:
+        return record.exists() and bool(Record.read(record))
+    except ValueError:
+        return False
+
+
+def launch(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the worker of a job; it ends at once when its standard input is closed, and so when its parent dies."""
+    log = Path(job.log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        output.write(f"--- {job.name}, {datetime.now().astimezone().isoformat(timespec='seconds')}\n".encode())
+        output.flush()
+        return subprocess.Popen(
+            [sys.executable, "-m", "gcgap.sweep.worker", json.dumps(asdict(job))],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends its workers
+        )
+
+
+def work(job: Job) -> int:
+    """Do what is left of a job; the exit code of the first command that fails."""
+    if not job.is_trained():
+        _clear(job)
+        if code := main(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()]):
+            return code
+    for options, record in zip(job.again, job.records, strict=True):
+        if not _readable(job.run / record) and (code := main(["measure", str(job.last), *options])):
+            return code
+    return 0
+
+
+def _clear(job: Job) -> None:
+    """Remove what a run leaves that was killed before its first checkpoint; `gcgap fit` would take it for a run."""
+    left = [path for name in ("checkpoints", "gap") for path in (job.run / name).rglob("*") if path.is_file()]
+    if not job.last.exists() and not any(path.suffix in (".ckpt", ".json") for path in left):
+        (job.run / "config.yaml").unlink(missing_ok=True)
+        for name in ("checkpoints", "gap"):
+            shutil.rmtree(job.run / name, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    """End this process and all that it started when standard input is closed: two of them must never write one run."""
+    while os.read(0, 1):  # not sys.stdin, whose lock a thread must not hold when the interpreter ends
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    job = Job(**json.loads(sys.argv[1]))
+    log = Path(job.log)
+    with FileLock(log.with_name(f".{log.name}.lock"), timeout=60):  # a worker whose sweep was killed may take a moment to end
+        sys.exit(work(job))
