@@ -48,8 +48,8 @@ def run(task: str, seed: int, rho: float | None = 0.5, **changes: Any) -> Run:
     return Run(record)
 
 
-def group(runs: Sequence[Run], released: bool = False) -> Group:
-    return Group(default_settings() | (RELEASED if released else {}), tuple(runs))
+def group(runs: Sequence[Run], released: bool = False, **changes: Any) -> Group:
+    return Group(default_settings() | (RELEASED if released else {}) | changes, tuple(runs))
 
 
 def both(rho: dict[str, float], **changes: Any) -> list[Run]:
@@ -167,3 +167,13 @@ def test_the_answer_follows_from_the_default_protocol_first() -> None:
         (one,) = (one for one in verdicts(groups) if one.claim.title == claim)
         assert one.answer == answer
     assert verdicts([group(both(held), released=True)]) == []
+
+
+def test_the_released_site_alone_can_be_what_a_claim_holds_under() -> None:
+    default, crosswise = group(both({"reverse": 0.7, "sort": 0.7})), group(both({"reverse": 0.7, "sort": 0.1}), site="released")
+    assert crosswise.name == "site=released"
+    found = verdicts([default, crosswise])[0]
+    assert found.answer == "holds only under the released protocol"
+    assert [one.holds for one in found.by_protocol.values()] == [False, True]
+    other = group(both({"reverse": 0.7, "sort": 0.1}), ranks="ordinal")
+    assert verdicts([default, other])[0].answer == "does not hold"

@@ -1,7 +1,8 @@
 """The verdict: each claim of the paper, the rule by which runs decide it, and the answer that follows.
 
 An answer follows from the rules alone: `holds` if the default protocol meets the rule; `holds only under the released protocol`
-if only that one does; `does not hold` if the default protocol can tell and says no; `cannot be told` otherwise.
+if it does not, but the released protocol does, or the released site on the default's own weights; `does not hold` if none does;
+`cannot be told` where the default protocol has too few runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from gcgap.study import ranking, removal
 from gcgap.study.groups import Group
 from gcgap.study.tell import Evidence
 
+RELEASED_NAMES = ("released", "site=released")
+"""Groups of the released protocol: whole, and its site alone on weights of the default layout."""
 ANSWERS = ("holds", "holds only under the released protocol", "does not hold", "cannot be told")
 
 
@@ -39,7 +42,7 @@ class Verdict:
 
     Args:
         claim: The claim.
-        by_protocol: What the default and, where it was run, the released protocol say.
+        by_protocol: What the default says, and the released protocol and its site alone where they were run.
         answer: One of `ANSWERS`.
     """
 
@@ -151,8 +154,8 @@ CLAIMS = (
 
 
 def verdicts(groups: Sequence[Group]) -> list[Verdict]:
-    """The answer to every claim from the groups named `default` and `released`; none without the first."""
-    named = {group.name: group for group in groups if group.name in ("default", "released")}
+    """The answer to every claim from the default group and those of `RELEASED_NAMES`; none without the first."""
+    named = {group.name: group for group in groups if group.name in ("default", *RELEASED_NAMES)}
     if "default" not in named:
         return []
     return [_verdict(claim, {name: claim.evidence(group) for name, group in named.items()}) for claim in CLAIMS]
@@ -160,7 +163,7 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
 
 def _verdict(claim: Claim, by_protocol: dict[str, Evidence]) -> Verdict:
     default = by_protocol["default"].holds
-    released = by_protocol["released"].holds if "released" in by_protocol else None
+    released = any(by_protocol[name].holds for name in RELEASED_NAMES if name in by_protocol)
     holds, only_released, does_not, unknown = ANSWERS
     if default:
         return Verdict(claim, by_protocol, holds)
