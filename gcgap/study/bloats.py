@@ -26,6 +26,9 @@ SHUFFLES = 200
 RESAMPLES = 2000
 FEATURES = ("gradient", "gradient growth", "activation norm", "attention entropy", "is an MLP", "log-prob drop")
 
+OBSERVED = range(5)
+"""Features that are seen without ablating anything."""
+
 
 @dataclass(frozen=True)
 class Example:

@@ -139,8 +139,8 @@ CLAIMS = (
     Claim(
         "Which kind a Bloat is cannot be told before pruning",
         "v1: no gradient-based signal distinguishes them (an open question).",
-        "A predictor from what training records, tested on seeds it has not seen, ranks no better than guessing: the interval of "
-        "its AUC includes 0.5, or shuffled labels do as well with p ≥ 0.05.",
+        "On neither task does a predictor from what training records rank the Bloats of seeds that it has not seen better than "
+        "guessing: the interval of its AUC includes 0.5, or shuffled labels do as well with p ≥ 0.05.",
         removal.foretold,
     ),
     Claim(
