@@ -123,8 +123,8 @@ def foretold(group: Group) -> Evidence:
         numbers[f"AUC, {name}"] = Summary(found.bloats, found.auc, ci=found.ci)
         numbers[f"AUC without ablation, {name}"] = Summary(watched.bloats, watched.auc, ci=watched.ci)
         said.append(
-            f"on {name}, where {found.overfitting} of {found.bloats} single Bloats cost more than {100 * OVERFITTING:.0f} points in "
-            f"distribution, a held-out one of these is ranked above another Bloat with probability "
+            f"on {name}, where {found.overfitting} of {found.bloats} single Bloats cost more than {100 * OVERFITTING:.0f} points "
+            f"in distribution, a held-out one of these is ranked above another Bloat with probability "
             f"{told(numbers[f'AUC, {name}'])} (p = {found.p_value:.2g}), without the log-probability drop "
             f"{told(numbers[f'AUC without ablation, {name}'])}"
         )
