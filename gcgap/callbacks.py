@@ -122,8 +122,14 @@ class GapTracker(Checkpoint):
         return record.write(self.run / "gap" / name) if self.writes else record
 
     def _save(self, trainer: L.Trainer, name: str, weights_only: bool = False) -> None:
+        """Save under a temporary name beside the last one: a kill in the middle must leave the earlier file whole."""
         if self.writes:
-            trainer.save_checkpoint(self.run / "checkpoints" / name, weights_only=weights_only)
+            path = self.run / "checkpoints" / name
+            unfinished = path.with_name(f".{name}.unfinished")
+            trainer.save_checkpoint(unfinished, weights_only=weights_only)
+            if trainer.is_global_zero:
+                unfinished.replace(path)
+            trainer.strategy.barrier("gcgap checkpoint")
 
     def _history(self, step: int) -> list[Record]:
         """The tracked records of this run up to a step."""

@@ -7,7 +7,7 @@ that names them, `gap/site=released/` say, so that two protocols never mix.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,6 +99,7 @@ def run(arguments: list[str]) -> int:
         task = progress.add_task("Measuring", total=len(waiting))
         for job in waiting:
             model = load(job.checkpoint)
+            model.origin = replace(model.origin, training=_training(run_directory(job.checkpoint) / "config.yaml"))
             record = measure(model, length=job.length, protocol=job.protocol)
             last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
             progress.console.print(f"{job.record}: {sentence(last)}", highlight=False)
@@ -156,6 +157,21 @@ def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:
     except (yaml.YAMLError, AttributeError, TypeError, UsageError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(f"`{config}` does not hold a run's config: {reason}") from error
+
+
+def _training(config: Path) -> dict[str, Any] | None:
+    """The settings of training that a record tells, from a run's config; None where there is none."""
+    try:
+        found = yaml.safe_load(config.read_text())
+        return {
+            "optimizer": "Adam",
+            "learning_rate": found["model"]["learning_rate"],
+            "batch_size": found["data"]["batch_size"],
+            "max_steps": found["trainer"]["max_steps"],
+            "target_accuracy": found["target"]["accuracy"],
+        }
+    except (OSError, KeyError, TypeError):
+        return None
 
 
 def _protocol(parser: Parser, settings: dict[str, Any]) -> Protocol:

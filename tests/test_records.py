@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import lzma
 import random
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ import tiny
 import torch
 
 import gcgap
-from gcgap.records import METRICS, Record, find_records
+from gcgap.records import METRICS, PACKED, Record, find_records, pack
 
 BASELINES = ("mean", "zero")
 CONTRACT = (
@@ -388,3 +389,65 @@ def test_a_synthetic_record_of_these_tests_has_the_shape_of_a_measured_one() -> 
         assert ours.keys() <= theirs.keys()
     skipped = gcgap.measure(Transformer(1, 2, 16, 32), task="sort", protocol=protocol).to_dict()
     assert tiny.skipped().to_dict().keys() <= skipped.keys()
+
+
+def history() -> list[Record]:
+    """Three records of checkpoints, one of them with a text that splits lines elsewhere."""
+    tricky = Record(tiny.ten(step=50).to_dict() | {"run": "a\u2028b\x85c"})
+    return [tiny.ten(step=0, reason="all alike"), tricky, tiny.ten(step=100)]
+
+
+def test_packed_records_are_read_as_if_they_lay_beside_their_file(tmp_path: Path) -> None:
+    gap = tmp_path / "run" / "gap"
+    tiny.ten(step=100).write(gap / "final.json")
+    pack(history(), gap / PACKED)
+    found = find_records(tmp_path)
+    assert [record.path for record in found] == [
+        gap / name for name in ("final.json", *(f"step={s:06d}.json" for s in (0, 50, 100)))
+    ]
+    assert [record.to_dict() for record in found[1:]] == [record.to_dict() for record in history()]
+    assert [record.to_dict() for record in find_records(gap / PACKED)] == [record.to_dict() for record in history()]
+    assert len(gcgap.read(tmp_path)) == 4 * 2 * 10
+
+
+def test_a_file_goes_before_its_packed_twin(tmp_path: Path) -> None:
+    pack(history(), tmp_path / PACKED)
+    tiny.ten(step=50, rho=-0.5).write(tmp_path / "step=000050.json")
+    assert [record["gap"]["mean"]["rho"] for record in find_records(tmp_path)] == [None, -0.5, 0.5]
+
+
+def test_equal_records_are_packed_into_equal_bytes_without_a_trace(tmp_path: Path) -> None:
+    pack(history(), tmp_path / "a")
+    pack(history(), tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: [lines[0], "{"], "line 2"),
+        (lambda lines: [lines[0], "", lines[1]], "line 2"),
+        (lambda lines: [*lines, lines[1]], "line 4.*step 50"),
+        (lambda lines: [lines[0].replace('"step":0', '"step":null')], "line 1.*step None"),
+        (lambda lines: [lines[0].replace('"schema":1', '"schema":9')], "line 1.*schema 9"),
+        (lambda lines: [lines[0].replace('"seed":7', '"seed":NaN')], "line 1.*NaN"),
+        (lambda lines: [lines[0][:-1] + ', "later": ' + "[" * 20_000 + "]" * 20_000 + "}"], "line 1.*nested too deeply"),
+        (lambda lines: [], "line 1"),
+    ],
+)
+def test_a_bad_line_among_packed_records_is_refused_by_file_and_line(change: Any, said: str, tmp_path: Path) -> None:
+    lines = [json.dumps(record.to_dict(), separators=(",", ":")) for record in history()]
+    path = tmp_path / PACKED
+    path.write_bytes(lzma.compress("\n".join(change(lines)).encode()))
+    with pytest.raises(ValueError, match=said) as refused:
+        find_records(tmp_path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", lzma.compress(b"\xff\xfe"), lzma.compress(b"x" * 1000)[:-20]])
+def test_a_damaged_file_of_packed_records_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / PACKED).write_bytes(content)
+    with pytest.raises(ValueError, match="packed records") as refused:
+        find_records(tmp_path)
+    assert str(tmp_path / PACKED) in str(refused.value)

@@ -67,7 +67,7 @@ def test_one_kind_alone_cannot_be_told(drop: float, reason: str) -> None:
 
 
 def test_too_few_seeds_or_no_bloats_have_a_reason() -> None:
-    assert predict([], np.random.default_rng(0)).reason == "no Bloats"
+    assert predict([], np.random.default_rng(0)).reason == "no Bloats of tracked runs"
     assert "three seeds" in (predict(known(1.0, seeds=2), np.random.default_rng(0)).reason or "")
 
 

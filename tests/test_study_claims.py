@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
-from gcgap.study.claims import ANSWERS, CLAIMS, verdicts
+from gcgap.study.arrays import Measured, measured
+from gcgap.study.claims import ANSWERS, CLAIMS, SITE, verdicts
 from gcgap.study.groups import RELEASED, Group, Run, default_settings
+from gcgap.study.kinds import two_kinds
 from gcgap.study.ranking import beyond_noise, collapse, heads_not_layers, identities, inversion, missed
-from gcgap.study.removal import bloats_are_dispensable, heroes_destroy, negligible, superadditivity, two_kinds
+from gcgap.study.removal import bloats_are_dispensable, heroes_destroy, negligible, superadditivity
+from gcgap.study.selection import single_costs, single_costs_by_selection
 
 SHAKE = (-0.04, 0.01, 0.03, 0.0)  # what differs from seed to seed
 
 
 def run(task: str, seed: int, rho: float | None = 0.5, **changes: Any) -> Run:
     """A run whose record says what the changes say; L0_H0 is its Hero and L1_MLP its Bloat."""
-    record = tiny.ten(rho=rho, ceiling=changes.get("ceiling", 0.9), ci=changes.get("ci", [0.1, 0.8]))
+    record = tiny.ten(rho=rho, ceiling=changes.get("ceiling", 0.9), p_value=changes.get("p_value", 0.01))
     if rho is None:
         record = tiny.ten(reason="all components are alike")
     bloats, heroes, pairs = changes.get("bloats", 0.02), changes.get("heroes", 0.4), changes.get("random", 0.2)
     singles = changes.get("singles", 0.03)
-    drop = {"value": changes.get("inside", 0.1), "ci": [0, 0.2]}
+    inside = changes.get("inside", 0.1)
+    drop = {"value": inside, "ci": [inside - 0.02, inside + 0.02]}
     reading = "overfitting circuit" if drop["value"] > 0.05 else "optimisation noise"
     top = {"members": ["L1_MLP", "L1_H3"], "reason": None, "in_distribution_drop": drop}
     joint = {"members": ["L1_MLP", "L1_H3"], "individual_mean": singles, "individual_sum": 2 * singles, "joint": bloats}
@@ -56,8 +61,8 @@ def both(rho: dict[str, float], **changes: Any) -> list[Run]:
     return [run(task, i, value + shake, **changes) for task, value in rho.items() for i, shake in enumerate(SHAKE)]
 
 
-@pytest.mark.parametrize(("sort", "holds"), [(0.2, True), (0.68, False), (0.9, False)])
-def test_a_collapse_is_a_difference_above_zero(sort: float, holds: bool) -> None:
+@pytest.mark.parametrize(("sort", "holds"), [(0.2, True), (0.68, None), (0.9, False)])
+def test_a_collapse_is_a_difference_above_zero(sort: float, holds: bool | None) -> None:
     found = collapse(group(both({"reverse": 0.7, "sort": sort})))
     assert found.holds is holds
     assert found.numbers["difference"].mean == pytest.approx(0.7 - sort)
@@ -72,17 +77,22 @@ def test_one_seed_cannot_tell_and_null_correlations_are_left_out() -> None:
     assert collapse(group(runs)).numbers["sorting"].n == 4
 
 
-def test_an_inverted_seed_must_be_so_beyond_its_noise() -> None:
-    assert inversion(group([run("sort", 0, -0.2, ci=[-0.5, 0.1]), run("sort", 1)])).holds is False
-    found = inversion(group([run("sort", 0, -0.2, ci=[-0.5, -0.1]), run("sort", 1)]))
-    assert found.holds is True
-    assert "(seed 0)" in found.text
+def test_an_inverted_seed_must_be_so_beyond_chance_and_the_number_of_seeds() -> None:
+    assert inversion(group([run("sort", 0), run("sort", 1)])).holds is False
+    for p_value, holds in [(0.02, True), (0.03, None)]:  # of two seeds, 0.05 / 2
+        found = inversion(group([run("sort", 0, -0.5, p_value=p_value), run("sort", 1)]))
+        assert found.holds is holds
+        assert "(seed 0, p =" in found.text
+    assert inversion(group([run("sort", 0, -0.5, p_value=0.001)])).holds is None
 
 
 def test_the_gap_is_beyond_noise_where_the_ceiling_stays_above_rho() -> None:
     assert beyond_noise(group(both({"sort": 0.5}))).holds is True
     noisy = [run("sort", i, 0.5 + shake, ceiling=0.5 - shake) for i, shake in enumerate(SHAKE)]
-    assert beyond_noise(group(noisy)).holds is False
+    assert beyond_noise(group(noisy)).holds is None
+    without = beyond_noise(group([*both({"sort": 0.5}), run("sort", 9, ceiling=None)]))
+    assert without.numbers["ceiling"].mean == pytest.approx(4 * 0.9 / 5)  # the noisiest run is counted, not dropped
+    assert "Seeds 9 have no ceiling" in without.text
 
 
 def test_missed_components_are_shown_beside_chance() -> None:
@@ -97,6 +107,7 @@ def test_identities_that_are_the_same_everywhere_hold() -> None:
     assert found.numbers["Heroes"].mean == 1  # L0_H0 in every pair of seeds
     assert found.numbers["Bloats"].mean == 1
     assert found.holds is False  # one of two MLPs in four seeds is no surprise: permuting MLPs gives as much every eighth time
+    assert "Published Bloats: L1_H1 in 0, L1_H3 in 0" in found.text
 
 
 def test_roles_of_a_layer_are_no_roles_of_its_heads() -> None:
@@ -106,8 +117,8 @@ def test_roles_of_a_layer_are_no_roles_of_its_heads() -> None:
     assert heads_not_layers(group([run("sort", 0)])).holds is None
 
 
-@pytest.mark.parametrize(("joint", "holds"), [(0.06, False), (0.3, True)])
-def test_superadditivity_is_judged_by_the_ratio_to_the_sum(joint: float, holds: bool) -> None:
+@pytest.mark.parametrize(("joint", "holds"), [(0.06, None), (0.3, True), (0.03, False)])
+def test_superadditivity_is_judged_by_the_ratio_to_the_sum(joint: float, holds: bool | None) -> None:
     runs = [run("sort", i, bloats=joint + shake / 4, singles=0.03) for i, shake in enumerate(SHAKE)]
     found = superadditivity(group(runs))
     assert found.holds is holds
@@ -115,30 +126,74 @@ def test_superadditivity_is_judged_by_the_ratio_to_the_sum(joint: float, holds: 
     assert found.numbers["joint / mean"].mean == pytest.approx(joint / 0.03)  # 2 without any redundancy: never the rule
 
 
-def test_pruning_is_judged_against_random_components() -> None:
-    costly = [run("reverse", i, heroes=0.4 + shake, random=0.2) for i, shake in enumerate(SHAKE)]
-    assert heroes_destroy(group(costly)).holds is True
-    as_random = [run("reverse", i, heroes=0.4 + shake, random=0.4 - shake) for i, shake in enumerate(SHAKE)]
-    assert heroes_destroy(group(as_random)).holds is False
-    cheap = [run("sort", i, bloats=0.02 + shake / 4, random=0.2) for i, shake in enumerate(SHAKE)]
-    found = bloats_are_dispensable(group(cheap))
+LARGEST = (0.2, 0.19, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.0, -0.01)
+MIDDLING = (0.09, 0.08, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.4, 0.41)
+
+
+def heroes(drops: tuple[float, ...] = LARGEST, **changes: Any) -> list[Run]:
+    """Reversal runs with two Heroes, L0_H0 and L0_H1, of these single drops."""
+    runs = []
+    for seed, shake in enumerate(SHAKE):
+        one = run("reverse", seed, heroes=0.4 + shake, bloats=0.1 - shake, **changes)
+        for i, component in enumerate(one.final["components"]):
+            component["causal"]["mean"]["exact_match"]["value"] = drops[i] + shake / 100
+        runs.append(one)
+    return runs
+
+
+def test_heroes_are_judged_against_bloats_random_components_and_their_own_selection() -> None:
+    found = heroes_destroy(group(heroes(random=0.2)))
+    bloats, random, selection = found.numbers.values()
+    assert bloats.mean == pytest.approx(0.3)
+    assert random.mean == pytest.approx(0.2)
+    chance = single_costs_by_selection(measured(heroes()[0].final, "mean"), "hero", np.random.default_rng(5))
+    assert selection.mean == pytest.approx(0.39 - (chance or 0), abs=0.02)
     assert found.holds is True
-    assert found.numbers["bloats minus random"].mean == pytest.approx(-0.18)
-    dear = [run("sort", i, bloats=0.3 + shake / 4, random=0.2) for i, shake in enumerate(SHAKE)]
-    assert bloats_are_dispensable(group(dear)).holds is False
+    assert heroes_destroy(group(heroes(random=0.6))).holds is False
+    unselected = heroes_destroy(group(heroes(drops=MIDDLING, random=0.2)))  # a shuffled gradient would name costlier ones
+    assert unselected.holds is False
+
+
+def test_what_selection_explains_is_found_by_shuffling_the_gradient() -> None:
+    one = measured(heroes()[3].final, "mean")
+    assert single_costs(one, "hero") == pytest.approx(0.39)
+    drawn = [single_costs_by_selection(one, "hero", np.random.default_rng(seed)) for seed in (0, 1)]
+    assert drawn[0] == pytest.approx(drawn[1], abs=0.03)
+    by_hand = []  # two Heroes at least, by the definition, for every order of G that was drawn
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        G = rng.permutation(one.G).tolist()
+        ranks = [[sorted(values).index(value) for value in values] for values in (G, one.C.tolist())]
+        delta = [g - c for g, c in zip(*ranks, strict=True)]
+        members = sorted((i for i in range(10) if delta[i] <= -3), key=lambda i: (delta[i], -one.C[i], one.names[i]))
+        by_hand += [one.C[members[0]] + one.C[members[1]]] if len(members) > 1 else []
+    assert drawn[0] == pytest.approx(np.mean(by_hand))
+    alike = Measured(one.names, one.layer, one.is_head, one.G, np.arange(10.0), one.judgement)
+    assert single_costs(alike, "hero") is None
+
+
+@pytest.mark.parametrize(("sort", "reverse", "holds"), [(0.05, 0.06, True), (0.05, 0.2, False), (0.05, 0.1, None)])
+def test_bloats_are_dispensable_if_two_cost_little_on_both_tasks(sort: float, reverse: float, holds: bool | None) -> None:
+    runs = [run("sort", i, bloats=sort + shake / 4) for i, shake in enumerate(SHAKE)]
+    runs += [run("reverse", i, bloats=reverse + shake / 4) for i, shake in enumerate(SHAKE)]
+    found = bloats_are_dispensable(group(runs))
+    assert found.holds is holds
+    assert found.numbers["two Bloats, reversal"].mean == pytest.approx(reverse)
 
 
 def test_single_drops_are_negligible_below_five_points() -> None:
     assert negligible(group([run("sort", i, singles=0.02 + shake / 10) for i, shake in enumerate(SHAKE)])).holds is True
-    assert negligible(group([run("sort", i, singles=0.05 + shake / 10) for i, shake in enumerate(SHAKE)])).holds is False
+    assert negligible(group([run("sort", i, singles=0.05 + shake / 10) for i, shake in enumerate(SHAKE)])).holds is None
+    assert negligible(group([run("sort", i, singles=0.09 + shake / 10) for i, shake in enumerate(SHAKE)])).holds is False
 
 
-def test_two_kinds_need_two_of_each() -> None:
-    kinds = [run("sort", i, inside=drop) for i, drop in enumerate([0.0, 0.02, 0.3, 0.4])]
-    found = two_kinds(group(kinds))
-    assert found.holds is True
-    assert "of 4 sets 2 cost more than 5 points" in found.text
-    assert two_kinds(group(kinds[1:])).holds is False
+@pytest.mark.parametrize(
+    ("drops", "holds"),
+    [([0.0, 0.01, 0.3, 0.4], True), ([0.0, 0.3, 0.3, 0.4], False), ([0.0, 0.04, 0.06, 0.4], None), ([0.0, 0.3, 0.4], None)],
+)
+def test_two_kinds_need_two_sets_of_each_by_their_own_intervals(drops: list[float], holds: bool | None) -> None:
+    assert two_kinds(group([run("sort", i, inside=drop) for i, drop in enumerate(drops)])).holds is holds
+    assert two_kinds(group([run("reverse", i, inside=drop) for i, drop in enumerate(drops)])).holds is None
 
 
 def test_every_claim_has_one_of_the_answers_and_a_sentence() -> None:
@@ -152,28 +207,47 @@ def test_every_claim_has_one_of_the_answers_and_a_sentence() -> None:
         assert one.claim.rule.endswith(".")
 
 
-def test_the_answer_follows_from_the_default_protocol_first() -> None:
-    claim = CLAIMS[0].title
-    held, fallen = {"reverse": 0.7, "sort": 0.1}, {"reverse": 0.7, "sort": 0.7}
-    cases = [
-        (held, fallen, "holds"),
-        (fallen, held, "holds only under the released protocol"),
-        (fallen, fallen, "does not hold"),
-        (fallen, None, "does not hold"),
-        ({"sort": 0.5}, held, "cannot be told"),
-    ]
-    for default, released, answer in cases:
-        groups = [group(both(default))] + ([group(both(released), released=True)] if released else [])
-        (one,) = (one for one in verdicts(groups) if one.claim.title == claim)
-        assert one.answer == answer
-    assert verdicts([group(both(held), released=True)]) == []
+HELD, UNDECIDED, REFUTED = {"reverse": 0.7, "sort": 0.1}, {"reverse": 0.7, "sort": 0.7}, {"reverse": 0.1, "sort": 0.7}
+ONE = {"sort": 0.5}
 
 
-def test_the_released_site_alone_can_be_what_a_claim_holds_under() -> None:
-    default, crosswise = group(both({"reverse": 0.7, "sort": 0.7})), group(both({"reverse": 0.7, "sort": 0.1}), site="released")
-    assert crosswise.name == "site=released"
-    found = verdicts([default, crosswise])[0]
-    assert found.answer == "holds only under the released protocol"
-    assert [one.holds for one in found.by_protocol.values()] == [False, True]
-    other = group(both({"reverse": 0.7, "sort": 0.1}), ranks="ordinal")
-    assert verdicts([default, other])[0].answer == "does not hold"
+@pytest.mark.parametrize(
+    ("default", "released", "site", "answer"),
+    [
+        (HELD, REFUTED, REFUTED, "holds"),
+        (REFUTED, HELD, None, "holds only under the released protocol"),
+        (UNDECIDED, HELD, REFUTED, "holds only under the released protocol"),
+        (UNDECIDED, None, HELD, "holds only with the released site"),
+        (REFUTED, UNDECIDED, HELD, "holds only with the released site"),
+        (REFUTED, REFUTED, HELD, "does not hold"),
+        (UNDECIDED, REFUTED, HELD, "cannot be told"),
+        (REFUTED, None, None, "does not hold"),
+        (UNDECIDED, UNDECIDED, UNDECIDED, "cannot be told"),
+        (ONE, None, None, "cannot be told"),
+    ],
+)
+def test_the_answer_follows_from_the_default_protocol_first(default: Any, released: Any, site: Any, answer: str) -> None:
+    groups = [group(both(default))]
+    groups += [group(both(released), released=True)] if released else []
+    groups += [group(both(site), site="released")] if site else []
+    assert verdicts(groups)[0].answer == answer
+    assert verdicts([group(both(default), ranks="ordinal"), *groups[1:]]) == []
+
+
+def test_what_the_site_adds_is_asked_of_the_same_weights() -> None:
+    default, other = both({"reverse": 0.5, "sort": 0.4}), both({"reverse": 0.7, "sort": 0.3})
+    for of in (default, other):
+        for one in of:
+            one.final.data["checkpoint_sha256"] = f"{one.task}{one.seed}"
+    other[0].final.data["checkpoint_sha256"] = "of another model"
+    for i, one in enumerate(other):
+        one.final.data["gap"]["mean"]["rho"] += 0.01 * i
+    last = verdicts([group(default), group(other, site="released")])[-1]
+    assert last.claim.title == SITE
+    assert last.answer == "holds"
+    numbers = last.by_protocol["site=released"].numbers
+    assert numbers["on reversal"].n == 3
+    assert numbers["on reversal"].mean == pytest.approx(0.2 + 0.02)
+    assert numbers["on sorting"].mean == pytest.approx(-0.1 + 0.055)
+    assert numbers["added to the difference"].mean == pytest.approx(0.22 + 0.045)
+    assert SITE not in [one.claim.title for one in verdicts([group(default)])]

@@ -87,7 +87,9 @@ def predict(known: Sequence[Example], rng: np.random.Generator, columns: Sequenc
     count = int(overfits.sum())
     if count in (0, len(known)):
         kind = "overfits" if count else "is optimisation noise"
-        return Prediction(len(known), count, reason=f"every one of {len(known)} Bloats {kind}" if len(known) else "no Bloats")
+        return Prediction(
+            len(known), count, reason=f"every one of {len(known)} Bloats {kind}" if len(known) else "no Bloats of tracked runs"
+        )
     seeds = np.array([one.seed for one in known])
     if len(np.unique(seeds)) < 3:
         return Prediction(len(known), count, reason="fewer than three seeds to cross-validate over")

@@ -16,6 +16,7 @@ from gcgap.records import Record, find_records
 
 MODEL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 512, "positions": "none"}
 DATA = {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9, 10, 11]}
+TRAINING = {"optimizer": "Adam", "learning_rate": 1e-3, "batch_size": 64, "max_steps": 15_000, "target_accuracy": 0.9}
 RELEASED = {
     "layout": "released",
     "site": "released",
@@ -94,7 +95,7 @@ class Group:
 
 def default_settings() -> dict[str, Any]:
     """Every setting at its default."""
-    return Protocol().to_dict() | DATA | MODEL
+    return Protocol().to_dict() | DATA | MODEL | TRAINING
 
 
 def gather(paths: Iterable[str | Path]) -> list[Group]:
@@ -134,16 +135,26 @@ def _settings(record: Record) -> dict[str, Any]:
     """What must be equal for two records to be averaged; a length that the window rule chose may differ."""
     if "model" not in record.data:
         raise ValueError(f"`{record.path}` does not tell its model; measure the run again with `gcgap measure --force`.")
-    return record["protocol"] | record["model"] | ({"length": record["length"]} if record.data.get("length_given") else {})
+    length = {"length": record["length"]} if record.data.get("length_given") else {}
+    return record["protocol"] | record["model"] | (record["training"] or TRAINING) | length
 
 
 def _once(runs: list[Run]) -> list[Run]:
-    """The runs in the order of their seeds, each task and seed once."""
+    """The runs in the order of their seeds, each task and seed once: of two records of the same weights, the run's own."""
     first: dict[tuple[str, int], Run] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: -len(run.tracked)):
         other = first.setdefault((run.task, run.seed), run)
-        if other is not run:
+        if other is not run and not _same_weights(run, other):
             raise ValueError(
                 f"`{run.final.path}` and `{other.final.path}` are the same run under the same protocol; leave one out."
             )
-    return sorted(runs, key=lambda run: (run.task, run.seed))
+    return sorted(first.values(), key=lambda run: (run.task, run.seed))
+
+
+def _same_weights(run: Run, other: Run) -> bool:
+    """Whether two records of one run directory hold the same measurement of the same checkpoint."""
+    first, second = (one.final for one in (run, other))
+    if first.path is None or second.path is None or first["checkpoint_sha256"] is None:
+        return False
+    homes = {next((parent.parent for parent in path.parents if parent.name == "gap"), path) for path in (first.path, second.path)}
+    return len(homes) == 1 and first["checkpoint_sha256"] == second["checkpoint_sha256"]

@@ -20,10 +20,11 @@ class LayerGap:
 
     Args:
         value: Mean layer of the Heroes minus mean layer of the Bloats; None if there are none of a role.
-        ci: 95 % bootstrap interval over runs; None if some resample of the runs lacks a role.
+        ci: 95 % bootstrap interval over runs, of the resamples that have both roles; None if fewer than 95 % have.
         by_chance: Its mean when the G and C of each run are paired at random.
         p_value: Share of random pairings in which it is as large or larger.
         by_layer_index: Its value when G is replaced by the layer's number, the first layer highest.
+        beyond_index: Interval of the difference of the two.
     """
 
     value: float | None
@@ -31,6 +32,7 @@ class LayerGap:
     by_chance: float | None
     p_value: float | None
     by_layer_index: float | None
+    beyond_index: tuple[float, float] | None = None
 
 
 def layer_gap(runs: Sequence[Measured], rng: np.random.Generator, heads_only: bool = False) -> LayerGap:
@@ -45,9 +47,8 @@ def layer_gap(runs: Sequence[Measured], rng: np.random.Generator, heads_only: bo
     finite = chance[np.isfinite(chance)]
     p_value = (1 + int((finite >= value - 1e-12).sum())) / (1 + len(finite))
     index = _gap(by_index.sum(0))
-    return LayerGap(
-        float(value), _interval(sums, rng), float(finite.mean()), float(p_value), float(index) if np.isfinite(index) else None
-    )
+    ci, beyond = _intervals(sums, by_index, rng)
+    return LayerGap(float(value), ci, float(finite.mean()), float(p_value), float(index) if np.isfinite(index) else None, beyond)
 
 
 def layer_index_rho(one: Measured) -> tuple[float, float] | None:
@@ -76,12 +77,18 @@ def _gap(sums: Array) -> Array:
         return np.asarray(heroes / hero_count - bloats / bloat_count)
 
 
-def _interval(sums: Array, rng: np.random.Generator) -> tuple[float, float] | None:
+def _intervals(sums: Array, by_index: Array, rng: np.random.Generator) -> tuple[tuple[float, float] | None, ...]:
+    """Intervals over runs of the gap, and of the gap minus that of the layer's number."""
     if len(sums) < 2:
-        return None
+        return None, None
     pick = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
-    spread = _gap(np.moveaxis(sums[pick].sum(1), -1, 0))
-    if not np.isfinite(spread).all():
+    gap, index = (_gap(np.moveaxis(of[pick].sum(1), -1, 0)) for of in (sums, by_index))
+    return _middle(gap), _middle(gap - index)
+
+
+def _middle(spread: Array) -> tuple[float, float] | None:
+    finite = spread[np.isfinite(spread)]
+    if len(finite) < CONFIDENCE * len(spread):
         return None
-    low, high = np.percentile(spread, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
+    low, high = np.percentile(finite, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
     return float(low), float(high)

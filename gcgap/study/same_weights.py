@@ -47,9 +47,9 @@ def agreements(groups: Sequence[Group]) -> list[Agreement]:
     for i, first in enumerate(groups):
         for second in groups[i + 1 :]:
             for task in first.tasks:
-                pairs = _pairs(first, second, task)
-                if pairs:
-                    found.append(_agreement(task, first, second, pairs))
+                shared = [name for name in first.baselines if name in second.baselines]
+                if shared and (pairs := _pairs(first, second, task)):
+                    found.append(_agreement(task, first, second, shared[0], pairs))
     return found
 
 
@@ -59,9 +59,7 @@ def _pairs(first: Group, second: Group, task: str) -> list[tuple[Record, Record]
     return [(record, known[record["checkpoint_sha256"]]) for record in own if record["checkpoint_sha256"] in known]
 
 
-def _agreement(task: str, first: Group, second: Group, pairs: Sequence[tuple[Record, Record]]) -> Agreement:
-    baseline = next(name for name in first.baselines if name in second.baselines)
-
+def _agreement(task: str, first: Group, second: Group, baseline: str, pairs: Sequence[tuple[Record, Record]]) -> Agreement:
     def over(one: str) -> Summary:
         values = [_correlation(*(_column(record, baseline, one) for record in pair)) for pair in pairs]
         return summary([value for value in values if value is not None])

@@ -15,6 +15,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+TIED = 1e-12  # relative spread below which numbers differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Summary:
         n: Seeds.
         mean: Their mean, or the statistic itself; None without any seed.
         std: Standard deviation over seeds, with n in the denominator as in the paper's tables.
-        ci: 95 % interval over seeds; None with fewer than two.
+        ci: 95 % interval over seeds; None with fewer than two, or where all are equal: they do not tell their own spread.
     """
 
     n: int
@@ -40,7 +41,7 @@ def summary(values: Sequence[float]) -> Summary:
     if n == 0:
         return Summary(0, None)
     mean, std = float(np.mean(values)), float(np.std(values))
-    return Summary(n, mean, std, _ends(stats.ttest_1samp(values, 0)) if n > 1 and std > 0 else (mean, mean) if n > 1 else None)
+    return Summary(n, mean, std, _ends(stats.ttest_1samp(values, 0)) if std > TIED * abs(mean) else None)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Summary:
@@ -51,8 +52,10 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Summary:
     n = min(len(first), len(second))
     if n < 2:
         return Summary(n, value)
-    spread = np.std(first) > 0 or np.std(second) > 0
-    return Summary(n, value, ci=_ends(stats.ttest_ind(first, second, equal_var=False)) if spread else (value, value))
+    spread = max(float(np.std(first)), float(np.std(second))) > TIED * max(
+        abs(float(np.mean(first))), abs(float(np.mean(second)))
+    )
+    return Summary(n, value, ci=_ends(stats.ttest_ind(first, second, equal_var=False)) if spread else None)
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float], rng: np.random.Generator) -> Summary:

@@ -25,13 +25,19 @@ class Evidence:
 
 
 def above(found: Summary, bound: float) -> bool | None:
-    """Whether the whole interval lies above a bound; None without an interval."""
-    return None if found.ci is None else found.ci[0] > bound
+    """True if the whole interval lies above a bound, False if it lies below it; None if it holds the bound or is missing."""
+    return None if found.ci is None or found.ci[0] <= bound < found.ci[1] else found.ci[0] > bound
 
 
 def below(found: Summary, bound: float) -> bool | None:
-    """Whether the whole interval lies below a bound; None without an interval."""
-    return None if found.ci is None else found.ci[1] < bound
+    """The same for below."""
+    found_above = above(found, bound)
+    return None if found_above is None else not found_above
+
+
+def every(*parts: bool | None) -> bool | None:
+    """Whether all parts of a rule are met: False if one is refuted, None if one cannot be told."""
+    return False if False in parts else None if None in parts else True
 
 
 def too_few(what: str, least: int = 2) -> Evidence:

@@ -98,7 +98,13 @@ def chosen(runs: list[Run], patterns: list[str] | None) -> list[Run]:
 
 def check(run: Run) -> None:
     """Refuse a directory that holds a run of another config, which would be skipped or resumed as if it were this one."""
-    if (run.job.last.exists() or run.job.is_trained()) and (told := other_run(run.job.run, run.resolved, TRAINING)):
+    if not run.job.last.exists() and not run.job.is_trained():
+        return
+    if not (run.job.run / "config.yaml").exists():
+        raise UsageError(
+            f"{run.job.name}: {run.job.run} holds a run without its config.yaml.\nGive another `--directory`, or remove it."
+        )
+    if told := other_run(run.job.run, run.resolved, TRAINING):
         raise UsageError(f"{run.job.name}: {told}.\nGive another `--directory`, or remove that run.")
 
 

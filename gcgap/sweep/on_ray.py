@@ -29,7 +29,7 @@ class OnRay:
         ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False, configure_logging=False)
         has = ray.cluster_resources()
         gpus = int(has.get("GPU", 0))
-        self.slots = workers or gpus or int(has.get("CPU", 1))
+        self.slots = workers or gpus or max(1, int(has.get("CPU", 1)))
         self.task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(work)
         self.environment = {} if gpus else {"OMP_NUM_THREADS": "1"}
         self.running: dict[Any, str] = {}

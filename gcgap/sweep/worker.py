@@ -92,7 +92,7 @@ def work(job: Job) -> int:
         if code := main(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()]):
             return code
     for options, record in zip(job.again, job.records, strict=True):
-        if not _readable(job.run / record) and (code := main(["measure", str(job.last), *options])):
+        if not _readable(job.run / record) and (code := main(["measure", str(job.last), "--force", *options])):
             return code
     return 0
 
@@ -116,6 +116,6 @@ def _die_with_parent() -> None:
 if __name__ == "__main__":
     threading.Thread(target=_die_with_parent, daemon=True).start()
     job = Job(**json.loads(sys.argv[1]))
-    log = Path(job.log)
-    with FileLock(log.with_name(f".{log.name}.lock"), timeout=60):  # a worker whose sweep was killed may take a moment to end
+    job.run.mkdir(parents=True, exist_ok=True)
+    with FileLock(job.run / ".lock", timeout=60):  # a worker whose sweep was killed may take a moment to end
         sys.exit(work(job))

@@ -1,0 +1,81 @@
+"""`gcgap report`: tables, figures and one page from records alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from gcgap.cli import UsageError
+
+TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
+
+Runs of one model under one protocol are a group, and nothing is averaged over two groups. DIR/index.html shows everything."""
+TITLE = "The gradient-causal gap: report"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors become a `UsageError`."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        raise UsageError(message)
+
+
+def build_parser() -> Parser:
+    """The options of `gcgap report`."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser("gcgap report", description=TEXT, formatter_class=form, allow_abbrev=False)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directories with runs, or their record files")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the report goes; files there are replaced")
+    texts = {
+        "records": "also copy the records to DIR, those of checkpoints packed into gap/steps.jsonl.xz of each run, "
+        "so that `gcgap report DIR --out DIR` makes the report again",
+        "attention": "draw the attention patterns of the strongest Heroes and Bloats among the heads of a trained model: a run "
+        "directory or .ckpt file with its record gap/final.json (loads torch)",
+    }
+    parser.add_argument("--records", action="store_true", help=texts["records"])
+    parser.add_argument("--attention", type=Path, metavar="RUN", help=texts["attention"])
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Write the report that the arguments ask for."""
+    options = build_parser().parse_args(arguments[1:])
+    for path in options.paths:
+        if not path.exists():
+            raise UsageError(f"`{path}` does not exist; give directories with runs, or record files.")
+    if options.out.exists() and not options.out.is_dir():
+        raise UsageError(f"`--out`: `{options.out}` is a file; give a directory.")
+    write_report(options.paths, options.out, options.records, options.attention)
+    return 0
+
+
+def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None) -> None:
+    """Write a report of all runs below the paths, with progress in the terminal."""
+    from gcgap.report.contents import contents, lead
+    from gcgap.report.parts import Drawing
+    from gcgap.report.ship import ship
+    from gcgap.report.write import write
+    from gcgap.study.groups import gather
+
+    console = Console()
+    with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("Reading records", total=None)
+        groups = gather(paths)
+        extra = []
+        if attention is not None:
+            from gcgap.report.attention import attention_section
+
+            extra.append(attention_section(attention))
+        progress.update(task, description="Tables")
+        sections = contents(groups, extra)
+        if records:
+            ship(groups, out)
+        figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
+        progress.update(task, description="Figures", total=figures)
+        write(out, TITLE, lead(groups), sections, lambda: progress.advance(task))
+    runs = sum(len(group.runs) for group in groups)
+    console.print(f"{out / 'index.html'}: {runs} runs in {len(groups)} groups.", highlight=False, soft_wrap=True)

@@ -1,0 +1,128 @@
+"""Which tables and figures a report has, and in which order: the verdict, the cells, then every group by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from gcgap.report.figures import cells, emerging, layers, ranks, scatters, training
+from gcgap.report.parts import Drawing, Section, Table
+from gcgap.report.tables import pruning, v1, v3
+from gcgap.report.tables.agreement import agreement_table
+from gcgap.report.tables.cells import cells_table, places
+from gcgap.report.tables.emerging import emergence_table
+from gcgap.report.tables.layers import cut
+from gcgap.report.tables.left_out import left_out, ranked, title
+from gcgap.report.tables.protocol import gradient_table, protocol_table
+from gcgap.report.tables.render import ALL
+from gcgap.report.tables.verdict import numbers_table, verdict_table
+from gcgap.study.claims import ANSWERS, verdicts
+from gcgap.study.groups import Group
+from gcgap.study.same_weights import agreements
+
+Draw = Callable[..., Figure]
+
+
+def contents(groups: Sequence[Group], extra: Sequence[Section] = ()) -> list[Section]:
+    """All sections of a report: the verdict first, the numbers behind it last; `extra` ones stand before the single groups."""
+    found = verdicts(groups)
+    told = any(verdict.answer != ANSWERS[-1] for verdict in found)
+    verdict = [Section("Verdict", [verdict_table(found) if told else UNKNOWN])] if found else []
+    numbers = [Section("Numbers behind the verdict", [numbers_table(found)])] if told else []
+    of_groups = (_of_group(group, group is groups[0]) for group in groups)
+    return [*verdict, *_compared(groups), *extra, *of_groups, *numbers]
+
+
+UNKNOWN = "There are too few runs to tell whether any of the paper's claims holds."
+
+
+def lead(groups: Sequence[Group]) -> str:
+    """What the report is made of and how it is read."""
+    runs = sum(len(group.runs) for group in groups)
+    return (
+        f"{runs} measured runs in {len(groups)} groups; a group is one model under one protocol, and nothing is averaged over "
+        "two. G is a component's gradient magnitude, C the exact-match drop when it is ablated, Δ = rank(G) - rank(C); Hidden "
+        "Heroes have a low Δ (low gradient, essential), Gradient Bloats a high one. Tinted columns are the published figures. A "
+        "click on a heading sorts a table."
+    )
+
+
+def _compared(groups: Sequence[Group]) -> list[Section]:
+    """What several groups say together."""
+    blocks: list[str | Table | Drawing] = []
+    if sum(place.group is not None for place in places(groups)) > 1:
+        caption = "Spearman's ρ by layout of the training data and site of the ablation; grey lines join the same seed."
+        blocks += [Drawing("cells", caption, ALL, partial(cells.cells, groups)), cells_table(groups)]
+    same = agreements(groups)
+    return (
+        [Section("The network or the measurement?", [*blocks, *[agreement_table(same)] * bool(same)])] if blocks or same else []
+    )
+
+
+def _of_group(group: Group, leads: bool) -> Section:
+    """Tables of a group; also its figures if it is a main one or was tracked over training."""
+    tracked = [task for task in group.tasks if any(run.tracked for run in group.runs if run.task == task)]
+    full = leads or bool(tracked) or group.name in ("default", "released")
+    tables = [*v3.tables(group), gradient_table(group), *v1.tables(group), *pruning.tables(group)]
+    figures = _figures(group) if full else []
+    over_training: list[Table | Drawing] = []
+    for task in tracked:
+        over_training += _emergence(group, task)
+    if tracked:
+        over_training.insert(0, _drawing(group, "training", training.training, TRAINING))
+    return Section(f"Group: {group.name}", [*_intro(group), *figures, *tables, *over_training, protocol_table(group)])
+
+
+TRAINING = (
+    "Rank correlation ρ and its noise ceiling over training, C by exact match and by log-probability, and exact match. Thin: one "
+    "seed; thick: the mean over the seeds that have a value, where at least half do."
+)
+
+
+def _intro(group: Group) -> list[str]:
+    counts = [f"{len(group.measured(task))} of {title(task)}" for task in group.tasks]
+    baselines = ", ".join(group.baselines)
+    text = f"Measured runs: {', '.join(counts)}. Ablation baselines: {baselines}; where none is named, {group.baselines[0]}."
+    return [text, *left_out(group, group.tasks, group.baselines[:1])]
+
+
+def _figures(group: Group) -> list[Drawing]:
+    """The paper's figures, and the intervals of every rank difference."""
+    tasks = [task for task in group.tasks if ranked(group, task, group.baselines[0])]
+    if not tasks:
+        return []
+    limit = f"±{cut(group, group.settings['threshold']):g}"
+    seeds = f"{group.baselines[0]} ablation"
+    drawings = [
+        _drawing(
+            group, "v3-figure-1", ranks.mean_ranks, f"v3, Figure 1. Mean rank difference per component, {seeds}; dashed: {limit}."
+        ),
+        _drawing(
+            group, "v3-figure-2", layers.counts, f"v3, Figure 2. Hero and Bloat heads per layer at {limit}, summed over seeds."
+        ),
+        _drawing(group, "v3-figure-3", layers.thresholds, "v3, Figure 3. Hero and Bloat heads per layer at three thresholds."),
+        _drawing(group, "v3-figure-4", layers.gradients, "v3, Figure 4. Mean gradient norm of the heads' W_V slices per layer."),
+    ]
+    for task in tasks:
+        text = f"v3, Figure 6. Rank of G against rank of C, {title(task)}; ▲ Hero, ▼ Bloat; shaded: beyond {limit}."
+        drawings.append(_drawing(group, f"v3-figure-6-{task}", scatters.scatters, text, task))
+    for task in tasks:
+        text = f"Rank difference of every component and seed with its interval, {title(task)}, {seeds}; dashed: {limit}."
+        drawings.append(_drawing(group, f"intervals-{task}", ranks.intervals, text, task))
+    return drawings
+
+
+def _emergence(group: Group, task: str) -> list[Table | Drawing]:
+    raster = f"Emergence: rank difference of every component over the training of every seed, {title(task)}, C by exact match."
+    when = f"When roles settle and how long they last, {title(task)}; a larger mark on the left: more seeds."
+    return [
+        _drawing(group, f"emergence-{task}", emerging.rasters, raster, task),
+        _drawing(group, f"settling-{task}", emerging.settling, when, task),
+        emergence_table(group, task),
+    ]
+
+
+def _drawing(group: Group, name: str, draw: Draw, caption: str, *arguments: str) -> Drawing:
+    return Drawing(name, caption, group.name, partial(draw, group, *arguments))

@@ -1,0 +1,92 @@
+"""Rank differences over seeds: their mean per component (v3, Figure 1), and every seed with its interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from gcgap.gap import ROLES, is_role
+from gcgap.report.figures.panels import by_task, shifts, whisker
+from gcgap.report.style import COLOURS, LABELS
+from gcgap.report.tables.layers import cut
+from gcgap.report.tables.left_out import ranked
+from gcgap.study.groups import Group, Run
+from gcgap.study.seeds import Summary, summary
+
+LABEL = "rank difference Δ = rank(G) - rank(C)"
+
+
+def mean_ranks(group: Group) -> Figure:
+    """Mean rank difference per component with the lines beyond which roles begin."""
+    figure, axes = by_task(group, (3.6, 3.6), sharey=True)
+    limit = cut(group, group.settings["threshold"])
+    for panel, task in zip(axes[0], group.tasks, strict=True):
+        runs = ranked(group, task, group.baselines[0])
+        deltas = _deltas(runs, group.baselines[0])
+        for at, values in enumerate(deltas.values()):
+            found = summary([entry["value"] for entry in values])
+            colour = COLOURS[_role(found, limit, group.settings["strict"])]
+            panel.bar(at, found.mean, width=0.75, color=colour, alpha=0.55)
+            whisker(panel, at, found, color=colour, ms=3)
+        _lines(panel, limit)
+        panel.set_xticks(range(len(deltas)), list(deltas), rotation=90, fontsize=7)
+    axes[0, 0].set_ylabel(f"{LABEL}\n(mean over seeds, 95 % interval)", fontsize=9)
+    _legend(figure)
+    return figure
+
+
+def intervals(group: Group, task: str) -> Figure:
+    """Rank difference of every component in every seed with its bootstrap interval, and the mean over seeds with its own."""
+    baseline = group.baselines[0]
+    found = _deltas(ranked(group, task, baseline), baseline)
+    figure = Figure(figsize=(6.5, 1.4 + 0.33 * max(len(found), 3)), layout="constrained")
+    axes = figure.subplots()
+    limit = cut(group, group.settings["threshold"])
+    for row, values in enumerate(found.values()):
+        whole = summary([entry["value"] for entry in values])
+        for entry, shift in zip(values, shifts(len(values), 0.55), strict=True):
+            colour = COLOURS[entry["role"]]
+            axes.plot(entry["ci"], [row + shift] * 2, color=colour, lw=0.7, alpha=0.6)
+            axes.plot(entry["value"], row + shift, "o", color=colour, ms=2.5)
+        whisker(axes, row, whole, horizontal=True, color="black", fmt="|", ms=9, lw=1.6, capsize=0)
+    for line in (-limit, 0, limit):
+        axes.axvline(line, color="black", lw=0.8, ls="--" if line else "-", zorder=0)
+    for border in np.flatnonzero(np.diff([values[0]["layer"] for values in found.values()])):
+        axes.axhline(border + 0.5, color="#bbbbbb", lw=0.6)
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_xlabel(f"{LABEL}\npoints: one seed, 95 % bootstrap interval; black: mean over seeds, 95 % t-interval", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", labelsize=8)
+    _legend(figure)
+    return figure
+
+
+def _deltas(runs: list[Run], baseline: str) -> dict[str, list[dict[str, Any]]]:
+    """Rank difference, its interval and role in every run, by component."""
+    names = [component["name"] for component in runs[0].final["components"]] if runs else []
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for run in runs:
+        for one in run.final["components"]:
+            entry = one["delta"][baseline] | {"role": one["role"][baseline]["name"], "layer": one["layer"]}
+            found[one["name"]].append(entry)
+    return found
+
+
+def _role(found: Summary, limit: float, strict: bool) -> str:
+    roles = is_role(np.array([found.mean]), limit, strict)
+    return next(role for role in ROLES if roles[role][0])
+
+
+def _lines(panel: Any, limit: float) -> None:
+    for line in (-limit, limit):
+        panel.axhline(line, color="black", lw=0.8, ls="--")
+    panel.axhline(0, color="black", lw=0.8)
+
+
+def _legend(figure: Figure) -> None:
+    handles = [Patch(color=COLOURS[role], label=LABELS[role]) for role in ROLES]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)

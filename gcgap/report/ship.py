@@ -1,0 +1,35 @@
+"""Copying records beside a report, small enough to be kept with it: checkpoints packed, one record on each line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gcgap.records import PACKED, Record, pack
+from gcgap.study.groups import Group, Run
+
+
+def ship(groups: Sequence[Group], out: Path) -> None:
+    """Copy the records of every run to <out>/<protocol>/<run>/gap, as they lay below <protocol>/<run>.
+
+    Raises:
+        ValueError: Two different runs would go to the same place.
+    """
+    taken: dict[Path, Run] = {}
+    for run in (run for group in groups for run in group.runs):
+        place = destination(run.final, out)
+        if (other := taken.setdefault(place, run)) is not run:
+            raise ValueError(
+                f"`{run.final.path}` and `{other.final.path}` would both be copied to `{place}`; rename one of their folders."
+            )
+    for place, run in taken.items():
+        run.final.write(place)
+        if run.tracked:
+            pack(run.tracked, place.with_name(PACKED))
+
+
+def destination(record: Record, out: Path) -> Path:
+    """Where a record is copied: from its protocol's folder on, its path stays what it was."""
+    path = (record.path or Path("final.json")).resolve()
+    gap = next((folder for folder in path.parents if folder.name == "gap"), path.parent)
+    return out / gap.parent.parent.name / gap.parent.name / "gap" / path.relative_to(gap)

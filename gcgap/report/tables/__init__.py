@@ -1,0 +1,1 @@
+"""Tables over seeds: each a pure function of a group of runs."""
