@@ -40,7 +40,7 @@ def test_a_bad_value_is_refused_with_its_key_and_what_was_got(key: str, value: A
 )
 def test_a_bad_value_of_tracking_is_refused_with_its_key_and_what_was_got(key: str, value: int) -> None:
     with pytest.raises(ValueError, match=rf"`(protocol`: `|protocol\.tracking\.)?{key}`") as refused:
-        Tracking(**{key: value})
+        Tracking(**dict[str, Any]({key: value}))
     assert str(value) in str(refused.value).split("got")[1]
 
 
@@ -103,8 +103,8 @@ def test_to_dict_holds_plain_json_of_every_setting_but_tracking() -> None:
 
 
 def test_tracked_has_the_sizes_of_tracking_and_keeps_the_rest() -> None:
-    sizes = {"gradient_batches": 3, "mean_batches": 4, "sequences": 5, "resamples": 101, "random_pairs": 2}
-    sizes |= {"inside": False}
+    sizes: dict[str, Any] = {"gradient_batches": 3, "mean_batches": 4, "sequences": 5, "resamples": 101}
+    sizes |= {"random_pairs": 2, "inside": False}
     protocol = Protocol(site="released", threshold=0.2, tracking=Tracking(length=8, **sizes))
     tracked = protocol.tracked().to_dict()
     assert {key: tracked[key] for key in sizes} == sizes

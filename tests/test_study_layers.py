@@ -37,6 +37,7 @@ def test_the_gap_is_the_mean_layer_of_heroes_minus_that_of_bloats_over_all_runs(
     found = layer_gap(runs, np.random.default_rng(0), heads_only)
     assert found.value == pytest.approx(np.mean(heroes) - np.mean(bloats))
     assert found.ci is not None
+    assert found.value is not None
     assert found.ci[0] < found.value < found.ci[1]
 
 

@@ -23,10 +23,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 RULE = (
-    "The answers follow from the rules by themselves. A claim holds if the default protocol meets its rule; else holds only under "
-    "the released protocol if that one does; else only with the released site if the default's own weights do when ablated there "
-    "and the whole released protocol decides nothing; else it does not hold if the default protocol refutes it, and cannot be told "
-    "if not. Brackets are 95 % intervals."
+    "The answers follow from the rules by themselves. A claim holds if the default protocol meets its rule; else holds only "
+    "under the released protocol if that one does; else only with the released site if the default's own weights do when ablated "
+    "there and the whole released protocol decides nothing; else it does not hold if the default protocol refutes it, and cannot "
+    "be told if not. Brackets are 95 % intervals."
 )
 
 
