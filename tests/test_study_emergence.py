@@ -53,8 +53,8 @@ def test_the_gap_follows_what_the_records_say() -> None:
     found = following(Run(tracked[-1], tuple(tracked)), "mean")
     assert found.checkpoints == 5
     assert found.level == pytest.approx(1 - 6 * (0 + 1 + 4 + 1 + 4) / (5 * 24))  # ranks 1 3 2 4 5 against 1 2 4 5 3
-    assert found.change == pytest.approx(spearmanr([0.2, -0.1, 0.4, 0.1], [0.1, 0.2, 0.1, -0.2]))[0])
-    assert found.shortcut == pytest.approx(spearmanr([0, 0, 4, 0, 4], [0.1, 0.2, 0.5, 0.4, 0.7]))[0])
+    assert found.change == pytest.approx(spearmanr([0.2, -0.1, 0.4, 0.1], [0.1, 0.2, 0.1, -0.2])[0])
+    assert found.shortcut == pytest.approx(spearmanr([0, 0, 4, 0, 4], [0.1, 0.2, 0.5, 0.4, 0.7])[0])
     assert (found.shortcut or 0) > 0.8
 
 
