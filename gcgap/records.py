@@ -112,9 +112,15 @@ class Record:
         except RecursionError as error:
             raise ValueError(f"`{path}` is not a record: it is nested too deeply.") from error
 
-    def write(self, path: str | Path) -> Record:
-        """Write to a temporary name in the same directory, then rename: a reader never sees half a record."""
-        text = json.dumps(self.data, indent=1, allow_nan=False, ensure_ascii=False)
+    def write(self, path: str | Path, compact: bool = False) -> Record:
+        """Write to a temporary name in the same directory, then rename: a reader never sees half a record.
+
+        Args:
+            path: The file.
+            compact: All on one line, at half the size.
+        """
+        form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+        text = json.dumps(self.data, allow_nan=False, ensure_ascii=False, **form)
         _replace(Path(path), (text + "\n").encode())
         return Record(self.data, Path(path))
 

@@ -11,13 +11,15 @@ import pytest
 import tiny
 
 from gcgap.cli import main
+from gcgap.sweep.command import build_parser
+from gcgap.sweep.plan import read
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    gcgap ")]
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SMALL = [f"--protocol.{key}={value}" for key, value in tiny.SIZES.items()]
-EXTRA = {"fit": ["--trainer.fast_dev_run=1"], "measure": SMALL, "test": [], "validate": [], "predict": []}
+EXTRA = {"fit": ["--trainer.fast_dev_run=1"], "measure": SMALL, "test": [], "validate": [], "predict": [], "report": []}
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -28,6 +30,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copytree(ROOT / "checkpoints", tmp_path / "checkpoints")
     shutil.copytree(ROOT / "checkpoints" / "sort-seed42", tmp_path / "runs" / "sort-seed42")
+    shutil.copytree(ROOT / "checkpoints", tmp_path / "runs" / "paper")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (weights,) = (tmp_path / "runs" / "sort-seed42" / "checkpoints").glob("*.ckpt")
     shutil.copy(weights, weights.with_name("last.ckpt"))
     monkeypatch.chdir(tmp_path)
@@ -35,10 +39,25 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_readme_shows_every_command() -> None:
-    assert {shlex.split(command)[1] for command in COMMANDS} >= {"fit", "measure", "test"}
+    assert {shlex.split(command)[1] for command in COMMANDS} >= {"fit", "measure", "test", "sweep", "report"}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_the_sweep_of_the_readme_names_runs(checkout: Path) -> None:
+    """Resolved, not run: its 40 runs take hours. tests/test_sweep.py runs small ones."""
+    (command,) = (command for command in COMMANDS if command.startswith("gcgap sweep"))
+    assert len(read(build_parser().parse_args(shlex.split(command)[2:]).config)) == 40
+
+
+def test_the_tables_of_the_readme_are_those_of_the_report() -> None:
+    report = (ROOT / "docs" / "reproduction" / "report.md").read_text()
+    for name in ("table 1", "cells", "verdict"):
+        shown = README.split(f"<!-- {name} -->\n")[1].split("\n\n")[0].splitlines()
+        assert len(shown) > 3, name
+        for line in (line for line in shown if not line.startswith("| ---")):
+            assert line in report or line.removesuffix("|") in report, line
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("gcgap sweep")])
 def test_a_command_of_the_readme_runs(command: str, checkout: Path) -> None:
     arguments = shlex.split(command)[1:]
     assert main([*arguments, *EXTRA[arguments[0]]]) == 0

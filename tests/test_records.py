@@ -451,3 +451,11 @@ def test_a_damaged_file_of_packed_records_is_refused_by_name(content: bytes, tmp
     with pytest.raises(ValueError, match="packed records") as refused:
         find_records(tmp_path)
     assert str(tmp_path / PACKED) in str(refused.value)
+
+
+def test_a_compact_record_is_the_same_record_on_one_line(tmp_path: Path) -> None:
+    record = tiny.ten()
+    wide, narrow = record.write(tmp_path / "wide.json"), record.write(tmp_path / "narrow.json", compact=True)
+    assert Record.read(tmp_path / "narrow.json").data == Record.read(tmp_path / "wide.json").data == wide.data == narrow.data
+    assert (tmp_path / "narrow.json").read_text().count("\n") == 1
+    assert (tmp_path / "narrow.json").stat().st_size < 0.7 * (tmp_path / "wide.json").stat().st_size

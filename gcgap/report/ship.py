@@ -23,7 +23,7 @@ def ship(groups: Sequence[Group], out: Path) -> None:
                 f"`{run.final.path}` and `{other.final.path}` would both be copied to `{place}`; rename one of their folders."
             )
     for place, run in taken.items():
-        run.final.write(place)
+        run.final.write(place, compact=True)
         if run.tracked:
             pack(run.tracked, place.with_name(PACKED))
 
