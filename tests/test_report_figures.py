@@ -223,11 +223,11 @@ def test_the_strongest_heads_are_those_with_the_largest_rank_difference() -> Non
         for one in record["components"]
         if one["kind"] == "head"
     ]
-    found = strongest(record)
-    for role in ("hero", "bloat"):
-        known = sorted((abs(value) for _, one, value in heads if one == role), reverse=True)[:2]
-        assert [abs(one[2]) for one in found if one[1] == role] == known
-    assert all(name == f"L{layer}_H{head}" for name, _, _, layer, head in found)
+    low, high = strongest(record)
+    ordered = sorted((value, name, role) for name, role, value in heads)
+    assert [(one.delta, one.name, one.role) for one in low] == ordered[:2]
+    assert [(one.delta, one.name, one.role) for one in high] == ordered[:-3:-1]
+    assert all(one.name == f"L{one.layer}_H{one.place}" for one in (*low, *high))
 
 
 def test_attention_patterns_are_those_of_the_model() -> None:
@@ -236,7 +236,7 @@ def test_attention_patterns_are_those_of_the_model() -> None:
     figure = drawing.draw()
     drawn(figure)
     panels = [axes for axes in figure.axes if axes.images]
-    assert [panel.get_title().split(",")[0] for panel in panels] == [one[0] for one in strongest(tiny_record())]
+    assert [panel.get_title().split(",")[0] for panel in panels] == [one.name for row in strongest(tiny_record()) for one in row]
     for panel in panels:
         pattern = np.asarray(panel.images[0].get_array())
         assert pattern.sum(1) == pytest.approx(np.ones(len(pattern)))

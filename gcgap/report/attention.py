@@ -1,10 +1,10 @@
-"""Attention patterns of the strongest Hero and Bloat heads of one model (v3, Figure 5). Only this needs torch."""
+"""Attention patterns of the heads nearest to Heroes and Bloats in one model (v3, Figure 5). Only this needs torch."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,20 +14,20 @@ from gcgap.checkpoints import last_checkpoint, load, run_directory
 from gcgap.importance.activity import mean_patterns
 from gcgap.records import Record
 from gcgap.report.parts import Drawing, Section
-from gcgap.report.style import COLOURS, LABELS
+from gcgap.report.style import COLOURS
 from gcgap.report.tables.left_out import title
 from gcgap.report.tables.protocol import protocol_table
 from gcgap.study.groups import Group, Run
 
 SEQUENCES = 20  # over which a pattern is averaged, as in the paper
-EACH = 2  # heads of each role
+EACH = 2  # heads at either end
 
 
 def attention_section(where: Path) -> Section:
     """The patterns of the model of a run directory or checkpoint, whose roles are those of its final record.
 
     Raises:
-        ValueError: There is no record gap/final.json beside the checkpoint, or it is of other weights or has no such heads.
+        ValueError: There is no record gap/final.json beside the checkpoint, or it is of other weights or ranks no heads.
     """
     model = load(where)
     path = run_directory(last_checkpoint(where)) / "gap" / "final.json"
@@ -37,59 +37,74 @@ def attention_section(where: Path) -> Section:
     if record["checkpoint_sha256"] != model.origin.checkpoint_sha256:
         raise ValueError(f"`{path}` is a record of other weights than those of `{where}`; give the run's last checkpoint.")
     heads = strongest(record)
-    if not heads:
-        raise ValueError(f"`{path}` names no head as a Hero or Bloat, so there is no pattern to show.")
     batch = model.origin.source.batch(Purpose.EVALUATION, record["length"], SEQUENCES)
     found = mean_patterns(model, batch).numpy()
-    patterns = {name: found[layer, head] for name, _, _, layer, head in heads}
-    labels = {name: f"{name}, {role}, Δ {delta:+.1f}" for name, role, delta, _, _ in heads}
-    roles = {name: role for name, role, _, _, _ in heads}
+    rows = [
+        [(f"{head.name}, {head.role}, Δ {head.delta:+.1f}", head.role, found[head.layer, head.place]) for head in row]
+        for row in heads
+    ]
+    of = f"{title(record['task'])}, seed {record['seed']}, OOD length {record['length']}, mean of {SEQUENCES} sequences"
     caption = (
-        f"v3, Figure 5. Attention patterns of the Hero and Bloat heads with the largest |Δ|: {title(record['task'])}, seed "
-        f"{record['seed']}, OOD length {record['length']}, mean of {SEQUENCES} sequences."
+        "v3, Figure 5. Attention patterns of the heads with the lowest Δ (above: Heroes, where heads are) and the highest "
+        f"(below: Bloats): {of}."
     )
     group = f"attention of {record['run'] or record['task']}"
-    drawing = Drawing("v3-figure-5", caption, group, lambda: patterns_figure(patterns, labels, roles, record["length"]))
-    lacking = [
-        f"No other head is a {LABELS[role].split(' (')[0]}."
-        for role in ("hero", "bloat")
-        if list(roles.values()).count(role) < EACH
-    ]
+    drawing = Drawing("v3-figure-5", caption, group, lambda: patterns_figure(rows, record["length"]))
     own = protocol_table(Group(record["protocol"] | record.data.get("model", {}), (Run(record),)))
-    return Section("Attention patterns", [drawing, *lacking, replace(own, group=group)])
+    return Section("Attention patterns", [drawing, replace(own, group=group)])
 
 
-def strongest(record: Record) -> list[tuple[str, str, float, int, int]]:
-    """Name, role, rank difference, layer and place of the two Hero and the two Bloat heads with the largest |Delta|."""
+@dataclass(frozen=True)
+class Head:
+    """A head with its role and rank difference in a record, and its place in its layer."""
+
+    name: str
+    role: str
+    delta: float
+    layer: int
+    place: int
+
+
+def strongest(record: Record) -> list[list[Head]]:
+    """The two heads with the lowest rank difference, then the two with the highest, the most extreme first.
+
+    Raises:
+        ValueError: The record has no ranks.
+    """
     baseline = record.baselines[0]
-    seen: dict[int, int] = {}
-    found: dict[str, list[Any]] = {"hero": [], "bloat": []}
+    heads, seen = [], dict[int, int]()
     for component in record["components"]:
-        if component["kind"] == "head":
-            place = seen[component["layer"]] = seen.get(component["layer"], -1) + 1
-            role = component["role"][baseline]["name"]
-            if role in found:
-                found[role].append((component["name"], role, component["delta"][baseline]["value"], component["layer"], place))
-    return [one for heads in found.values() for one in sorted(heads, key=lambda one: -abs(one[2]))[:EACH]]
+        if component["kind"] == "head" and component["delta"][baseline]["value"] is not None:
+            layer = component["layer"]
+            place = seen[layer] = seen.get(layer, -1) + 1
+            delta, role = component["delta"][baseline]["value"], component["role"][baseline]["name"]
+            heads.append(Head(component["name"], role, delta, layer, place))
+    if not heads:
+        raise ValueError(f"`{record.path}` ranks no heads, so there is no pattern to show.")
+    heads.sort(key=lambda head: head.delta)
+    return [heads[:EACH], heads[: -EACH - 1 : -1]]
 
 
-def patterns_figure(patterns: dict[str, np.ndarray], labels: dict[str, str], roles: dict[str, str], length: int) -> Figure:
-    """Attention patterns, each (query, key), with the tokens on the axes; a row of panels for each role."""
+Panel = tuple[str, str, np.ndarray]
+"""A label, a role, and an attention pattern (query, key)."""
+
+
+def patterns_figure(rows: Sequence[Sequence[Panel]], length: int) -> Figure:
+    """Attention patterns with the tokens on the axes."""
     tokens = ["START", *(f"x{i}" for i in range(1, length + 1)), "SEP", *(f"y{i}" for i in range(1, length + 1)), "END"]
-    rows = [[name for name, one in roles.items() if one == role] for role in dict.fromkeys(roles.values())]
     columns = max(map(len, rows))
     figure = Figure(figsize=(3.6 * columns, 3.4 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    most = max(pattern[1:].max() for pattern in patterns.values())  # the first token can only look at itself
+    most = max(pattern[1:].max() for row in rows for _, _, pattern in row)  # the first token can only look at itself
     image = None
-    for panels, names in zip(axes, rows, strict=True):
-        for panel, name in zip(panels, names, strict=False):
-            image = panel.imshow(patterns[name], cmap="cividis", vmin=0, vmax=most, interpolation="nearest")
-            panel.set_title(labels[name], fontsize=9, color=COLOURS[roles[name]])
-            shown = tokens[: len(patterns[name])]
+    for panels, row in zip(axes, rows, strict=True):
+        for panel, (label, role, pattern) in zip(panels, row, strict=False):
+            image = panel.imshow(pattern, cmap="cividis", vmin=0, vmax=most, interpolation="nearest")
+            panel.set_title(label, fontsize=9, color=COLOURS[role])
+            shown = tokens[: len(pattern)]
             panel.set_xticks(range(len(shown)), shown, rotation=90, fontsize=6)
             panel.set_yticks(range(len(shown)), shown, fontsize=6)
-        for spare in panels[len(names) :]:
+        for spare in panels[len(row) :]:
             spare.set_axis_off()
     figure.supxlabel("key: the token that is looked at", fontsize=9)
     figure.supylabel("query: the token that looks", fontsize=9)
