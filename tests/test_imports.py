@@ -20,7 +20,7 @@ LINES = (
     "study.same_weights study.selection study.tell study.ranking study.removal study.kinds study.claims",
     "report report.style report.scatter report.emergence report.table report.logs",
     "report.parts report.tables report.tables.render report.tables.left_out report.tables.joint report.tables.layers",
-    "report.tables.v3 report.tables.v1 report.tables.pruning report.tables.protocol report.tables.cells",
+    "report.tables.v3 report.tables.v1 report.tables.pruning report.tables.overview report.tables.protocol report.tables.cells",
     "report.tables.agreement report.tables.emerging report.tables.verdict",
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.contents report.page report.write report.ship",

@@ -23,6 +23,8 @@ from gcgap.report.tables import pruning, v1, v3
 from gcgap.report.tables.cells import cells_table
 from gcgap.report.tables.joint import joint_table
 from gcgap.report.tables.layers import layer_table
+from gcgap.report.tables.left_out import title
+from gcgap.report.tables.overview import overview_table
 from gcgap.report.tables.protocol import gradient_table, protocol_table
 from gcgap.report.tables.render import to_csv, to_html, to_markdown
 from gcgap.study.groups import DATA, Group, Run, default_settings, gather
@@ -307,6 +309,20 @@ def test_the_four_cells_keep_protocols_apart_and_name_what_is_missing(root: Path
     assert rows["sorting", "released", "component"][0] == Summary(0, None)
     assert "No runs of sort: layout released, site component." in table.notes
     assert rows["reversal", "contiguous", "component"][4] == 1  # skipped
+    assert f"default: Skipped: reverse seed 456: {SKIPPED}." in table.notes
+
+
+def test_every_group_stands_in_the_overview_by_itself(root: Path, groups: list[Group]) -> None:
+    table = overview_table(groups)
+    names = [column.name for column in table.columns]
+    rows = {(row[0], row[1]): dict(zip(names, row, strict=True)) for row in table.rows}
+    assert rows.keys() == {(group.name, title(task)) for group in groups for task in group.tasks}
+    found = rows["default", "sorting"]
+    same(found["ρ"], [data["gap"]["mean"]["rho"] for data in ranked(root, "sort")])
+    same(found["Heroes per run"], [data["gap"]["mean"]["heroes"] for data in ranked(root, "sort")])
+    same(rows["released", "sorting"]["ρ"], [data["gap"]["mean"]["rho"] for data in ranked(root, "sort", "released")])
+    assert found["components"] == 20
+    assert rows["default", "reversal"]["skipped"] == 1
     assert f"default: Skipped: reverse seed 456: {SKIPPED}." in table.notes
 
 

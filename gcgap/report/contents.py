@@ -15,6 +15,7 @@ from gcgap.report.tables.cells import cells_table, places
 from gcgap.report.tables.emerging import emergence_table
 from gcgap.report.tables.layers import cut
 from gcgap.report.tables.left_out import left_out, ranked, title
+from gcgap.report.tables.overview import overview_table
 from gcgap.report.tables.protocol import gradient_table, protocol_table
 from gcgap.report.tables.render import ALL
 from gcgap.report.tables.verdict import numbers_table, verdict_table
@@ -55,6 +56,8 @@ def _compared(groups: Sequence[Group]) -> list[Section]:
     if sum(place.group is not None for place in places(groups)) > 1:
         caption = "Spearman's ρ by layout of the training data and site of the ablation; grey lines join the same seed."
         blocks += [Drawing("cells", caption, ALL, partial(cells.cells, groups)), cells_table(groups)]
+    if len(groups) > 1:
+        blocks.append(overview_table(groups))
     same = agreements(groups)
     return (
         [Section("The network or the measurement?", [*blocks, *[agreement_table(same)] * bool(same)])] if blocks or same else []
