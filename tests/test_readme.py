@@ -49,8 +49,10 @@ def test_the_sweep_of_the_readme_names_runs(checkout: Path) -> None:
 
 
 def test_the_tables_of_the_readme_are_those_of_the_report() -> None:
-    report = (ROOT / "docs" / "reproduction" / "report.md").read_text()
-    for name in ("table 1", "cells", "verdict"):
+    reports = {name: (ROOT / "docs" / name / "report.md").read_text() for name in ("reproduction", "checks")}
+    of = {"checks": "checks", "lengths": "checks"}
+    for name in ("table 1", "cells", "verdict", "checks", "lengths"):
+        report = reports[of.get(name, "reproduction")]
         shown = README.split(f"<!-- {name} -->\n")[1].split("\n\n")[0].splitlines()
         assert len(shown) > 3, name
         for line in (line for line in shown if not line.startswith("| ---")):

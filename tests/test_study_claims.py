@@ -17,7 +17,7 @@ from gcgap.study.ranking import beyond_noise, collapse, heads_not_layers, identi
 from gcgap.study.removal import bloats_are_dispensable, heroes_destroy, negligible, superadditivity
 from gcgap.study.selection import single_costs, single_costs_by_selection
 
-SHAKE = (-0.04, 0.01, 0.03, 0.0)  # what differs from seed to seed
+SHAKE = (-0.04, 0.01, 0.03, 0.0, 0.0)  # what differs from seed to seed
 
 
 def run(task: str, seed: int, rho: float | None = 0.5, **changes: Any) -> Run:
@@ -67,18 +67,19 @@ def test_a_collapse_is_a_difference_above_zero(sort: float, holds: bool | None) 
     assert found.holds is holds
     assert found.numbers["difference"].mean == pytest.approx(0.7 - sort)
     assert f"{sort:.2f} [" in found.text
-    assert "4 seeds" in found.text
+    assert "5 seeds" in found.text
 
 
 def test_one_seed_cannot_tell_and_null_correlations_are_left_out() -> None:
     one = group([run("sort", 0), run("reverse", 0)])
     assert collapse(one).holds is None
     runs = [*both({"reverse": 0.7, "sort": 0.2}), run("sort", 9, rho=None)]
-    assert collapse(group(runs)).numbers["sorting"].n == 4
+    assert collapse(group(runs)).numbers["sorting"].n == 5
 
 
 def test_an_inverted_seed_must_be_so_beyond_chance_and_the_number_of_seeds() -> None:
-    assert inversion(group([run("sort", 0), run("sort", 1)])).holds is False
+    assert inversion(group([run("sort", i) for i in range(5)])).holds is False
+    assert inversion(group([run("sort", i) for i in range(4)])).holds is None  # four that are not negative say too little
     for p_value, holds in [(0.02, True), (0.03, None)]:  # of two seeds, 0.05 / 2
         found = inversion(group([run("sort", 0, -0.5, p_value=p_value), run("sort", 1)]))
         assert found.holds is holds
@@ -91,7 +92,7 @@ def test_the_gap_is_beyond_noise_where_the_ceiling_stays_above_rho() -> None:
     noisy = [run("sort", i, 0.5 + shake, ceiling=0.5 - shake) for i, shake in enumerate(SHAKE)]
     assert beyond_noise(group(noisy)).holds is None
     without = beyond_noise(group([*both({"sort": 0.5}), run("sort", 9, ceiling=None)]))
-    assert without.numbers["ceiling"].mean == pytest.approx(4 * 0.9 / 5)  # the noisiest run is counted, not dropped
+    assert without.numbers["ceiling"].mean == pytest.approx(5 * 0.9 / 6)  # the noisiest run is counted, not dropped
     assert "Seeds 9 have no ceiling" in without.text
 
 
@@ -106,14 +107,14 @@ def test_identities_that_are_the_same_everywhere_hold() -> None:
     found = identities(group(both({"sort": 0.5})))
     assert found.numbers["Heroes"].mean == 1  # L0_H0 in every pair of seeds
     assert found.numbers["Bloats"].mean == 1
-    assert found.holds is False  # one of two MLPs in four seeds is no surprise: permuting MLPs gives as much every eighth time
+    assert found.holds is None  # one of two MLPs in five seeds is little surprise: permuting MLPs gives as much every 16th time
     assert "Published Bloats: L1_H1 in 0, L1_H3 in 0" in found.text
 
 
 def test_roles_of_a_layer_are_no_roles_of_its_heads() -> None:
     """L0_H0 is the Hero of every seed: of four heads of its layer, in seven seeds, that is no accident."""
     assert heads_not_layers(group([run("sort", i) for i in range(7)])).holds is True
-    assert heads_not_layers(group([run("sort", i) for i in range(2)])).holds is False
+    assert heads_not_layers(group([run("sort", i) for i in range(2)])).holds is None
     assert heads_not_layers(group([run("sort", 0)])).holds is None
 
 
@@ -246,8 +247,8 @@ def test_what_the_site_adds_is_asked_of_the_same_weights() -> None:
     assert last.claim.title == SITE
     assert last.answer == "holds"
     numbers = last.by_protocol["site=released"].numbers
-    assert numbers["on reversal"].n == 3
-    assert numbers["on reversal"].mean == pytest.approx(0.2 + 0.02)
-    assert numbers["on sorting"].mean == pytest.approx(-0.1 + 0.055)
-    assert numbers["added to the difference"].mean == pytest.approx(0.22 + 0.045)
+    assert numbers["on reversal"].n == 4
+    assert numbers["on reversal"].mean == pytest.approx(0.2 + 0.025)
+    assert numbers["on sorting"].mean == pytest.approx(-0.1 + 0.07)
+    assert numbers["added to the difference"].mean == pytest.approx(0.225 + 0.03)
     assert SITE not in [one.claim.title for one in verdicts([group(default)])]

@@ -30,6 +30,7 @@ def test_what_too_few_seeds_cannot_tell_is_none() -> None:
     assert summary([0.4, 0.4, 0.4]).ci is None  # whose mean is not 0.4 in floating point
     assert difference([0.4] * 3, [0.1] * 3).ci is None
     assert difference([], [1.0]) == Summary(0, None)
+    assert summary([0.4, 0.6]) == Summary(2, 0.5, pytest.approx(0.1))  # two seeds would give an interval of +-1.3
     assert difference([2.0], [1.0, 3.0]) == Summary(1, 0.0)
     assert difference([2.0, 2.0], [1.0, 1.0]) == Summary(2, 1.0)
     assert ratio([1.0], [2.0], np.random.default_rng(0)) == Summary(1, 0.5)
@@ -37,21 +38,24 @@ def test_what_too_few_seeds_cannot_tell_is_none() -> None:
 
 
 def test_a_difference_has_welchs_interval() -> None:
-    first, second = [1.0, 2.0, 3.0], [0.0, 4.0]
+    first, second = [1.0, 2.0, 3.0], [0.0, 4.0, 2.0]
     found = difference(first, second)
-    va, vb = 1.0 / 3, 8.0 / 2  # variances of the means
-    df = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 1)
+    va, vb = 1.0 / 3, 4.0 / 3  # variances of the means
+    df = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
     assert found.mean == pytest.approx(0.0)
     half = stats.t.ppf(0.975, df) * math.sqrt(va + vb)
     assert found.ci == pytest.approx((-half, half))
 
 
 def test_a_ratio_is_of_means_and_its_interval_takes_seeds_together() -> None:
-    below = [0.1, 0.2, 0.4, 0.3]
+    below = [0.1, 0.2, 0.4, 0.3, 0.5]
+    assert ratio(below[:4], below[:4], np.random.default_rng(0)) == Summary(4, 1.0)  # too few to resample
     found = ratio([3 * value for value in below], below, np.random.default_rng(0))
     assert found.mean == pytest.approx(3.0)
     assert found.ci == pytest.approx((3.0, 3.0))  # unpaired seeds would spread it
-    assert ratio([1.0, 2.0, 3.0], [1.0, 1.5, -1.0], np.random.default_rng(0)).ci is None  # some resamples have no ratio
+    assert (
+        ratio([1.0, 2.0, 3.0, 1.0, 1.0], [1.0, 1.5, -1.0, -1.0, 1.0], np.random.default_rng(0)).ci is None
+    )  # some resamples have no ratio
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

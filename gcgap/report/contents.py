@@ -18,7 +18,7 @@ from gcgap.report.tables.left_out import left_out, ranked, title
 from gcgap.report.tables.overview import overview_table
 from gcgap.report.tables.protocol import gradient_table, protocol_table
 from gcgap.report.tables.render import ALL
-from gcgap.report.tables.verdict import numbers_table, verdict_table
+from gcgap.report.tables.verdict import answers_table, numbers_table, verdict_table
 from gcgap.study.claims import ANSWERS, verdicts
 from gcgap.study.groups import Group
 from gcgap.study.same_weights import agreements
@@ -30,7 +30,7 @@ def contents(groups: Sequence[Group], extra: Sequence[Section] = ()) -> list[Sec
     """All sections of a report: the verdict first, the numbers behind it last; `extra` ones stand before the single groups."""
     found = verdicts(groups)
     told = any(verdict.answer != ANSWERS[-1] for verdict in found)
-    verdict = [Section("Verdict", [verdict_table(found) if told else UNKNOWN])] if found else []
+    verdict = [Section("Verdict", [answers_table(found), verdict_table(found)] if told else [UNKNOWN])] if found else []
     numbers = [Section("Numbers behind the verdict", [numbers_table(found)])] if told else []
     of_groups = (_of_group(group, group is groups[0]) for group in groups)
     return [*verdict, *_compared(groups), *extra, *of_groups, *numbers]
@@ -45,8 +45,11 @@ def lead(groups: Sequence[Group]) -> str:
     return (
         f"{runs} measured runs in {len(groups)} groups; a group is one model under one protocol, and nothing is averaged over "
         "two. G is a component's gradient magnitude, C the exact-match drop when it is ablated, Δ = rank(G) - rank(C); Hidden "
-        "Heroes have a low Δ (low gradient, essential), Gradient Bloats a high one. Tinted columns are the published figures. A "
-        "click on a heading sorts a table."
+        "Heroes have a low Δ (low gradient, essential), Gradient Bloats a high one. ρ is Spearman's rank correlation of G and C, "
+        "its noise ceiling the largest ρ that measurement noise would let through. OOD are sequences longer than trained on. The "
+        "layout says where padding stands in training: at the end (contiguous), or before the target (released). The site says "
+        "what an ablation replaces: a head's own output (component), or a slice of what all heads write (released). The paper is "
+        "arXiv:2602.01442, in its first and third version (v1, v3) and on its project page. Columns headed paper are published."
     )
 
 

@@ -117,7 +117,7 @@ def printed(cell: Cell, form: str) -> str:
     if isinstance(cell, Summary):
         spread = f" ± {cell.std:{form}}" if cell.std is not None and cell.n > 1 else ""
         ends = "" if cell.ci is None else f" [{cell.ci[0]:{form}}, {cell.ci[1]:{form}}]"
-        return f"{cell.mean:{form}}{spread}{ends}" + (f" (n = {cell.n})" if cell.n > 1 else "")
+        return f"{cell.mean:{form}}{spread}{ends}" + f" (n = {cell.n})"
     return f"{cell:{form}}" if isinstance(cell, float) else str(cell)
 
 

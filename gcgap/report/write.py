@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -32,6 +33,9 @@ def write(
         sections: Its content.
         advance: Called after each figure.
     """
+    if (directory / "report.md").exists():  # of an earlier report, whose other runs must not stay beside this one's
+        for folder in ("tables", "figures"):
+            shutil.rmtree(directory / folder, ignore_errors=True)
     pictures: dict[tuple[str, str], bytes] = {}
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Table):

@@ -22,7 +22,7 @@ from gcgap.study.seeds import CONFIDENCE
 
 OVERFITTING = 0.05  # in-distribution drop, as in `gcgap.pruning`
 PENALTY = 1.0  # of the squared coefficients, on standardised features
-SHUFFLES = 200
+SHUFFLES = 500
 RESAMPLES = 2000
 FEATURES = ("gradient", "gradient growth", "activation norm", "attention entropy", "is an MLP", "log-prob drop")
 
@@ -81,8 +81,17 @@ def examples(runs: Sequence[Run], baseline: str) -> list[Example]:
     return found
 
 
-def predict(known: Sequence[Example], rng: np.random.Generator, columns: Sequence[int] | None = None) -> Prediction:
-    """Cross-validated prediction of the kind of a Bloat, leaving out one seed at a time; from some columns of `FEATURES`."""
+def predict(
+    known: Sequence[Example], rng: np.random.Generator, columns: Sequence[int] | None = None, shuffles: int = SHUFFLES
+) -> Prediction:
+    """Cross-validated prediction of the kind of a Bloat, leaving out one seed at a time.
+
+    Args:
+        known: Bloats whose kind is known.
+        rng: Randomness of the shufflings and the bootstrap.
+        columns: Which of `FEATURES` to predict from; all by default.
+        shuffles: Shufflings of the labels behind the p-value; none gives no p-value.
+    """
     overfits = np.array([one.overfits for one in known], dtype=bool)
     count = int(overfits.sum())
     if count in (0, len(known)):
@@ -96,9 +105,10 @@ def predict(known: Sequence[Example], rng: np.random.Generator, columns: Sequenc
     X = np.array([one.features for one in known])[:, list(columns if columns is not None else range(len(FEATURES)))]
     scores = _held_out(X, overfits, seeds)
     value = _auc(scores, overfits)
-    shuffled = [rng.permutation(overfits) for _ in range(SHUFFLES)]
+    shuffled = [rng.permutation(overfits) for _ in range(shuffles)]
     as_good = sum(_auc(_held_out(X, labels, seeds), labels) >= value for labels in shuffled)
-    return Prediction(len(known), count, value, _interval(scores, overfits, seeds, rng), (1 + as_good) / (1 + SHUFFLES))
+    p_value = (1 + as_good) / (1 + shuffles) if shuffles else None
+    return Prediction(len(known), count, value, _interval(scores, overfits, seeds, rng), p_value)
 
 
 def _features(tracked: Sequence[Record], i: int, baseline: str) -> tuple[float, ...]:

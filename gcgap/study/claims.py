@@ -68,7 +68,8 @@ CLAIMS = (
     Claim(
         "Some sorting seeds are ranked inversely",
         "v3: ρ reaches -0.18 in individual seeds.",
-        "In at least one seed ρ is negative, with a permutation p below 0.05 / number of seeds; refuted if none is negative.",
+        "In at least one seed ρ is negative, with a permutation p below 0.05 / number of seeds; refuted if none of "
+        "five or more is negative.",
         ranking.inversion,
     ),
     Claim(
@@ -100,14 +101,15 @@ CLAIMS = (
         "Roles recur in the same components, beyond chance",
         "v3: L3_H3 is a Hero in 7 of 10 sorting seeds, L1_H1 and L1_H3 are Bloats in 6.",
         "Two seeds share more Heroes, and more Bloats, than when labels are permuted among heads and among MLPs (p < 0.025 "
-        "each).",
+        "each); refuted if for one of them half of the permutations or more share as many, in five seeds or more.",
         ranking.identities,
     ),
     Claim(
         "It is single heads that keep their roles, not only layers",
         "v3: specific heads occupy stable roles, such as L3_H3.",
         "Two seeds share more Heroes, or more Bloats, than when labels are permuted among the heads of each layer, which nothing "
-        "but their number tells apart before training (p < 0.025).",
+        "but their number tells apart before training (p < 0.025); refuted if for both half of the permutations or more share as "
+        "many, in five seeds or more.",
         ranking.heads_not_layers,
     ),
     Claim(
@@ -123,7 +125,7 @@ CLAIMS = (
         removal.superadditivity,
     ),
     Claim(
-        "Removing Heroes destroys OOD accuracy",
+        "Removing Heroes costs more than their being chosen for it explains",
         "v3: removing the top two costs 36.4 ± 22.8 points on reversal (Bloats 10.1 ± 10.4) and 13.9 ± 9.4 on sorting (Bloats "
         "25.4 ± 23.2).",
         "On reversal the top two Heroes cost more than the top two Bloats, than two random components, and than what the same "
@@ -144,7 +146,7 @@ CLAIMS = (
         kinds.two_kinds,
     ),
     Claim(
-        "Which kind a Bloat is cannot be told before pruning",
+        "Nothing before pruning tells which kind a Bloat is",
         "v1: no gradient-based signal distinguishes them (an open question).",
         "On each task with five single Bloats of either kind, a predictor tested on seeds it has not seen, from what is seen "
         "before anything is ablated, has an AUC whose interval ends below 0.7; refuted if on one task it lies above 0.5 and "

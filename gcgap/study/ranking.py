@@ -12,7 +12,7 @@ from gcgap.study.emergence import following
 from gcgap.study.groups import Group, Run
 from gcgap.study.identity import stability
 from gcgap.study.layers import layer_gap, layer_index_rho
-from gcgap.study.seeds import Summary, difference, summary
+from gcgap.study.seeds import FEW, Summary, difference, summary
 from gcgap.study.tell import NAMES, Evidence, above, ends, every, plain, told, too_few
 
 SURE = 0.05  # p-value below which chance is ruled out
@@ -64,7 +64,7 @@ def inversion(group: Group) -> Evidence:
         f"The lowest ρ on sorting is {gaps[least]['rho']:.2f} (seed {least}, p = {gaps[least]['p_value']:.2g}); ρ is negative in "
         f"{len(negative)} of {len(gaps)} seeds, and in {len(sure)} beyond random pairing."
     )
-    holds = True if sure else None if negative else False
+    holds = True if sure else None if negative or len(runs) < FEW else False
     return Evidence(holds, text, {"lowest rho": Summary(len(gaps), gaps[least]["rho"])})
 
 
@@ -119,10 +119,10 @@ def identities(group: Group) -> Evidence:
         )
         numbers[label] = Summary(len(runs), found.agreement)
         numbers[f"{label} by chance"] = Summary(len(runs), found.by_chance)
-        sure.append(found.p_value < SURE / 2)
+        sure.append(_beyond_chance(found.p_value, len(runs)))
         heads = [f"{name} in {found.counts[name]}" for name in PUBLISHED[role] if name in found.counts]
         said.extend([f"Published {label}: {', '.join(heads)}"] * bool(heads))
-    return Evidence(all(sure), f"{'. '.join(said)}.", numbers)
+    return Evidence(every(*sure), f"{'. '.join(said)}.", numbers)
 
 
 def heads_not_layers(group: Group) -> Evidence:
@@ -134,7 +134,13 @@ def heads_not_layers(group: Group) -> Evidence:
         return too_few("runs of sorting")
     said = " and ".join(f"p = {value:.2g} for {label}" for label, value in each.items())
     text = f"When the heads of each layer exchange their labels, two seeds share as many members with {said} ({len(runs)} seeds)."
-    return Evidence(min(each.values()) < SURE / 2, text)
+    found_beyond = [_beyond_chance(value, len(runs)) for value in each.values()]
+    return Evidence(True if True in found_beyond else None if None in found_beyond else False, text)
+
+
+def _beyond_chance(p_value: float, runs: int) -> bool | None:
+    """Whether agreement is beyond chance: True if it surely is; False if chance gives as much mostly, in enough runs."""
+    return True if p_value < SURE / 2 else False if p_value >= 0.5 and runs >= FEW else None
 
 
 def beyond_noise(group: Group) -> Evidence:

@@ -15,6 +15,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+FEW = 5  # seeds below which resampling them, or finding nothing among them, says too little
 TIED = 1e-12  # relative spread below which numbers differ by rounding alone
 
 
@@ -26,7 +27,8 @@ class Summary:
         n: Seeds.
         mean: Their mean, or the statistic itself; None without any seed.
         std: Standard deviation over seeds, with n in the denominator as in the paper's tables.
-        ci: 95 % interval over seeds; None with fewer than two, or where all are equal: they do not tell their own spread.
+        ci: 95 % interval over seeds; None with fewer than three (five for a ratio), or where all are equal: they do not tell
+            their own spread.
     """
 
     n: int
@@ -41,7 +43,7 @@ def summary(values: Sequence[float]) -> Summary:
     if n == 0:
         return Summary(0, None)
     mean, std = float(np.mean(values)), float(np.std(values))
-    return Summary(n, mean, std, _ends(stats.ttest_1samp(values, 0)) if std > TIED * abs(mean) else None)
+    return Summary(n, mean, std, _ends(stats.ttest_1samp(values, 0)) if n > 2 and std > TIED * abs(mean) else None)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Summary:
@@ -50,7 +52,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Summary:
         return Summary(0, None)
     value = float(np.mean(first) - np.mean(second))
     n = min(len(first), len(second))
-    if n < 2:
+    if n < 3:
         return Summary(n, value)
     spread = max(float(np.std(first)), float(np.std(second))) > TIED * max(
         abs(float(np.mean(first))), abs(float(np.mean(second)))
@@ -61,14 +63,14 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Summary:
 def ratio(numerators: Sequence[float], denominators: Sequence[float], rng: np.random.Generator) -> Summary:
     """Ratio of two means over the same seeds, with a percentile bootstrap interval over seeds.
 
-    The interval is None if a resample has a mean denominator that is not positive.
+    The interval is None with fewer than `FEW` seeds, or if a resample has a mean denominator that is not positive.
     """
     above, below = np.asarray(numerators, float), np.asarray(denominators, float)
     if not len(below) or below.mean() <= 0:
         return Summary(len(below), None)
     value = float(above.mean() / below.mean())
-    if len(below) < 2:
-        return Summary(1, value)
+    if len(below) < FEW:
+        return Summary(len(below), value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # equal ratios, or none: told apart below
         drawn = stats.bootstrap((above, below), _ratio, paired=True, n_resamples=RESAMPLES, method="percentile", rng=rng)

@@ -62,7 +62,7 @@ class Row:
                 return  # no record of ours; the worker will say so
             self._seen, self.step = newest, f"{record['step']:,}"
             self.accuracy = f"{100 * record['accuracy']['in_distribution']:.1f}%"
-        if self.state in ("running", "resumed") and self.run.job.is_trained():
+        if self.state in ("running", "resumed") and self.run.job.is_trained() and not self.run.job.is_done():
             self.state = "measuring again"
 
 

@@ -9,6 +9,15 @@ from gcgap.report.tables.render import ALL
 from gcgap.study.claims import Verdict
 
 
+def answers_table(verdicts: Sequence[Verdict]) -> Table:
+    """The answers alone."""
+    columns = [
+        Column("claim", [verdict.claim.title for verdict in verdicts]),
+        Column("answer", [verdict.answer for verdict in verdicts]),
+    ]
+    return Table("answers", "The answers in short", ALL, columns)
+
+
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """One row for each claim, its answer beside it."""
     names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.by_protocol))
