@@ -340,7 +340,7 @@ def test_one_seed_has_a_mean_and_no_spread() -> None:
     (found,) = column(v3.table_1(group), "ρ, mean ablation: gcgap").cells
     rho = record["gap"]["mean"]["rho"]
     assert found == Summary(1, rho, 0.0)
-    assert printed(found, ".2f") == f"{rho:.2f}"
+    assert printed(found, ".2f") == f"{rho:.2f} (n = 1)"
 
 
 @pytest.mark.parametrize("shape", [{"n_layers": 2, "n_heads": 2}, {"n_layers": 4, "n_heads": 8}])
