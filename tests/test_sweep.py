@@ -150,6 +150,16 @@ def test_a_directory_with_a_run_of_another_config_is_refused_by_run_and_key(
     assert tiny.files(tmp_path / "runs" / "sort-seed2") == before
 
 
+def test_a_run_without_its_config_is_refused_not_skipped(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(undisturbed / "runs" / "sort-seed2", tmp_path / "runs" / "sort-seed2")
+    (tmp_path / "runs" / "sort-seed2" / "config.yaml").unlink()
+    said = refused(capsys, sweeps.write(tmp_path, again=AGAIN))
+    assert "sort-seed2" in said
+    assert "without its config.yaml" in said
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -270,7 +280,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_a_worker_does_what_is_left(tmp_path: Path, called: list[list[str]], undisturbed: Path) -> None:
     a = job(tmp_path, ["gap/one/final.json", "gap/two/final.json"])
-    measure = ["measure", str(a.last), "--protocol.y=2"]
+    measure = ["measure", str(a.last), "--force", "--protocol.y=2"]
     assert (worker.work(a), called) == (0, [["fit", "--x=1"], measure, measure])
     called.clear()
     a.last.parent.mkdir(parents=True)
