@@ -234,3 +234,23 @@ def test_batches_go_on_where_training_is_cut_into_epochs(tmp_path: Path) -> None
     )  # fmt: skip
     trainer.fit(model, data)
     assert seen == [data.source.training_batch(index, 16).inputs.tolist() for index in range(6)]
+
+
+class HalfSaved:
+    """A trainer whose saving breaks off in the middle."""
+
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+
+def test_a_save_that_breaks_off_leaves_the_earlier_checkpoint_whole(tmp_path: Path) -> None:
+    tracker = GapTracker(Protocol())
+    tracker.run, tracker.writes = tmp_path, True
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.write_bytes(b"whole")
+    broken: Any = HalfSaved()
+    with pytest.raises(OSError, match="no space left"):
+        tracker._save(broken, "last.ckpt")
+    assert last.read_bytes() == b"whole"
