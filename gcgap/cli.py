@@ -5,10 +5,12 @@ Imports nothing heavy: `gcgap --help` and `gcgap --version` start at once. Exit 
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 COMMANDS = {
     "fit": ("gcgap.lightning_cli", "train a model to its accuracy target and measure every checkpoint"),
@@ -40,6 +42,13 @@ HELP = "\n".join(
 
 class UsageError(Exception):
     """Something that the user typed is wrong."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose errors become a `UsageError`."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        raise UsageError(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.cli import UsageError
+from gcgap.cli import ArgumentParser, UsageError
 
 TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
 
@@ -17,17 +16,10 @@ Runs of one model under one protocol are a group, and nothing is averaged over t
 TITLE = "The gradient-causal gap: report"
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors become a `UsageError`."""
-
-    def error(self, message: str) -> NoReturn:  # noqa: D102
-        raise UsageError(message)
-
-
-def build_parser() -> Parser:
+def build_parser() -> ArgumentParser:
     """The options of `gcgap report`."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = Parser("gcgap report", description=TEXT, formatter_class=form, allow_abbrev=False)
+    parser = ArgumentParser("gcgap report", description=TEXT, formatter_class=form, allow_abbrev=False)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directories with runs, or their record files")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the report goes; files there are replaced")
     texts = {

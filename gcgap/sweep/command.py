@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NoReturn
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from gcgap.cli import UsageError
+from gcgap.cli import ArgumentParser, UsageError
 from gcgap.lightning_cli import other_run
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
@@ -39,17 +38,10 @@ logs/ of the directory. Exit code: 0 done, 1 a run failed, 2 what was typed, 130
 TRAINING = ("max_steps", "val_check_interval", "precision", "accumulate_grad_batches", "gradient_clip_val")
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors become a `UsageError`."""
-
-    def error(self, message: str) -> NoReturn:  # noqa: D102
-        raise UsageError(message)
-
-
-def build_parser() -> Parser:
+def build_parser() -> ArgumentParser:
     """The options of `gcgap sweep`."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = Parser("gcgap sweep", description=TEXT, formatter_class=form, allow_abbrev=False)
+    parser = ArgumentParser("gcgap sweep", description=TEXT, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the sweep file, such as configs/paper.yaml")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="where the runs go, instead of the file's `directory`")
     parser.add_argument(
