@@ -39,6 +39,8 @@ class Purpose(StrEnum):
     EVALUATION = "evaluation"
     PARTNER = "partner"
     STATISTICS = "statistics"
+    CORRUPTION = "corruption"
+    ORDER = "order"
 
 
 STREAM = {purpose: number for number, purpose in enumerate(Purpose, start=1)}  # append only: it names the random stream

@@ -18,6 +18,7 @@ COMMANDS = {
     "test": ("gcgap.lightning_cli", "exact match at every OOD length"),
     "predict": ("gcgap.lightning_cli", "predicted tokens at every OOD length"),
     "measure": ("gcgap.remeasure", "measure saved checkpoints again, with any setting changed"),
+    "attribute": ("gcgap.attribution.command", "hold every attribution method against exact effects, with its cost"),
     "sweep": ("gcgap.sweep.command", "run every combination of seeds, tasks or any config keys"),
     "report": ("gcgap.report.command", "tables, figures and one page from the records of runs"),
 }

@@ -13,13 +13,13 @@ too; a hook that did not run is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gcgap.components import Component, Wiring
@@ -46,16 +46,22 @@ class NotFiredError(RuntimeError):
     """An intervention was asked for and the model never passed through it."""
 
 
-def mix(own: Float[Tensor, "rows pos ..."], gate: Float[Tensor, "rows ..."], other: Float[Tensor, "group ..."]) -> Tensor:
-    """(1 - gate) own + gate other, exactly `own` at 0 and exactly `other` at 1.
+def mix(
+    own: Float[Tensor, "rows pos ..."],
+    gate: Float[Tensor, "rows ..."],
+    other: Float[Tensor, "group ..."],
+    where: Bool[Tensor, " pos"] | None = None,
+) -> Tensor:
+    """(1 - gate) own + gate other, exactly `own` at 0 and exactly `other` at 1; `own` at positions that `where` leaves out.
 
     `other` may have one row, or a number of rows that divides that of `own`: it is then reused for each group of rows. Where
-    `own` holds only the last positions, the last ones of `other` are used.
+    `own` holds only the last positions, the last ones of `other` and of `where` are used.
     """
-    rows = other.shape[0]
-    other = other[:, -own.shape[1] :]
-    mixed = torch.lerp(own.unflatten(0, (-1, rows)), other, gate.unflatten(0, (-1, rows)).unsqueeze(2))
-    return mixed.flatten(0, 1)
+    rows, kept = other.shape[0], own.shape[1]
+    weight = gate.unflatten(0, (-1, rows)).unsqueeze(2)
+    if where is not None:
+        weight = weight * where[-kept:].reshape(-1, *[1] * (own.dim() - 2))
+    return torch.lerp(own.unflatten(0, (-1, rows)), other[:, -kept:], weight).flatten(0, 1)
 
 
 @contextmanager
@@ -93,6 +99,8 @@ def gated(
     gates: Float[Tensor, "rows component"],
     replacement: Activations,
     site: Site = Site.COMPONENT,
+    where: Bool[Tensor, " pos"] | None = None,
+    layers: Iterable[int] | None = None,
 ) -> Iterator[None]:
     """Inside this `with`, `model` runs as M(xi), each row of the batch under its own gates.
 
@@ -104,31 +112,37 @@ def gated(
         gates: xi, one row per row of the batch, one column per component.
         replacement: a, the values that open gates let in.
         site: Where a head is replaced.
+        where: Positions at which gates act; all by default.
+        layers: The only layers whose gates act, closed ones too; by default those with an open gate.
 
     Raises:
         NotFiredError: The model never ran a module that an open gate is at.
         FloatingPointError: A replacement is not finite; it would leak through closed gates too, since 0 x NaN is NaN.
-        ValueError: The wiring names a module that the model lacks, or the gates have the wrong number of columns.
+        ValueError: The wiring names a module that the model lacks, or the gates have the wrong number of columns, or no position
+            is chosen.
     """
     if gates.shape[-1] != len(wiring.components):
         raise ValueError(f"`gates` must have one column per component, {len(wiring.components)}; got {gates.shape[-1]}.")
+    if where is not None and not bool(where.any()):
+        raise ValueError("`positions` must choose at least one position; an intervention at none would do nothing.")
+    asked = gates.requires_grad or layers is not None
     components = wiring.components
     side = "input" if site == Site.COMPONENT else "output"
     places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]] = {}
 
     def head_gate(xi: Tensor, other: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda z: mix(z.unflatten(-1, (wiring.n_heads, -1)), xi.unsqueeze(-1), other).flatten(-2)
+        return lambda z: mix(z.unflatten(-1, (wiring.n_heads, -1)), xi.unsqueeze(-1), other, where).flatten(-2)
 
     def mlp_gate(xi: Tensor, other: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda write: mix(write, xi, other)
+        return lambda write: mix(write, xi, other, where)
 
-    for layer in range(wiring.n_layers):
+    for layer in range(wiring.n_layers) if layers is None else layers:
         heads, mlp = wiring.columns(layer)
-        if gates.requires_grad or bool(gates[:, heads].any()):
+        if asked or bool(gates[:, heads].any()):
             _check_finite(replacement.heads[layer].transpose(0, 2), components[heads])
             act = head_gate(gates[:, heads], replacement.heads[layer])
             places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), side, act)
-        if gates.requires_grad or bool(gates[:, mlp].any()):
+        if asked or bool(gates[:, mlp].any()):
             _check_finite(replacement.mlps[layer].unsqueeze(0), components[mlp : mlp + 1])
             act = mlp_gate(gates[:, mlp : mlp + 1], replacement.mlps[layer])
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)

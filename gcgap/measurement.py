@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from gcgap.attribution.methods import find_methods
 from gcgap.batches import Purpose, Source, check_context, generator
 from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
@@ -61,21 +62,10 @@ def measure(
         FloatingPointError: The model gives NaN or Inf.
     """
     protocol = protocol or Protocol()
-    origin = _origin(model, task, origin)
-    source = origin.source
-    lengths = (*source.ood_lengths, *([] if length is None else [length]))
-    check_context(source.ood_lengths, model.n_ctx, "data.ood_lengths")
-    if length is not None:
-        check_context([length], model.n_ctx, "length")
-        source.check_ood([length], "length")
-    model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
-    wiring.check_sets(protocol.sets)
-    with seconds("accuracy"):
-        accuracy, window = _accuracy(model, source, protocol, lengths)
-    given, length = length is not None, window["length"] if length is None else length
-    record: dict[str, Any] = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given}
+    begun = begin(model, task, length, protocol, origin)
+    model, wiring, source, length, record, seconds = begun
     if length is None:
-        return Record(record | skipped(protocol, accuracy) | {"seconds": seconds.by_stage})
+        return Record(record | skipped(protocol, record["accuracy"]) | {"seconds": seconds.by_stage})
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = mean_activations(model, wiring, means, by_position=False)
@@ -95,6 +85,39 @@ def measure(
         for component, drop in zip(record["components"], inside_entries(subject, rng, judgement(protocol)), strict=True):
             component["in_distribution"] = drop
     return Record(record | {"seconds": seconds.by_stage})
+
+
+class Begun(NamedTuple):
+    """What every measurement begins with: a model in the protocol's number format, and the head of a record.
+
+    The length is None if the window rule finds none.
+    """
+
+    model: Transformer
+    wiring: Wiring
+    source: Source
+    length: int | None
+    record: dict[str, Any]
+    seconds: Stopwatch
+
+
+def begin(model: Transformer, task: str | None, length: int | None, protocol: Protocol, origin: Origin | None) -> Begun:
+    """Check what was asked for, and find the accuracy and the length to measure; arguments as in `measure`."""
+    origin = _origin(model, task, origin)
+    source = origin.source
+    lengths = (*source.ood_lengths, *([] if length is None else [length]))
+    check_context(source.ood_lengths, model.n_ctx, "data.ood_lengths")
+    if length is not None:
+        check_context([length], model.n_ctx, "length")
+        source.check_ood([length], "length")
+    model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
+    wiring.check_sets(protocol.sets)
+    find_methods(protocol.attribution.methods)
+    with seconds("accuracy"):
+        accuracy, window = _accuracy(model, source, protocol, lengths)
+    given, length = length is not None, window["length"] if length is None else length
+    record = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given}
+    return Begun(model, wiring, source, length, record, seconds)
 
 
 class Stopwatch:

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-BaselineName = Literal["mean", "mean_by_position", "zero", "resample"]
+from gcgap.attribution.settings import Attribution
+
+BaselineName = Literal["mean", "mean_by_position", "zero", "resample", "patch_sequence", "patch_token", "patch_swap"]
 SiteName = Literal["component", "released"]
 RanksName = Literal["average", "ordinal"]
 PrecisionName = Literal["float32", "float64"]
@@ -89,7 +91,8 @@ class Protocol(Sizes):
     """What is measured, and how.
 
     Args:
-        baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample.
+        baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample, or its output on a
+            corrupted input (activation patching): patch_sequence, patch_token, patch_swap.
         site: `component` replaces a head's output before W_O; `released` overwrites a slice of W_O's output, as the first
             public pipeline does (not a head).
         batch_size: Sequences per gradient batch and per mean batch.
@@ -105,6 +108,7 @@ class Protocol(Sizes):
         precision: Number format of the measurement, whatever the training used.
         sets: Sets of components, by name, whose joint ablation is measured too, such as [[L0_H1, L1_H2]].
         tracking: When and how large during training.
+        attribution: Which attribution methods are run beside G and C, under the first baseline.
         gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
         mean_batches: OOD batches over which the means of mean ablation are taken.
         sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
@@ -126,6 +130,7 @@ class Protocol(Sizes):
     precision: PrecisionName = "float32"
     sets: tuple[tuple[str, ...], ...] = ()
     tracking: Tracking = field(default_factory=Tracking)
+    attribution: Attribution = field(default_factory=Attribution)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,11 +160,14 @@ class Protocol(Sizes):
         return replace(self, **tiny, batch_size=4, tracking=replace(self.tracking, **tiny))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and values, without `tracking`: what shaped one measurement."""
-        return {name: _plain(value) for name, value in asdict(self).items() if name != "tracking"}
+        """Plain lists and values: what shaped one measurement, so without `tracking`, and without unused `attribution`."""
+        unused = {"tracking"} if self.attribution.methods else {"tracking", "attribution"}
+        return {name: _plain(value) for name, value in asdict(self).items() if name not in unused}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 

@@ -38,11 +38,14 @@ def run(
     tokens: Tensor,
     n_heads: int,
     positions: str,
-    gates: Mapping[Part, float] | None = None,
+    gates: Mapping[Part, float | Tensor] | None = None,
     other: Mapping[Part, Tensor] | None = None,
     site: str = "component",
 ) -> Run:
-    """Logits of all positions; a part with a gate g puts out (1 - g) of its own and g of the other."""
+    """Logits of all positions; a part with a gate g puts out (1 - g) of its own and g of the other.
+
+    A gate may be a tensor that broadcasts against (batch, position, width), through which autograd can see.
+    """
     gates, other, result = gates or {}, other or {}, Run()
     x = state["embedding.weight"][tokens]
     d_model, length = x.shape[-1], x.shape[1]
@@ -53,8 +56,7 @@ def run(
         x = x + sinusoids(length, d_model)
 
     def passed(part: Part, own: Tensor) -> Tensor:
-        gate = gates.get(part, 0.0)
-        return own if gate == 0 else (1 - gate) * own + gate * other[part]
+        return (1 - gates[part]) * own + gates[part] * other[part] if part in gates else own
 
     for layer in range(1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))):
         at = f"blocks.{layer}"
@@ -134,14 +136,16 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 def scores(logits: Tensor, targets: Tensor) -> list[list[float]]:
-    """Exact match, mean log-probability and token accuracy, each a list over sequences."""
-    exact, log_prob, accuracy = [], [], []
+    """Exact match, mean log-probability, token accuracy and mean logit difference, each a list over sequences."""
+    exact, log_prob, accuracy, difference = [], [], [], []
     for row, wanted in zip(log_softmax(logits.double()).tolist(), targets.tolist(), strict=True):
         right = [of.index(max(of)) == token for of, token in zip(row, wanted, strict=True)]
         exact.append(float(all(right)))
         log_prob.append(sum(of[token] for of, token in zip(row, wanted, strict=True)) / len(wanted))
         accuracy.append(sum(right) / len(right))
-    return [exact, log_prob, accuracy]
+        best = [max(value for other, value in enumerate(of) if other != token) for of, token in zip(row, wanted, strict=True)]
+        difference.append(sum(of[token] - other for of, token, other in zip(row, wanted, best, strict=True)) / len(wanted))
+    return [exact, log_prob, accuracy, difference]
 
 
 def greedy(next_logits: Callable[[Tensor], Tensor], prompt: list[int], steps: int) -> list[int]:
@@ -258,3 +262,240 @@ def split_half(samples: Sequence[Sequence[float]], orders: Sequence[Sequence[int
         correlations.append(spearman(first, second))
     mean = sum(correlations) / len(correlations)
     return 2 * mean / (1 + mean)
+
+
+Level = Callable[[Tensor], Tensor]
+"""Gates (component), or a row of them for every sequence, to M, one number per sequence."""
+
+
+def log_prob(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean log-probability of the target, a number per sequence that autograd can see through."""
+    of_each = [row[range(len(wanted)), wanted] for row, wanted in zip(log_softmax(logits), targets, strict=True)]
+    return torch.stack([of.mean() for of in of_each])
+
+
+def logit_difference(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over tokens of the target's logit minus the best of the others."""
+    means = []
+    for row, wanted in zip(logits, targets, strict=True):
+        gaps = [of[t] - torch.cat([of[:t], of[t + 1 :]]).max() for of, t in zip(row, wanted.tolist(), strict=True)]
+        means.append(torch.stack(gaps).mean())
+    return torch.stack(means)
+
+
+def level(
+    state: State,
+    inputs: Tensor,
+    targets: Tensor,
+    scored: int,
+    n_heads: int,
+    positions: str,
+    parts: Sequence[Part],
+    other: Mapping[Part, Tensor],
+    metric: Callable[[Tensor, Tensor], Tensor] = log_prob,
+    site: str = "component",
+    where: Sequence[bool] | None = None,
+) -> Level:
+    """M(xi) of every sequence; the gates act at the positions that `where` holds true for."""
+    state = float64(state)
+    here = torch.ones(1) if where is None else torch.tensor([float(acts) for acts in where])
+
+    def of(xi: Tensor) -> Tensor:
+        gates = {part: xi[..., i].reshape(-1, 1, 1) * here[:, None].double() for i, part in enumerate(parts)}
+        logits = run(state, inputs, n_heads, positions, gates, other, site).logits
+        return metric(logits[:, -scored:], targets[:, -scored:])
+
+    return of
+
+
+def derivatives(level: Level, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient (component, sequence) and Hessian (component, component, sequence) of D = M(0) - M, one sequence at a time."""
+    gradients, hessians = [], []
+    for row in range(len(level(at))):
+        xi = at.clone().requires_grad_(True)
+        (first,) = torch.autograd.grad(-level(xi)[row], xi, create_graph=True)
+        second = [torch.autograd.grad(one, xi, retain_graph=True, allow_unused=True)[0] for one in first]
+        gradients.append(first.detach())
+        hessians.append(torch.stack([torch.zeros_like(at) if one is None else one for one in second]))
+    return torch.stack(gradients, -1), torch.stack(hessians, -1)
+
+
+def own_path(level: Level, n: int, t: float) -> tuple[Tensor, Tensor]:
+    """F_i'(t) and F_i''(t) of F_i(t) = D(t e_i), each (component, sequence)."""
+    first, second = [], []
+    for i in range(n):
+        along = torch.tensor(t, dtype=torch.float64, requires_grad=True)
+        lost = -level(along * torch.eye(n, dtype=torch.float64)[i])
+        slopes = [torch.autograd.grad(one, along, create_graph=True)[0] for one in lost]
+        first.append(torch.stack(slopes).detach())
+        curvatures = [torch.autograd.grad(s, along, retain_graph=True)[0] if s.requires_grad else torch.zeros(()) for s in slopes]
+        second.append(torch.stack(curvatures))
+    return torch.stack(first), torch.stack(second)
+
+
+def hvp(level: Level, n: int) -> Tensor:
+    slope, curvature = own_path(level, n, 0.0)
+    return slope + curvature / 2
+
+
+def joint_hvp(level: Level, n: int) -> Tensor:
+    gradient, hessian = derivatives(level, torch.zeros(n, dtype=torch.float64))
+    return torch.stack([gradient[i] + sum(hessian[i, j] for j in range(n)) / 2 for i in range(n)])
+
+
+def multi_step_hvp(level: Level, n: int, steps: int) -> Tensor:
+    total, h = torch.zeros(()), 1 / steps
+    for k in range(steps):
+        slope, curvature = own_path(level, n, k * h)
+        total = total + h * slope + h * h / 2 * curvature
+    return total
+
+
+def pieces(rule: str, steps: int) -> list[tuple[float, float]]:
+    """Nodes and weights, a piece of the path at a time."""
+    found = []
+    if rule == "gauss_legendre":  # Golub and Welsch: eigenvalues and eigenvectors of the recurrence of Legendre's polynomials
+        off = torch.tensor([k / math.sqrt(4 * k * k - 1) for k in range(1, steps)], dtype=torch.float64)
+        nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
+        return [(float(node + 1) / 2, float(vector) ** 2) for node, vector in zip(nodes, vectors[0], strict=True)]
+    for k in range(steps):
+        a, b = k / steps, (k + 1) / steps
+        places = {"left": [a], "right": [b], "midpoint": [(a + b) / 2], "trapezoid": [a, b]}[rule]
+        found += [(place, (b - a) / len(places)) for place in places]
+    return found
+
+
+def integrated_gradients(level: Level, n: int, rule: str, steps: int) -> Tensor:
+    total = torch.zeros(())
+    for node, weight in pieces(rule, steps):
+        total = total + weight * own_path(level, n, node)[0]
+    return total
+
+
+def joint_integrated_gradients(level: Level, n: int, rule: str, steps: int) -> Tensor:
+    total = torch.zeros(())
+    for node, weight in pieces(rule, steps):
+        total = total + weight * derivatives(level, torch.full((n,), node, dtype=torch.float64))[0]
+    return total
+
+
+def drop_of(level: Level, n: int, members: Sequence[int]) -> Tensor:
+    """D(1_S) of every sequence."""
+    xi = torch.zeros(n, dtype=torch.float64)
+    xi[list(members)] = 1
+    return level(torch.zeros_like(xi)) - level(xi)
+
+
+def shapley(level: Level, n: int, orders: Sequence[Sequence[int]] | None = None) -> Tensor:
+    """Mean over orders (all by default) of what each component adds, (component, sequence)."""
+    orders = orders or list(itertools.permutations(range(n)))
+    known = {frozenset(s): drop_of(level, n, s) for size in range(n + 1) for s in itertools.combinations(range(n), size)}
+    added = [torch.zeros_like(known[frozenset()]) for _ in range(n)]
+    for order in orders:
+        for place, i in enumerate(order):
+            added[i] = added[i] + (known[frozenset(order[: place + 1])] - known[frozenset(order[:place])]) / len(orders)
+    return torch.stack(added)
+
+
+def weight_gradients(
+    state: State, inputs: Tensor, targets: Tensor, scored: int, n_heads: int, positions: str
+) -> dict[Part, tuple[list[float], list[float]]]:
+    """The entries of every part's weights, and the gradient of the mean cross entropy by them."""
+    leaves = {name: value.clone().requires_grad_(True) for name, value in float64(state).items()}
+    logits = run(leaves, inputs, n_heads, positions).logits[:, -scored:]
+    (-log_prob(logits, targets[:, -scored:]).mean()).backward()
+    found: dict[Part, tuple[list[float], list[float]]] = {}
+    for name, leaf in leaves.items():
+        if not name.endswith(("W_V.weight", "mlp.W_out.weight")):
+            continue
+        layer, rows, gradient = int(name.split(".")[1]), len(leaf), leaf.grad
+        assert gradient is not None
+        many = 1 if name.endswith("W_out.weight") else n_heads
+        for head in range(many):
+            mine = slice(head * rows // many, (head + 1) * rows // many)
+            found[layer, None if many == 1 else head] = leaf[mine].flatten().tolist(), gradient[mine].flatten().tolist()
+    return found
+
+
+def streams(state: State, tokens: Tensor, n_heads: int) -> list[Tensor]:
+    """What every layer reads, then what its MLP reads, layer by layer, of a model without positions: sums of what was written."""
+    parts = run(state, tokens, n_heads, "none")
+    x, found = state["embedding.weight"][tokens], []
+    for layer in range(1 + max(layer for layer, _ in parts.parts)):
+        found.append(x)
+        x = x + state[f"blocks.{layer}.attention.W_O.bias"] + sum(parts.writes[layer, head] for head in range(n_heads))
+        found.append(x)
+        x = x + parts.parts[layer, None]
+    return found
+
+
+def put_out(state: State, part: Part, x: Tensor, n_heads: int) -> Tensor:
+    """What a part puts out when it reads the residual stream x."""
+    layer, head = part
+    at = f"blocks.{layer}"
+    if head is None:
+        hidden = linear(layer_norm(x, state, f"{at}.norm_mlp"), state, f"{at}.mlp.W_in")
+        return linear(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), state, f"{at}.mlp.W_out")
+    normed = layer_norm(x, state, f"{at}.norm_attention")
+    q, k, v = (
+        linear(normed, state, f"{at}.attention.{name}").unflatten(-1, (n_heads, -1))[:, :, head] for name in ("W_Q", "W_K", "W_V")
+    )
+    return einsum("bqk,bke->bqe", causal_softmax(einsum("bqe,bke->bqk", q, k) / math.sqrt(q.shape[-1])), v)
+
+
+def tangent_answer(state: State, part: Part, clean: Tensor, other: Tensor, n_heads: int) -> Tensor:
+    """What a part would put out on other tokens if it were its own tangent at the clean ones."""
+    number = 2 * part[0] + (part[1] is None)
+    at, to = streams(state, clean, n_heads)[number], streams(state, other, n_heads)[number]
+    value, change = torch.autograd.functional.jvp(lambda x: put_out(state, part, x, n_heads), at, to - at)
+    assert isinstance(value, Tensor)
+    assert isinstance(change, Tensor)
+    return value + change
+
+
+def frozen_logits(
+    state: State, tokens: Tensor, n_heads: int, part: Part, other: Tensor, where: Sequence[bool] | None = None
+) -> Tensor:
+    """Logits with one part replaced in a network without positions whose patterns, LayerNorm scales and GELU slopes are given
+    numbers, those of the run in which nothing is replaced: a forward pass twice, first to note them down."""
+    noted: list[Tensor] = []
+    here = torch.ones(tokens.shape[1], dtype=torch.bool) if where is None else torch.tensor(list(where))
+
+    def once(replaced: bool) -> Tensor:
+        given = iter(list(noted))
+
+        def factor(value: Tensor) -> Tensor:
+            if not replaced:
+                noted.append(value.detach())
+            return next(given) if replaced else value
+
+        def norm(x: Tensor, name: str) -> Tensor:
+            centred = x - x.mean(-1, keepdim=True)
+            scale = factor((centred**2).mean(-1, keepdim=True).add(1e-5).sqrt())
+            return centred / scale * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+        def gelu(hidden: Tensor) -> Tensor:
+            leaf = hidden.detach().requires_grad_(True)
+            value = leaf * 0.5 * (1 + torch.erf(leaf / math.sqrt(2)))
+            slope = factor(torch.autograd.grad(value.sum(), leaf)[0])
+            offset = factor((value - slope * leaf).detach())
+            return slope * hidden + offset
+
+        def passed(this: Part, own: Tensor) -> Tensor:
+            return torch.where(here[:, None], other, own) if replaced and this == part else own
+
+        x = state["embedding.weight"][tokens]
+        for layer in range(1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))):
+            at = f"blocks.{layer}"
+            normed, outputs = norm(x, f"{at}.norm_attention"), []
+            q, k, v = (linear(normed, state, f"{at}.attention.{name}").chunk(n_heads, -1) for name in ("W_Q", "W_K", "W_V"))
+            for head in range(n_heads):
+                pattern = factor(causal_softmax(einsum("bqe,bke->bqk", q[head], k[head]) / math.sqrt(q[head].shape[-1])))
+                outputs.append(passed((layer, head), einsum("bqk,bke->bqe", pattern, v[head])))
+            x = x + linear(torch.cat(outputs, -1), state, f"{at}.attention.W_O")
+            hidden = gelu(linear(norm(x, f"{at}.norm_mlp"), state, f"{at}.mlp.W_in"))
+            x = x + passed((layer, None), linear(hidden, state, f"{at}.mlp.W_out"))
+        return linear(norm(x, "norm"), state, "unembedding")
+
+    once(replaced=False)
+    return once(replaced=True)

@@ -14,8 +14,13 @@ import gcgap
 PACKAGE = Path(str(gcgap.__file__)).parent
 LINES = (
     "tasks batches model components gates",
-    "importance importance.scores importance.activity importance.baselines importance.gradient importance.causal",
+    "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",
+    "importance.causal importance.drop importance.first_order importance.second_order importance.paths importance.shapley",
+    "importance.sets importance.linearised attribution attribution.settings",
     "protocol gap records compose subject pruning",
+    "attribution.record attribution.workflow attribution.methods attribution.scoring attribution.agreement",
+    "attribution.reliability attribution.trust attribution.advice attribution.setup attribution.compose",
+    "known known.parts known.wires known.models attribution.recovery",
     "study study.groups study.arrays study.seeds study.published study.layers study.identity study.emergence study.bloats",
     "study.same_weights study.selection study.tell study.ranking study.removal study.kinds study.claims",
     "report report.style report.scatter report.emergence report.table report.logs",
@@ -24,7 +29,8 @@ LINES = (
     "report.tables.agreement report.tables.emerging report.tables.verdict",
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.contents report.page report.write report.ship",
-    "measurement data training checkpoints callbacks cli remeasure lightning_cli report.attention report.command",
+    "measurement attribution.attribute data training checkpoints callbacks cli remeasure lightning_cli report.attention",
+    "report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]

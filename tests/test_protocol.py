@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from gcgap.attribution.settings import Attribution
 from gcgap.protocol import Protocol, Tracking, window_length
 
 NAN = float("nan")
@@ -93,13 +94,17 @@ def test_the_order_of_the_lengths_decides_which_is_first() -> None:
     assert window_length([(11, 0.5), (8, 0.5)], (0.2, 0.75)) == 11
 
 
-def test_to_dict_holds_plain_json_of_every_setting_but_tracking() -> None:
+def test_to_dict_holds_plain_json_of_every_setting_but_tracking_and_unused_attribution() -> None:
     protocol = Protocol(sets=(("L0_H0", "L1_MLP"), ("L2_H3",)), window=(0, 1), baselines=("zero",))
     plain = protocol.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["sets"] == [["L0_H0", "L1_MLP"], ["L2_H3"]]
     assert plain["baselines"] == ["zero"]
-    assert plain.keys() == asdict(protocol).keys() - {"tracking"}
+    assert plain.keys() == asdict(protocol).keys() - {"tracking", "attribution"}
+    used = replace(protocol, attribution=Attribution(methods=("hvp",))).to_dict()
+    assert json.loads(json.dumps(used)) == used
+    assert used.keys() - plain.keys() == {"attribution"}
+    assert used["attribution"]["methods"] == ["hvp"]
 
 
 def test_tracked_has_the_sizes_of_tracking_and_keeps_the_rest() -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from gcgap.batches import Batch, Purpose, Source, partners
 from gcgap.components import Wiring
 from gcgap.gates import Activations, recorded, undisturbed
+from gcgap.importance.corruption import Corruption, corrupted
 from gcgap.model import Transformer
 
 
@@ -27,7 +29,18 @@ class Baseline(StrEnum):
     ZERO = "zero"
     """The zero vector."""
     RESAMPLE = "resample"
-    """Its output on another random example of the same length."""
+    """Its output on another random example of the same length, that example's target included."""
+    PATCH_SEQUENCE = "patch_sequence"
+    """Activation patching: its output where other random integers stand in the input, and the target stays."""
+    PATCH_TOKEN = "patch_token"
+    """Activation patching: its output where one integer of the input is another one, and the target stays."""
+    PATCH_SWAP = "patch_swap"
+    """Activation patching: its output where two neighbouring integers of the input are swapped, and the target stays."""
+
+    @property
+    def corruption(self) -> Corruption | None:
+        """How the corrupted input is made from the clean one, for activation patching; None for ablation."""
+        return Corruption(self.removeprefix("patch_")) if self.startswith("patch_") else None
 
 
 Replacement = Callable[[slice], Activations]
@@ -59,16 +72,14 @@ def zero_activations(model: Transformer, wiring: Wiring) -> Activations:
     return Activations(heads, [zero(1, 1, model.d_model) for _ in range(wiring.n_layers)])
 
 
-def resampled(model: Transformer, wiring: Wiring, batch: Batch, seed: int) -> Replacement:
-    """Every row's replacement is what the component puts out on the row's partner, drawn once for the whole batch."""
+def activations_on(model: Transformer, wiring: Wiring, inputs: Int[Tensor, "batch pos"], last: int) -> Replacement:
+    """Every row's replacement is what the component puts out on the same row of other inputs."""
     device = next(model.parameters()).device
-    last = int(batch.scored[0].sum())
-    partner = batch.inputs[partners(seed, last - 1, len(batch.inputs))]
 
     @torch.no_grad()
     def rows(index: slice) -> Activations:
         with undisturbed(model), recorded(model, wiring) as seen:
-            model(partner[index].to(device), last)
+            model(inputs[index].to(device), last)
         return seen
 
     return rows
@@ -99,6 +110,11 @@ def replacements(
                 zero = zero_activations(model, wiring)
                 return lambda rows: zero
             case Baseline.RESAMPLE:
-                return resampled(model, wiring, batch, source.seed)
+                partner = batch.inputs[partners(source.seed, length, len(batch.inputs))]
+                return activations_on(model, wiring, partner, length + 1)
+            case Baseline.PATCH_SEQUENCE | Baseline.PATCH_TOKEN | Baseline.PATCH_SWAP:
+                assert baseline.corruption is not None
+                inputs = corrupted(batch, baseline.corruption, source.seed).inputs
+                return activations_on(model, wiring, inputs, length + 1)
 
     return {baseline: one(baseline) for baseline in baselines}

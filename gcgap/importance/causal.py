@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gcgap.batches import Batch
 from gcgap.components import Wiring
 from gcgap.gates import Site, gated, undisturbed
 from gcgap.importance.baselines import Baseline, Replacement
-from gcgap.importance.scores import Scores, score
+from gcgap.importance.scores import METRICS, Scores, score
 from gcgap.model import Transformer
 
 CHUNK = 16  # sequences whose shared prefix is held at once
@@ -43,6 +43,7 @@ def ablated_scores(
     interventions: Sequence[Intervention],
     replacement: Mapping[Baseline, Replacement],
     site: Site = Site.COMPONENT,
+    where: Bool[Tensor, " pos"] | None = None,
 ) -> tuple[Scores, Scores]:
     """M(0) of every sequence and M(1_S) of every intervention and sequence.
 
@@ -53,6 +54,7 @@ def ablated_scores(
         interventions: What to ablate; every set needs a member.
         replacement: The replacement of each baseline that the interventions name, for this batch.
         site: Where a head is replaced.
+        where: Positions that are replaced; all by default.
 
     Returns:
         Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
@@ -68,12 +70,12 @@ def ablated_scores(
             states = model.states(inputs, last)
             base.append(torch.stack(score(model.finish(model.n_layers - 1, *states[-1], last), targets)))
             other = {baseline: give(rows) for baseline, give in replacement.items()}
-            ablated.append(base[-1].new_empty(3, len(interventions), len(inputs)))
+            ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
             for (layer, baseline), numbers in groups.items():
                 for few in _pieces(numbers, max(1, ROWS // len(inputs))):
                     gates = _gates(wiring, [interventions[number].members for number in few], states[layer][0])
                     x, z = (state.repeat(len(few), 1, 1) for state in states[layer])
-                    with gated(model, wiring, gates.repeat_interleave(len(inputs), 0), other[baseline], site):
+                    with gated(model, wiring, gates.repeat_interleave(len(inputs), 0), other[baseline], site, where):
                         logits = model.finish(layer, x, z, last)
                     names = [_name(wiring, interventions[number]) for number in few]
                     scores = torch.stack(score(logits, targets.repeat(len(few), 1), names))
@@ -95,7 +97,7 @@ def base_scores(model: Transformer, batch: Batch) -> Scores:
 
 def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention sequence"]:
     """Per-sequence drops M(0) - M(1_S) in the order of `METRICS`; positive where the ablation harms."""
-    return torch.stack([before - after for before, after in zip(base, ablated, strict=True)])
+    return torch.stack([getattr(base, name) - getattr(ablated, name) for name in METRICS])
 
 
 def _by_first_layer(wiring: Wiring, interventions: Sequence[Intervention]) -> dict[tuple[int, Baseline], list[int]]:

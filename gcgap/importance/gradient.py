@@ -9,7 +9,7 @@ unit of weight. It measures sensitivity to the *weights*, not to the component's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -32,21 +32,39 @@ def gradient_norms(
     Raises:
         FloatingPointError: A gradient is not finite.
     """
+
+    def norm(gradient: Tensor, weight: Tensor) -> Tensor:
+        return gradient.norm() / (gradient.numel() ** 0.5 if normalise else 1)
+
+    return over_batches(model, wiring, batches, norm)
+
+
+def over_batches(
+    model: Transformer, wiring: Wiring, batches: Sequence[Batch], measure: Callable[[Tensor, Tensor], Tensor]
+) -> Float[Tensor, "component batch"]:
+    """A number made of dL_b / dW_i and W_i, both float64, for every component and batch.
+
+    Raises:
+        FloatingPointError: A gradient is not finite.
+    """
     weights = [_weight(model, wiring, name, layer) for layer in range(wiring.n_layers) for name in ("value", "mlp_down")]
     frozen = [weight for weight in weights if not weight.requires_grad]
+    own = _by_component(weights, wiring)
+    found = torch.empty(len(wiring.components), len(batches), dtype=torch.float64)
     with undisturbed(model), torch.enable_grad():
         for weight in frozen:
             weight.requires_grad_(True)
         try:
-            norms = [_norms(torch.autograd.grad(_loss(model, batch), weights), wiring, normalise) for batch in batches]
+            for b, batch in enumerate(batches):
+                gradients = _by_component(torch.autograd.grad(_loss(model, batch), weights), wiring)
+                found[:, b] = torch.stack([measure(g, w) for g, w in zip(gradients, own, strict=True)])
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
-    stacked = torch.stack(norms, dim=1)
-    for component, row in zip(wiring.components, stacked, strict=True):
+    for component, row in zip(wiring.components, found, strict=True):
         if not bool(torch.isfinite(row).all()):
             raise FloatingPointError(f"The gradient of {component.name} is not finite.")
-    return stacked
+    return found
 
 
 def weight_sizes(model: Transformer, wiring: Wiring) -> list[int]:
@@ -71,10 +89,9 @@ def _loss(model: Transformer, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), batch.targets[:, -last:].flatten().to(device))
 
 
-def _norms(gradients: Sequence[Tensor], wiring: Wiring, normalise: bool) -> Float[Tensor, " component"]:
-    """Norms in the order of the components, from [dW_V, dW_out] of every layer."""
-    pieces = []
-    for value, down in zip(gradients[::2], gradients[1::2], strict=True):
+def _by_component(tensors: Sequence[Tensor], wiring: Wiring) -> list[Tensor]:
+    """Pieces in the order of the components, from [W_V, W_out] of every layer, in float64 and without a graph."""
+    pieces: list[Tensor] = []
+    for value, down in zip(tensors[::2], tensors[1::2], strict=True):
         pieces += [*value.chunk(wiring.n_heads, dim=0), down]
-    norms = [piece.double().norm() / (piece.numel() ** 0.5 if normalise else 1) for piece in pieces]
-    return torch.stack(norms).cpu()
+    return [piece.detach().double() for piece in pieces]

@@ -6,23 +6,53 @@ context, is the target token. One teacher-forced pass therefore gives exact-sequ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-METRICS = ("exact_match", "log_prob", "token_accuracy")
+METRICS = ("exact_match", "log_prob", "token_accuracy")  # those that a record of training holds
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Logits (batch, scored, vocabulary) and targets (batch, scored) to one number per sequence; larger is better."""
+
+
+def log_prob(logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]) -> Float[Tensor, " batch"]:
+    """Mean log-probability of the target, nats per scored token: minus the cross entropy."""
+    return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)).double().mean(-1)
+
+
+def logit_difference(
+    logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]
+) -> Float[Tensor, " batch"]:
+    """Mean over scored tokens of the target's logit minus the largest other logit; it does not saturate."""
+    wanted = targets.unsqueeze(-1)
+    others = logits.scatter(-1, wanted, -math.inf).amax(-1)
+    return (logits.gather(-1, wanted).squeeze(-1) - others).double().mean(-1)
+
+
+def exact_match(
+    logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]
+) -> Float[Tensor, " batch"]:
+    """1 where the argmax at every scored position is the target, else 0; it has no gradient."""
+    return (logits.argmax(-1) == targets).all(-1).double()
+
+
+DIFFERENTIABLE: dict[str, Metric] = {"log_prob": log_prob, "logit_difference": logit_difference}
+"""The metrics that have a gradient, by name; each is a field of `Scores` too."""
 
 
 class Scores(NamedTuple):
     """One number per sequence, float64: exact match (0 or 1), mean log-probability of the target (nats per scored token),
-    and the share of scored tokens that are right."""
+    the share of scored tokens that are right, and the mean by which the target's logit exceeds the largest other one."""
 
     exact_match: Float[Tensor, ...]
     log_prob: Float[Tensor, ...]
     token_accuracy: Float[Tensor, ...]
+    logit_difference: Float[Tensor, ...]
 
 
 def score(
@@ -36,9 +66,8 @@ def score(
         FloatingPointError: A log-probability is not finite; the text names the group.
     """
     right = logits.argmax(-1) == targets
-    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-    log_prob = picked.double().mean(-1)
-    if not bool(torch.isfinite(log_prob).all()):
-        first = int(torch.isfinite(log_prob).logical_not().nonzero()[0]) * len(names) // len(log_prob)
+    found = log_prob(logits, targets)
+    if not bool(torch.isfinite(found).all()):
+        first = int(torch.isfinite(found).logical_not().nonzero()[0]) * len(names) // len(found)
         raise FloatingPointError(f"A log-probability is not finite under {names[first]}: weights or activations hold NaN or Inf.")
-    return Scores(right.all(-1).double(), log_prob, right.double().mean(-1))
+    return Scores(right.all(-1).double(), found, right.double().mean(-1), logit_difference(logits, targets))

@@ -1,0 +1,1 @@
+"""How well attribution methods do: against exact effects, and against circuits that are known."""

@@ -1,0 +1,125 @@
+"""One attribution measurement: a model in, every method beside the exact effects out.
+
+Owns the order of the stages; `gcgap.measurement` is its counterpart for G and C, and `gcgap.attribution.compose` says what of the
+results a record holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gcgap.attribution import compose
+from gcgap.attribution.advice import advice
+from gcgap.attribution.methods import METHODS, Problem, find_methods
+from gcgap.attribution.record import AttributionRecord
+from gcgap.attribution.scoring import forward_seconds, scored
+from gcgap.attribution.settings import Attribution
+from gcgap.attribution.setup import Setup, first
+from gcgap.attribution.trust import trust
+from gcgap.attribution.workflow import screen_flag_fix
+from gcgap.batches import Purpose, generator
+from gcgap.compose import Origin, judgement
+from gcgap.gap import Array, bootstrap_means, measure_gap
+from gcgap.importance.baselines import Baseline, mean_activations
+from gcgap.importance.corruption import Corruption
+from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.sets import critical_sets, interactions, single_drops
+from gcgap.measurement import begin
+from gcgap.model import Transformer
+from gcgap.protocol import Protocol
+from gcgap.subject import Subject
+
+FEW = 64  # sequences behind reliability, bounds and error split, whose curvature on a grid is what costs
+TOLERANCE, CRITICAL = 0.05, 0.20  # exact match: the most that a dispensable component costs, the least that a critical set does
+STAGES = ("exact effects", "patching", "sets", "trust", "statistics")  # what is told to be done after the methods
+SETS = 300  # sets that the search for critical ones tries at most
+
+
+def default_protocol() -> Protocol:
+    """All methods, on fewer sequences than C takes, since curvature costs more than ablation."""
+    return Protocol(sequences=128, attribution=Attribution(methods=tuple(METHODS)))
+
+
+def attribute(
+    model: Transformer,
+    task: str | None = None,
+    *,
+    setup: Setup | None = None,
+    length: int | None = None,
+    protocol: Protocol | None = None,
+    origin: Origin | None = None,
+    done: Callable[[str], object] = lambda stage: None,
+) -> AttributionRecord:
+    """Hold every attribution method of the protocol against exact effects on the same sequences.
+
+    Leaves the model as it was.
+
+    Args:
+        model: A gcgap transformer, such as `gcgap.load` gives.
+        task: Name of the task; that of the model's origin by default.
+        setup: What is intervened on.
+        length: Length of the OOD sequences. By default the paper's window rule picks it.
+        protocol: Sizes and methods; all methods on 128 sequences by default.
+        origin: Where the model comes from; known for a model from `gcgap.load`.
+        done: Called with the name of each stage and method that is done.
+
+    Raises:
+        ValueError: Something asked for cannot be, or no OOD length lies inside the window.
+        FloatingPointError: A score is not finite; the text names component and method.
+    """
+    setup, protocol = setup or Setup(), protocol or default_protocol()
+    model, wiring, source, length, record, seconds = begin(model, task, length, protocol, origin)
+    if length is None:
+        found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
+        raise ValueError(f"no OOD length has an accuracy inside the window ({found}); give `--length`.")
+    with seconds("mean"):
+        means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
+        mean = mean_activations(model, wiring, means, by_position=False)
+    subject = Subject(model, wiring, source, protocol, length, mean)
+    clean = subject.batch(length, protocol.sequences)
+    problem = setup.problem(subject, clean)
+    with seconds("methods"):
+        rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop), done)
+    with seconds("exact"):
+        effects = single_drops(problem.drop)
+        done("exact effects")
+    with seconds("patching"):
+        patching = _patching(subject, problem)
+        done("patching")
+    with seconds("sets"):
+        pairs = interactions(problem.drop, compose.EFFECTS)
+        critical = critical_sets(problem.drop, "exact_match", TOLERANCE, CRITICAL, SETS)
+        done("sets")
+    with seconds("trust"):
+        few = first(clean, FEW)
+        each, together = trust(setup.drop(subject, few), protocol.attribution.metric, setup.other_inputs(few, source.seed))
+        done("trust")
+    with seconds("statistics"):
+        rng = generator(source.seed, Purpose.STATISTICS, length)
+        parts = compose.body(wiring.components, protocol, rows, effects, each, rng)
+        done("statistics")
+    workflow = screen_flag_fix(problem.drop, protocol.attribution.metric, protocol.attribution.budget, problem.random(1))
+    return AttributionRecord(
+        compose.head(record, setup)
+        | parts
+        | {"patching": patching, "trust": together, "advice": advice(parts["methods"])}
+        | {"sets": compose.sets(wiring.components, pairs, critical), "workflow": compose.workflow(wiring.components, workflow)}
+        | {"seconds": seconds.by_stage}
+    )
+
+
+def _patching(subject: Subject, problem: Problem) -> dict[str, dict[str, compose.Entry]]:
+    """The paper's third check: the gap between G and activation patching (noising, all positions), by corruption and metric."""
+    by, drop = judgement(subject.protocol), problem.drop
+    norms: Array = gradient_norms(drop.model, drop.wiring, problem.gradients).numpy()
+    clean = subject.batch(subject.length, subject.protocol.sequences)
+    found = {}
+    for corruption in Corruption:
+        patched = single_drops(Setup(Baseline(f"patch_{corruption}")).drop(subject, clean))
+        rng = generator(subject.source.seed, Purpose.STATISTICS, subject.length)
+        found[f"patch_{corruption}"] = {}
+        for metric in compose.EFFECTS:
+            drops = getattr(patched, metric).numpy()
+            G, C = bootstrap_means(norms, drops[None], by.resamples, rng)
+            found[f"patch_{corruption}"][metric] = compose.gap(measure_gap(norms, drops, (G, C[0]), by, rng))
+    return found

@@ -1,0 +1,174 @@
+"""`gcgap attribute`: every attribution method beside the exact effects of saved models, with its cost."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from gcgap.attribution.attribute import STAGES, attribute, default_protocol
+from gcgap.attribution.methods import METHODS, find_methods
+from gcgap.attribution.record import AttributionRecord
+from gcgap.attribution.settings import Attribution
+from gcgap.attribution.setup import Setup
+from gcgap.checkpoints import last_checkpoint, load, run_directory, sha256
+from gcgap.cli import ArgumentParser, UsageError
+from gcgap.importance.baselines import Baseline
+from gcgap.protocol import Protocol
+from gcgap.report.methods import method_table
+from gcgap.report.methods_files import write_files
+
+TEXT = """Every attribution method beside the exact effect of every component, on the same sequences, and what each costs.
+
+Writes RUN/attribution/NAME.json and, in RUN/attribution/NAME/, tables (CSV) and figures (PNG, PDF), where NAME says the baseline
+and whatever else is not the default. Skips what is there already."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint under one setup.
+
+    Args:
+        checkpoint: The file.
+        record: Where its record goes.
+        setup: What is intervened on.
+        protocol: Sizes and methods.
+        length: Length of the OOD sequences; None applies the window rule.
+    """
+
+    checkpoint: Path
+    record: Path
+    setup: Setup
+    protocol: Protocol
+    length: int | None
+
+    def is_done(self) -> bool:
+        """Whether the record is there, of this checkpoint and these settings.
+
+        Raises:
+            UsageError: The file holds a record of something else.
+        """
+        if not self.record.exists():
+            return False
+        found = AttributionRecord.read(self.record)
+        same = found["protocol"] | self.protocol.to_dict() == found["protocol"] and self.length in (None, found["length"])
+        if same and found["setup"] == self.setup.to_dict() and found["checkpoint_sha256"] == sha256(self.checkpoint):
+            return True
+        raise UsageError(f"`{self.record}` holds a record of another checkpoint or other settings; replace it with `--force`.")
+
+
+def build_parser() -> ArgumentParser:
+    """The options of `gcgap attribute`."""
+    listed = "\n".join(f"  {name:36}{one.text}" for name, one in METHODS.items())
+    parser = ArgumentParser(
+        "gcgap attribute",
+        description=TEXT,
+        epilog=f"methods:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    default, settings = default_protocol(), Attribution()
+    baselines = ", ".join(Baseline)
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="CKPT", help="run directories (their last checkpoint), or .ckpt files"
+    )
+    texts: dict[str, tuple[Any, Any, str]] = {
+        "methods": (_names, tuple(METHODS), "names, separated by commas; all by default"),
+        "metric": (str, settings.metric, "what is differentiated: log_prob (nats per scored token) or logit_difference"),
+        "baseline": (
+            _names,
+            ("mean",),
+            f"what replaces an output, any of {baselines}; several, separated by commas, make several records",
+        ),
+        "direction": (str, "noising", "noising, or denoising: clean outputs in the corrupted run (patch_* baselines only)"),
+        "positions": (
+            _positions,
+            "all",
+            "where components are replaced: all, input, scored, or token numbers separated by commas",
+        ),
+        "length": (int, None, "length of the OOD sequences in integers; the paper's window rule by default"),
+        "sequences": (int, default.sequences, "evaluation sequences"),
+        "budget": (int, settings.budget, "forward passes that Screen-Flag-Fix may spend on exact effects"),
+        "steps": (int, settings.steps, "nodes of every path"),
+        "pairs": (int, settings.pairs, "antithetic pairs of orders per sequence behind Shapley values"),
+    }
+    for name, (kind, value, text) in texts.items():
+        shown = ",".join(value) if isinstance(value, tuple) else value
+        default_text = "" if name == "methods" or value is None else f" (default {shown})"
+        parser.add_argument(f"--{name}", type=kind, default=value, metavar=name.upper(), help=text + default_text)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/RUN/attribution/ instead")
+    parser.add_argument("--force", action="store_true", help="replace records that are there already")
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Attribute what the arguments name."""
+    options = build_parser().parse_args(arguments[1:])
+    jobs = [job for path in options.paths for job in _jobs(path, options)]
+    waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
+    console = Console()
+    if len(waiting) < len(jobs):
+        console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        for job in waiting:
+            stages = len(job.protocol.attribution.methods) + len(STAGES)
+            task = progress.add_task(f"{job.record.parent.parent.name}, {job.record.stem}", total=stages)
+            record = attribute(
+                load(job.checkpoint),
+                setup=job.setup,
+                length=job.length,
+                protocol=job.protocol,
+                done=lambda stage, task=task: progress.advance(task),
+            ).write(job.record)
+            write_files(record, job.record.with_suffix(""))
+            progress.remove_task(task)
+            progress.console.print(method_table(record), highlight=False)
+            progress.console.print(f"{job.record}\n", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _jobs(path: Path, options: argparse.Namespace) -> list[Job]:
+    """A job for each baseline."""
+    if not path.exists():
+        raise UsageError(f"`{path}` does not exist; give a run directory or a .ckpt file.")
+    find_methods(options.methods)
+    shared = {name: getattr(options, name) for name in ("methods", "metric", "budget", "steps", "pairs")}
+    checkpoint, found = last_checkpoint(path), []
+    for name in options.baseline:
+        if name not in list(Baseline):
+            raise UsageError(f"`--baseline` must be any of {', '.join(Baseline)}; got {name!r}.")
+        setup = Setup(Baseline(name), options.direction, options.positions)
+        protocol = replace(default_protocol(), sequences=options.sequences, attribution=Attribution(**shared))
+        home = run_directory(checkpoint) if options.out is None else options.out / run_directory(checkpoint).name
+        record = home / "attribution" / f"{_record_name(setup, options, path)}.json"
+        found.append(Job(checkpoint, record, setup, protocol, options.length))
+    return found
+
+
+def _record_name(setup: Setup, options: argparse.Namespace, path: Path) -> str:
+    """The baseline, and every setting that decides what the numbers are of and is not the default."""
+    positions = "+".join(map(str, setup.positions)) if isinstance(setup.positions, tuple) else setup.positions
+    said = {"metric": options.metric, "direction": setup.direction, "positions": positions}
+    usual = {"metric": "log_prob", "direction": "noising", "positions": "all"}
+    parts = [str(setup.baseline), *(f"{name}={value}" for name, value in said.items() if value != usual[name])]
+    parts += [f"length={options.length}"] if options.length is not None else []
+    return ",".join(parts + ([path.stem] if path.is_file() and path.stem != "last" else []))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _positions(text: str) -> Any:
+    """A name, or numbers."""
+    if text in ("all", "input", "scored"):
+        return text
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"`--positions` must be all, input, scored, or numbers separated by commas; got {text!r}.") from None

@@ -1,0 +1,126 @@
+"""From measured arrays to the dictionary of an attribution record: which number stands where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from gcgap.attribution.agreement import Entry, bootstrapped, grouped, with_intervals
+from gcgap.attribution.record import KIND
+from gcgap.attribution.scoring import Scored
+from gcgap.attribution.setup import Setup
+from gcgap.attribution.workflow import Workflow
+from gcgap.components import Component
+from gcgap.compose import judgement
+from gcgap.gap import Array, Gap, Judgement
+from gcgap.importance.scores import Scores
+from gcgap.importance.sets import CriticalSets, Interactions
+from gcgap.protocol import Protocol
+
+EFFECTS = ("exact_match", "log_prob")  # the exact effects that every method is held against
+
+
+def head(record: dict[str, Any], setup: Setup) -> dict[str, Any]:
+    """What was measured, how, and how good the model is."""
+    return {"kind": KIND} | record | {"setup": setup.to_dict()}
+
+
+def body(
+    components: Sequence[Component],
+    protocol: Protocol,
+    rows: Sequence[Scored],
+    effects: Scores,
+    trust: Sequence[dict[str, Any]],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Components with their scores, and methods with their agreement and cost.
+
+    Args:
+        components: In the order of the arrays.
+        protocol: Confidence and resamples.
+        rows: Scores of every method.
+        effects: Exact effects, shape (component, sequence).
+        trust: One entry for each component.
+        rng: Draws resamples and halves.
+    """
+    by, kinds = judgement(protocol), [component.kind for component in components]
+    units = protocol.attribution.metric
+    exact = {name: getattr(effects, name).numpy() for name in dict.fromkeys((*EFFECTS, units))}
+    scores = {one.method.name: one.samples for one in rows}
+    draws = bootstrapped(scores | {f"exact effect, {name}": drops for name, drops in exact.items()}, by, rng)
+    entries = [
+        {"name": component.name, "layer": component.layer, "kind": component.kind}
+        | {"exact": {name: _mean(drops[i], draws[f"exact effect, {name}"][i], by) for name, drops in exact.items()}}
+        | {"scores": {name: _mean(samples[i], draws[name][i], by) for name, samples in scores.items()}}
+        | {"trust": trust[i]}
+        for i, component in enumerate(components)
+    ]
+    methods = {}
+    for one in rows:
+        agreements = {}
+        for name, drops in exact.items():
+            same_units = one.method.estimates == "drop" and name == units
+            found = grouped(one.samples.mean(-1), drops.mean(-1), kinds, same_units)
+            star = draws[one.method.name], draws[f"exact effect, {name}"]
+            agreements[name] = found | {"all": with_intervals(found["all"], one.samples, drops, star, by, rng)}
+        methods[one.method.name] = method_head(one) | {"agreement": agreements, "cost": asdict(one.cost)}
+    return {"components": entries, "methods": methods}
+
+
+def method_head(one: Scored) -> dict[str, Any]:
+    """What a method is."""
+    return {"family": one.method.family, "estimates": one.method.estimates, "text": one.method.text}
+
+
+def _mean(samples: Array, draws: Array, by: Judgement) -> dict[str, Any]:
+    """A mean over samples with its interval and standard error; neither from a single sample."""
+    if len(samples) < 2:
+        return {"value": float(samples[0]), "ci": None, "error": None}
+    error = float(samples.std(ddof=1) / len(samples) ** 0.5)
+    return {"value": float(samples.mean()), "ci": by.interval(draws), "error": error}
+
+
+def gap(found: Gap) -> Entry:
+    """The numbers of a gap that are about all components together."""
+    return {key: getattr(found, key) for key in ("rho", "ci", "p_value", "ceiling", "corrected")} | {
+        "reason": found.reason or None
+    }
+
+
+def sets(components: Sequence[Component], pairs: Mapping[str, Interactions], critical: CriticalSets) -> dict[str, Any]:
+    """Pairwise interactions, and the smallest jointly critical sets."""
+    matrices = {
+        name: {"mean": found.mean.tolist(), "error": found.error.tolist(), "single": found.single.tolist()}
+        for name, found in pairs.items()
+    }
+
+    def told(one: tuple[frozenset[int], float]) -> dict[str, Any]:
+        return {"members": _names(components, sorted(one[0])), "effect": one[1]}
+
+    return {
+        "interactions": matrices,
+        "critical": {
+            "dispensable": _names(components, sorted(critical.dispensable)),
+            "tolerance": critical.tolerance,
+            "critical": critical.critical,
+            "size": critical.size,
+            "sets": [told(one) for one in critical.sets],
+            "searched": critical.searched,
+            "greedy": None if critical.greedy is None else told(critical.greedy),
+            "evaluated": critical.evaluated,
+        },
+    }
+
+
+def workflow(components: Sequence[Component], found: Workflow) -> dict[str, Any]:
+    """What Screen-Flag-Fix did."""
+    lists = {name: _names(components, getattr(found, name)) for name in ("fixed", "unresolved", "verified", "above")}
+    flags = {components[i].name: list(why) for i, why in found.flags.items()}
+    return {"tau": found.tau, "flags": flags} | lists | {"limit": found.limit, "rule_of_three": found.rule_of_three}
+
+
+def _names(components: Sequence[Component], members: Sequence[int]) -> list[str]:
+    return [components[i].name for i in members]

@@ -1,0 +1,114 @@
+"""Attribution records: one JSON file per checkpoint, baseline and metric; read without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SCHEMA = 1
+KIND = "attribution"
+_TOP = ("task", "seed", "step", "protocol", "setup", "length", "components", "methods", "advice", "versions")
+
+
+@dataclass(frozen=True, repr=False)
+class AttributionRecord:
+    """Every method beside the exact effects, for one checkpoint.
+
+    Args:
+        data: The dictionary of the record.
+        path: The file that it was read from or written to.
+
+    Raises:
+        ValueError: The dictionary is no attribution record of this schema.
+    """
+
+    data: dict[str, Any]
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        name = str(self.path or "this record")
+        if self.data.get("kind") != KIND or self.data.get("schema") != SCHEMA:
+            found = f"kind {self.data.get('kind')!r}, schema {self.data.get('schema')!r}"
+            raise ValueError(f"`{name}` is not an attribution record of schema {SCHEMA}: it has {found}. Run `gcgap attribute`.")
+        for key in _TOP:
+            if key not in self.data:
+                raise ValueError(f"`{name}` is not a whole attribution record: `{key}` is missing. Measure it again.")
+
+    def __getitem__(self, key: str) -> Any:
+        return self.data[key]
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{key}={self.data[key]!r}" for key in ("task", "seed", "step", "length"))
+        return f"AttributionRecord({told}, {len(self.data['methods'])} methods)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Exactly the dictionary of the JSON file."""
+        return self.data
+
+    @classmethod
+    def read(cls, path: str | Path) -> AttributionRecord:
+        """Read and check one file.
+
+        Raises:
+            ValueError: The file is not an attribution record that this version can read.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"`{path}` is not an attribution record: {error}. Run `gcgap attribute --force`.") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"`{path}` is not an attribution record: it holds a {type(data).__name__}.")
+        return cls(data, Path(path))
+
+    def write(self, path: str | Path) -> AttributionRecord:
+        """Write under a temporary name, then rename."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(self.data, allow_nan=False, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+        return AttributionRecord(self.data, path)
+
+    def table(self) -> DataFrame:
+        """One row per method: agreement with the exact effects, cost."""
+        import pandas as pd
+
+        return pd.DataFrame([method_row(name, entry) for name, entry in self.data["methods"].items()])
+
+    def scores(self) -> DataFrame:
+        """One row per component: its exact effects, and its score by every method."""
+        import pandas as pd
+
+        return pd.DataFrame([component_row(entry) for entry in self.data["components"]])
+
+
+def method_row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """A method's numbers with flat names, such as `exact_match_heads_rho`."""
+    row: dict[str, Any] = {"method": name, "family": entry["family"], "estimates": entry["estimates"]}
+    for effect, groups in entry["agreement"].items():
+        for group, found in groups.items():
+            row |= {f"{effect}_{group}_{key}": found[key] for key in ("rho", "tau_b", "top_k", "missed", "l1")}
+        low, high = groups["all"]["ci"] or (None, None)
+        row |= {f"{effect}_rho_low": low, f"{effect}_rho_high": high, f"{effect}_ceiling": groups["all"]["ceiling"]}
+    return row | entry["cost"]
+
+
+def component_row(entry: dict[str, Any]) -> dict[str, Any]:
+    """A component's numbers with flat names."""
+    row = {key: entry[key] for key in ("name", "layer", "kind")}
+    row |= {f"{metric}_drop": found["value"] for metric, found in entry["exact"].items()}
+    row |= {name: score["value"] for name, score in entry["scores"].items()}
+    return row | {"reliability": entry["trust"]["reliability"]}
+
+
+def find_attributions(where: str | Path) -> list[AttributionRecord]:
+    """Every attribution record at or below a path, in the order of the file names; none is no error."""
+    where = Path(where)
+    paths = [where] if where.is_file() else sorted(where.rglob("attribution/*.json"))
+    return [AttributionRecord.read(path) for path in paths]

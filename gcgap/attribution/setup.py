@@ -1,0 +1,102 @@
+"""What an attribution measurement intervenes on: baseline, direction, positions; and the drop functions that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from gcgap.attribution.methods import Problem
+from gcgap.batches import Batch, Purpose
+from gcgap.gates import Site
+from gcgap.importance.baselines import Baseline, activations_on, replacements, zero_activations
+from gcgap.importance.corruption import corrupted
+from gcgap.importance.drop import Drop
+from gcgap.importance.scores import DIFFERENTIABLE
+from gcgap.subject import Subject
+
+Direction = Literal["noising", "denoising"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is intervened on, beside the protocol.
+
+    Args:
+        baseline: What replaces a component's output.
+        direction: `noising` puts the replacement into the clean run; `denoising` puts clean outputs into the corrupted run, and
+            says what is restored (activation patching only).
+        positions: `all`, `input` (up to the last integer of the input), `scored`, or numbers.
+    """
+
+    baseline: Baseline = Baseline.MEAN
+    direction: Direction = "noising"
+    positions: Literal["all", "input", "scored"] | tuple[int, ...] = "all"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("noising", "denoising"):
+            raise ValueError(f"`direction` must be noising or denoising; got {self.direction!r}.")
+        if self.direction == "denoising" and self.baseline.corruption is None:
+            raise ValueError(f"`direction` denoising needs a baseline patch_*, a corrupted input; got `{self.baseline}`.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        positions = self.positions if isinstance(self.positions, str) else list(self.positions)
+        return {"baseline": str(self.baseline), "direction": self.direction, "positions": positions}
+
+    def where(self, batch: Batch) -> Bool[Tensor, " pos"] | None:
+        """The positions at which components are replaced; None for all.
+
+        Raises:
+            ValueError: A position that the sequences do not have.
+        """
+        tokens = batch.inputs.shape[1]
+        first = tokens - int(batch.scored[0].sum())
+        match self.positions:
+            case "all":
+                return None
+            case "input":
+                return torch.arange(tokens) < first
+            case "scored":
+                return torch.arange(tokens) >= first
+            case _:
+                if not self.positions or not all(isinstance(p, int) and 0 <= p < tokens for p in self.positions):
+                    raise ValueError(
+                        f"`positions` must be all, input, scored, or numbers from 0 to {tokens - 1}; got {self.positions}."
+                    )
+                return torch.isin(torch.arange(tokens), torch.tensor(self.positions))
+
+    def drop(self, subject: Subject, clean: Batch) -> Drop:
+        """D of a subject on clean sequences."""
+        where, metric = self.where(clean), DIFFERENTIABLE[subject.protocol.attribution.metric]
+        model, wiring, p = subject.model, subject.wiring, subject.protocol
+        if self.direction == "denoising":
+            assert self.baseline.corruption is not None
+            base = corrupted(clean, self.baseline.corruption, subject.source.seed)
+            restored = activations_on(model, wiring, clean.inputs, int(clean.scored[0].sum()))
+            return Drop(model, wiring, base, restored, metric, Site(p.site), where, sign=-1)
+        one = [self.baseline]
+        other = replacements(model, wiring, subject.source, clean, one, subject.mean, p.mean_batches, p.batch_size)
+        return Drop(model, wiring, clean, other[self.baseline], metric, Site(p.site), where)
+
+    def other_inputs(self, clean: Batch, seed: int) -> Int[Tensor, "sequence pos"] | None:
+        """The inputs whose outputs are let in, for activation patching; None for ablation."""
+        if self.baseline.corruption is None:
+            return None
+        return clean.inputs if self.direction == "denoising" else corrupted(clean, self.baseline.corruption, seed).inputs
+
+    def problem(self, subject: Subject, clean: Batch) -> Problem:
+        """What methods score, on clean sequences."""
+        p, drop = subject.protocol, self.drop(subject, clean)
+        zero = zero_activations(subject.model, subject.wiring)
+        gradients = subject.source.batches(Purpose.GRADIENT, subject.length, p.gradient_batches, p.batch_size)
+        return Problem(drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, subject.source.seed)
+
+
+def first(batch: Batch, size: int) -> Batch:
+    """The first sequences of a batch."""
+    rows = min(size, len(batch.inputs))
+    return Batch(batch.inputs[:rows], batch.targets[:rows], batch.scored[:rows], int(batch.scored[:rows].sum()))

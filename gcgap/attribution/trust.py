@@ -1,0 +1,86 @@
+"""How far the tangent can be trusted in one model: reliability, bounds, and where the error comes from, beside exact effects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from gcgap.attribution.reliability import calibration, coverage, reliability_ratio, remainders
+from gcgap.gap import Array
+from gcgap.gates import Site
+from gcgap.importance.drop import Drop
+from gcgap.importance.linearised import frozen_effects, linear_effects, local_effects
+from gcgap.importance.sets import single_drops
+
+NODES = 5  # of the even grid on [0, 1] on which derivatives are maximised
+
+
+def trust(drop: Drop, metric: str, other: Int[Tensor, "sequence pos"] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Numbers of every component, and of all together.
+
+    Args:
+        drop: The drop, of sequences enough for means (curvature on a grid is what costs).
+        metric: Name of its metric.
+        other: For activation patching, what each sequence is corrupted to (or cleaned to).
+
+    Returns:
+        For each component reliability, bounds and effects, and for all together calibration, coverage and shares of the error.
+    """
+    grid = [drop.own(k / (NODES - 1), curvature=True) for k in range(NODES)]
+    slopes, curvatures = (np.stack([one[order].mean(-1).numpy() for one in grid]) for order in (0, 1))
+    effects: dict[str, Array | None] = {
+        "tangent": slopes[0],
+        "linear": linear_effects(drop).mean(-1).numpy(),
+        "frozen": frozen_effects(drop).mean(-1).numpy() if drop.site == Site.COMPONENT else None,
+        "exact": getattr(single_drops(drop), metric).mean(-1).numpy(),
+        "local": None if other is None else local_effects(drop, other, metric).mean(-1).numpy(),
+    }
+    exact = effects["exact"]
+    assert exact is not None
+    bounds = remainders(slopes, curvatures)
+    entries = [
+        {
+            "reliability": _finite(reliability_ratio(slopes[0], curvatures[0])[i]),
+            "slope": float(slopes[0, i]),
+            "curvature": float(curvatures[0, i]),
+            "slope_at_end": float(slopes[-1, i]),
+            "bound": {name: float(bound[i]) for name, bound in bounds.items()},
+            "effects": {name: None if of is None else float(of[i]) for name, of in effects.items()},
+        }
+        for i in range(drop.components)
+    ]
+    summary = {
+        "sequences": drop.sequences,
+        "calibration": calibration(slopes[0], curvatures[0], exact),
+        "bounds": coverage(bounds, slopes[0], curvatures[0], exact),
+        "error": error_split(effects),
+    }
+    return entries, summary
+
+
+def error_split(effects: dict[str, Array | None]) -> dict[str, float | None]:
+    """Mean absolute errors: of the tangent, and of its parts; in the metric's units.
+
+    `downstream` is exact - linear, `metric` is linear - tangent, `local` is local - exact, `frozen` is frozen - exact.
+    """
+
+    def between(first: str, second: str) -> float | None:
+        one, other = effects[first], effects[second]
+        return None if one is None or other is None else float(np.abs(one - other).mean())
+
+    pairs = {
+        "total": ("exact", "tangent"),
+        "downstream": ("exact", "linear"),
+        "metric": ("linear", "tangent"),
+        "local": ("local", "exact"),
+        "frozen": ("frozen", "exact"),
+    }
+    return {name: between(*pair) for name, pair in pairs.items()}
+
+
+def _finite(value: float) -> float | None:
+    """None stands for infinite: a gradient that is exactly zero under a curvature that is not."""
+    return float(value) if np.isfinite(value) else None

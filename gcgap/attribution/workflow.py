@@ -1,0 +1,121 @@
+"""Screen, flag, fix, verify (after the abstract of arXiv:2606.09899; thresholds and order are this project's reading).
+
+    screen    attribution patching, joint HVP, and the gradient at xi = 1: three backward passes and one through one, for all
+    flag      |AP| or |joint HVP| large; the curvature term as large as the tangent; a gradient that is exactly zero; or one that
+              changes much from xi = 0 to xi = 1
+    fix       the exact effects of flagged components while the budget lasts, first where a slope or the joint HVP is largest
+    verify    the exact effects of some unflagged components at random: if none is large, few of the others are
+
+An own-path method never stands in for an exact effect: its K backward passes cost more than the one forward pass of the truth.
+Flagged components beyond the budget are named, and keep the score of the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from gcgap.importance.drop import Drop
+from gcgap.importance.sets import set_drops
+
+LARGE = 0.1  # share of the largest screen score above which a score, an effect or a change of slope counts as large
+UNRELIABLE = 1.0  # ratio of curvature term to tangent above which the curvature can turn the sign
+SHARE = 0.3  # of the budget that verification keeps for itself, where that many components are unflagged
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """What the workflow did.
+
+    Args:
+        scores: Exact effects where they were computed, the joint HVP elsewhere.
+        tau: Effect that counts as large, in the metric's units.
+        flags: Why each flagged component is flagged.
+        fixed: Flagged components with an exact effect.
+        unresolved: Flagged components that the budget did not reach.
+        verified: Unflagged components with an exact effect.
+        above: Those of them whose effect is large: what the screen missed.
+        limit: Upper 95 % limit on the share of unflagged components whose effect is large; None if none was verified.
+        rule_of_three: 3 / n, the same limit for an endless population in which none of n was large; None otherwise.
+    """
+
+    scores: Float[Tensor, "component sequence"]
+    tau: float
+    flags: Mapping[int, tuple[str, ...]]
+    fixed: tuple[int, ...]
+    unresolved: tuple[int, ...]
+    verified: tuple[int, ...]
+    above: tuple[int, ...]
+    limit: float | None
+    rule_of_three: float | None
+
+
+def screen_flag_fix(drop: Drop, metric: str, budget: int, random: np.random.Generator) -> Workflow:
+    """Run the workflow with `budget` forward passes for exact effects.
+
+    Args:
+        drop: The drop.
+        metric: Name of its metric.
+        budget: Exact effects that may be computed, those of the verification included.
+        random: Draws the components that are verified.
+    """
+    closed = drop.closed()
+    g, h = drop.hessian_product(closed, closed + 1)
+    end = drop.gradient(closed + 1)
+    scores = g + h / 2
+    tau = LARGE * float(scores.mean(-1).abs().max())
+    flags = flagged(g.mean(-1).numpy(), h.mean(-1).numpy(), end.mean(-1).numpy(), tau)
+    size = torch.stack([g, scores, end]).mean(-1).abs().amax(0)
+    waiting = sorted(flags, key=lambda i: -float(size[i]))
+    rest = [i for i in range(drop.components) if i not in flags]
+    kept = min(len(rest), max(int(SHARE * budget), budget - len(waiting)))
+    fixed, verified = waiting[: budget - kept], sorted(random.permutation(rest)[:kept].tolist())
+    if chosen := [*fixed, *verified]:
+        scores[chosen] = getattr(set_drops(drop, [frozenset([i]) for i in chosen]), metric)
+    above = tuple(i for i in verified if abs(float(scores[i].mean())) > tau)
+    return Workflow(
+        scores=scores,
+        tau=tau,
+        flags=flags,
+        fixed=tuple(fixed),
+        unresolved=tuple(waiting[len(fixed) :]),
+        verified=tuple(verified),
+        above=above,
+        limit=upper_limit(len(above), len(verified), len(rest)) if verified else None,
+        rule_of_three=min(1.0, 3 / len(verified)) if verified and not above else None,
+    )
+
+
+def flagged(
+    tangent: Float[np.ndarray, " component"],
+    curvature: Float[np.ndarray, " component"],
+    end: Float[np.ndarray, " component"],
+    tau: float,
+) -> dict[int, tuple[str, ...]]:
+    """Why each component is flagged, from tangent and joint curvature at xi = 0 and slope at xi = 1; the others are left out."""
+    reasons = {
+        "large tangent": np.abs(tangent) >= tau,
+        "large joint HVP": np.abs(tangent + curvature / 2) >= tau,
+        "unreliable": np.abs(curvature) > 2 * UNRELIABLE * np.abs(tangent),
+        "zero gradient": tangent == 0,
+        "slope changes": np.abs(end - tangent) >= tau,
+    }
+    found = {i: tuple(reason for reason, of in reasons.items() if of[i]) for i in range(len(tangent))}
+    return {i: why for i, why in found.items() if why}
+
+
+def upper_limit(above: int, checked: int, population: int, confidence: float = 0.95) -> float:
+    """Upper confidence limit on the share of a finite population that is large, of which `checked` were drawn and `above` were.
+
+    The largest number of large ones under which so few in the draw are not improbable (hypergeometric). With none found in a
+    large population it is about 3 / checked, the rule of three.
+    """
+    counts = np.arange(above, population - (checked - above) + 1)
+    likely = stats.hypergeom.cdf(above, population, counts, checked) > 1 - confidence
+    return float(counts[likely].max() / population)

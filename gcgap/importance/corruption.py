@@ -1,0 +1,73 @@
+"""Corrupted inputs for activation patching: what differs from the clean input, and what stays.
+
+Only the integers x change. The target y that follows SEP, which every later position reads and is scored on, stays the clean one:
+the metric of a corrupted run is log p(y | corrupted x). Owns no model and no intervention.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcgap.batches import Batch, Purpose, generator
+from gcgap.tasks import LARGEST
+
+Integers = NDArray[np.int64]
+
+
+class Corruption(StrEnum):
+    """What of the input changes."""
+
+    SEQUENCE = "sequence"
+    """All integers: another random sequence."""
+    TOKEN = "token"
+    """One integer, at a random place, becomes another one."""
+    SWAP = "swap"
+    """Two neighbouring integers that differ change places. Sorting must not care, reversal must."""
+
+
+def corrupted(batch: Batch, corruption: Corruption, seed: int) -> Batch:
+    """The batch with corrupted inputs and the clean targets; equal arguments give equal batches.
+
+    Args:
+        batch: Sequences of one length.
+        corruption: What changes.
+        seed: Seed of the random stream.
+
+    Raises:
+        ValueError: A sequence has no two neighbours that differ, so that no swap would change it.
+    """
+    length = int(batch.scored[0].sum()) - 1
+    random = generator(seed, Purpose.CORRUPTION, length, list(Corruption).index(corruption))
+    clean = batch.inputs[:, 1 : length + 1].cpu().numpy()
+    inputs = batch.inputs.clone()
+    inputs[:, 1 : length + 1] = torch.from_numpy(CHANGES[corruption](clean, random)).to(inputs)
+    return batch._replace(inputs=inputs)
+
+
+def _another_sequence(clean: Integers, random: np.random.Generator) -> Integers:
+    return random.integers(1, LARGEST + 1, clean.shape)
+
+
+def _another_token(clean: Integers, random: np.random.Generator) -> Integers:
+    rows, places = np.arange(len(clean)), random.integers(clean.shape[1], size=len(clean))
+    changed = clean.copy()
+    changed[rows, places] = (clean[rows, places] - 1 + random.integers(1, LARGEST, len(clean))) % LARGEST + 1
+    return changed
+
+
+def _swapped(clean: Integers, random: np.random.Generator) -> Integers:
+    differ = clean[:, 1:] != clean[:, :-1]
+    if not differ.any(-1).all():
+        raise ValueError("`patch_swap` needs sequences in which two neighbours differ; got one that holds a single value only.")
+    rows = np.arange(len(clean))
+    places = np.where(differ, random.random(differ.shape), -1.0).argmax(-1)
+    changed = clean.copy()
+    changed[rows, places], changed[rows, places + 1] = clean[rows, places + 1], clean[rows, places]
+    return changed
+
+
+CHANGES = {Corruption.SEQUENCE: _another_sequence, Corruption.TOKEN: _another_token, Corruption.SWAP: _swapped}

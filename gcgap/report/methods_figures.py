@@ -1,0 +1,147 @@
+"""Figures of one attribution record: agreement against cost, scores against exact effects, interactions, reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gcgap.attribution.record import AttributionRecord
+from gcgap.report.style import DIVERGING, DPI
+
+FAMILIES = {
+    "exact": "#000000",
+    "weights": "#b2182b",
+    "gates": "#ef8a62",
+    "curvature": "#2166ac",
+    "path": "#67a9cf",
+    "sets": "#1b7837",
+    "workflow": "#762a83",
+    "control": "#999999",
+}
+SHOWN = ("attribution_patching", "hvp", "ig_midpoint", "gradient", "joint_hvp", "shapley_value")
+UNITS = {"log_prob": "exact drop (nats per scored token)", "logit_difference": "exact drop (logits)"}
+
+
+def agreement_and_cost(record: AttributionRecord) -> Figure:
+    """ρ with the exact effects against the cost in forward passes, for each of the two exact effects."""
+    figure = Figure(figsize=(12, 5.5), dpi=DPI, layout="constrained")
+    for axes, effect in zip(figure.subplots(1, 2, sharey=True), ("log_prob", "exact_match"), strict=True):
+        points = {
+            name: (entry["cost"]["forward_equivalents"], entry["agreement"][effect]["all"]["rho"], entry["family"])
+            for name, entry in record["methods"].items()
+            if entry["agreement"][effect]["all"]["rho"] is not None
+        }
+        for number, (name, (cost, rho, family)) in enumerate(points.items(), 1):
+            axes.plot(cost, rho, "o", color=FAMILIES[family], label=f"{number} {name}")
+            axes.annotate(str(number), (cost, rho), xytext=(4, 3), textcoords="offset points", fontsize=8)
+        axes.set(xscale="symlog", xlabel="cost (forward passes, by time)", title=f"exact effect by {effect.replace('_', ' ')}")
+        axes.axhline(0, color="0.8", zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("Spearman's ρ with the exact effects")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
+    figure.suptitle(_title(record), fontsize=11)
+    return figure
+
+
+def scores_and_effects(record: AttributionRecord) -> Figure:
+    """Scores of some methods against the exact effects, component by component; the diagonal is the truth."""
+    names = [name for name in SHOWN if name in record["methods"]] or list(record["methods"])[:6]
+    units = record["protocol"]["attribution"]["metric"]
+    figure = Figure(figsize=(12, 7), dpi=DPI, layout="constrained")
+    panels = np.atleast_1d(figure.subplots(2, 3)).flat
+    for axes, name in zip(panels, names, strict=False):
+        _scores(axes, record, name, units)
+    for axes in list(figure.axes)[len(names) :]:
+        axes.remove()
+    figure.suptitle(_title(record), fontsize=11)
+    return figure
+
+
+def _scores(axes: Axes, record: AttributionRecord, name: str, units: str) -> None:
+    effects = np.array([component["exact"][units]["value"] for component in record["components"]])
+    values = np.array([component["scores"][name]["value"] for component in record["components"]])
+    for component, effect, value in zip(record["components"], effects, values, strict=True):
+        axes.plot(effect, value, "s" if component["kind"] == "mlp" else "o", color=f"C{component['layer']}", markersize=5)
+    for i in np.argsort(-np.abs(effects))[:3]:
+        label = record["components"][i]["name"]
+        axes.annotate(label, (effects[i], values[i]), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    scale = float(np.median(np.abs(effects))) or 1.0
+    axes.set_xscale("symlog", linthresh=scale)
+    if record["methods"][name]["estimates"] is not None:
+        axes.set_yscale("symlog", linthresh=scale)
+        low, high = min(effects.min(), values.min()), max(effects.max(), values.max())
+        axes.plot([low, high], [low, high], color="0.8", zorder=0)
+    rho = record["methods"][name]["agreement"][units]["all"]["rho"]
+    axes.set_title(f"{name}: ρ = {rho:.2f}" if rho is not None else f"{name}: no ρ", fontsize=9)
+    axes.set_xlabel(UNITS[units], fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def interaction_matrix(record: AttributionRecord) -> Figure:
+    """Pairwise interactions of all components; red pairs are redundant, blue ones need each other."""
+    figure = Figure(figsize=(13, 6), dpi=DPI, layout="constrained")
+    names = [component["name"] for component in record["components"]]
+    for axes, effect in zip(figure.subplots(1, 2), ("exact_match", "log_prob"), strict=True):
+        matrix = np.array(record["sets"]["interactions"][effect]["mean"])
+        most = np.abs(matrix).max() or 1.0
+        image = axes.imshow(matrix, cmap=DIVERGING, vmin=-most, vmax=most)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_title(f"by {effect.replace('_', ' ')}", fontsize=10)
+        figure.colorbar(image, ax=axes, shrink=0.8, label="D(both) - D(one) - D(other)")
+    figure.suptitle(f"Interactions (red: redundant, blue: in need of each other). {_title(record)}", fontsize=11)
+    return figure
+
+
+def reliability(record: AttributionRecord) -> Figure:
+    """Error of attribution patching and of its correction against R, and the parts of the error, component by component."""
+    figure = Figure(figsize=(12, 5), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    trust = [component["trust"] for component in record["components"]]
+    known = [one for one in trust if one["reliability"] and one["effects"]["exact"]]
+    ratio = [one["reliability"] for one in known]
+    exact = np.array([one["effects"]["exact"] for one in known])
+    tangent = np.array([one["slope"] for one in known])
+    corrected = tangent + np.array([one["curvature"] for one in known]) / 2
+    for label, values, marker in (("attribution patching", tangent, "o"), ("HVP-corrected", corrected, "^")):
+        left.plot(ratio, np.abs(values - exact) / np.abs(exact), marker, label=label, markersize=5)
+    left.axvline(1, color="0.8", zorder=0)
+    left.set(xscale="log", yscale="log", xlabel="R = |F''(0)| / 2|F'(0)|", ylabel="|score - effect| / |effect|")
+    left.legend(frameon=False, fontsize=8)
+    _parts(right, [component["name"] for component in record["components"]], trust)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_title(record), fontsize=11)
+    return figure
+
+
+def _parts(axes: Axes, names: list[str], trust: list[dict]) -> None:
+    effects = [one["effects"] for one in trust]
+    places = np.arange(len(names))
+    downstream = np.array([one["exact"] - one["linear"] for one in effects])
+    metric = np.array([one["linear"] - one["tangent"] for one in effects])
+    axes.bar(places - 0.2, downstream, 0.4, label="downstream network")
+    axes.bar(places + 0.2, metric, 0.4, label="metric")
+    axes.set_xticks(places, names, rotation=90, fontsize=7)
+    axes.set_ylabel("part of exact - tangent")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _title(record: AttributionRecord) -> str:
+    setup = record["setup"]
+    return (
+        f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, "
+        f"{setup['baseline']}, {setup['direction']}"
+    )
+
+
+FIGURES: dict[str, Callable[[AttributionRecord], Figure]] = {
+    "agreement": agreement_and_cost,
+    "scores": scores_and_effects,
+    "interactions": interaction_matrix,
+    "reliability": reliability,
+}
