@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
+from gcgap.attribution.methods import find_methods
 from gcgap.batches import check_context
 from gcgap.checkpoints import sha256
 from gcgap.components import Wiring
@@ -51,6 +52,7 @@ class GapTracker(Checkpoint):
         check_context([length], n_ctx, "protocol.tracking.length")
         data.source.check_ood([length], "protocol.tracking.length")
         Wiring.of(model.model).check_sets(self.protocol.sets)
+        find_methods(self.protocol.attribution.methods)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Learn what is measured and where files go."""

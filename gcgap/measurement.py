@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from gcgap.attribution.methods import find_methods
+from gcgap.attribution.track import track
 from gcgap.batches import Purpose, Source, check_context, generator
 from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
@@ -80,6 +81,12 @@ def measure(
     with seconds("statistics"):
         gaps, intervals = _gaps(norms, causal, protocol, rng)
     record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), activity, causal, gaps, intervals)
+    if protocol.attribution.methods:
+        with seconds("attribution"):
+            exact: dict[str, Array] = dict(zip(METRICS, causal[0], strict=True))
+            record["attribution"], scores = track(subject, Baseline(protocol.baselines[0]), exact, rng)
+            for component, of_methods in zip(record["components"], scores, strict=True):
+                component["attribution"] = of_methods
     with seconds("pruning"):
         record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
         for component, drop in zip(record["components"], inside_entries(subject, rng, judgement(protocol)), strict=True):

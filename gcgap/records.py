@@ -134,6 +134,11 @@ class Record:
         """Why nothing was measured, or None: no OOD length had an accuracy inside the window."""
         return self.data.get("skipped")
 
+    @property
+    def attribution(self) -> dict[str, Any]:
+        """The attribution methods that were run beside G and C, by name; empty if none was."""
+        return self.data.get("attribution", {}).get("methods", {})
+
     def roles(self, baseline: str) -> dict[str, list[str]]:
         """Names of the components of each role."""
         found: dict[str, list[str]] = {"hero": [], "bloat": [], "aligned": []}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,33 +46,52 @@ def body(
         trust: One entry for each component.
         rng: Draws resamples and halves.
     """
-    by, kinds = judgement(protocol), [component.kind for component in components]
     units = protocol.attribution.metric
     exact = {name: getattr(effects, name).numpy() for name in dict.fromkeys((*EFFECTS, units))}
-    scores = {one.method.name: one.samples for one in rows}
-    draws = bootstrapped(scores | {f"exact effect, {name}": drops for name, drops in exact.items()}, by, rng)
+    found = held_against(components, protocol, rows, exact, rng)
     entries = [
         {"name": component.name, "layer": component.layer, "kind": component.kind}
-        | {"exact": {name: _mean(drops[i], draws[f"exact effect, {name}"][i], by) for name, drops in exact.items()}}
-        | {"scores": {name: _mean(samples[i], draws[name][i], by) for name, samples in scores.items()}}
-        | {"trust": trust[i]}
+        | {"exact": found.exact[i], "scores": found.scores[i], "trust": trust[i]}
         for i, component in enumerate(components)
     ]
-    methods = {}
+    return {"components": entries, "methods": found.methods}
+
+
+class HeldAgainst(NamedTuple):
+    """Methods beside exact effects: for each component its effects and scores, and for each method agreement and cost."""
+
+    exact: list[Entry]
+    scores: list[Entry]
+    methods: dict[str, Entry]
+
+
+def held_against(
+    components: Sequence[Component],
+    protocol: Protocol,
+    rows: Sequence[Scored],
+    exact: Mapping[str, Array],
+    rng: np.random.Generator,
+) -> HeldAgainst:
+    """Hold every method against exact effects of shape (component, sequence), given by metric."""
+    by, kinds, units = judgement(protocol), [component.kind for component in components], protocol.attribution.metric
+    scores = {one.method.name: one.samples for one in rows}
+    draws = bootstrapped(scores | {f"exact effect, {name}": drops for name, drops in exact.items()}, by, rng)
+    methods: dict[str, Entry] = {}
     for one in rows:
-        agreements = {}
+        method, agreements = one.method, dict[str, Any]()
         for name, drops in exact.items():
-            same_units = one.method.estimates == "drop" and name == units
+            same_units = method.estimates == "drop" and name == units
             found = grouped(one.samples.mean(-1), drops.mean(-1), kinds, same_units)
-            star = draws[one.method.name], draws[f"exact effect, {name}"]
+            star = draws[method.name], draws[f"exact effect, {name}"]
             agreements[name] = found | {"all": with_intervals(found["all"], one.samples, drops, star, by, rng)}
-        methods[one.method.name] = method_head(one) | {"agreement": agreements, "cost": asdict(one.cost)}
-    return {"components": entries, "methods": methods}
+        told = {"family": method.family, "estimates": method.estimates, "text": method.text}
+        methods[method.name] = told | {"agreement": agreements, "cost": asdict(one.cost)}
 
+    def of_each(samples: Mapping[str, Array], prefix: str = "") -> list[Entry]:
+        names = range(len(components))
+        return [{name: _mean(of[i], draws[prefix + name][i], by) for name, of in samples.items()} for i in names]
 
-def method_head(one: Scored) -> dict[str, Any]:
-    """What a method is."""
-    return {"family": one.method.family, "estimates": one.method.estimates, "text": one.method.text}
+    return HeldAgainst(of_each(exact, "exact effect, "), of_each(scores), methods)
 
 
 def _mean(samples: Array, draws: Array, by: Judgement) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 KIND = "attribution"
+FOLDER = "attribution"  # of a run, that holds its attribution records
 _TOP = ("task", "seed", "step", "protocol", "setup", "length", "components", "methods", "advice", "versions")
 
 
@@ -66,12 +67,13 @@ class AttributionRecord:
             raise ValueError(f"`{path}` is not an attribution record: it holds a {type(data).__name__}.")
         return cls(data, Path(path))
 
-    def write(self, path: str | Path) -> AttributionRecord:
-        """Write under a temporary name, then rename."""
+    def write(self, path: str | Path, compact: bool = False) -> AttributionRecord:
+        """Write under a temporary name, then rename; `compact` puts all on one line."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.data, allow_nan=False, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
+        temporary.write_text(json.dumps(self.data, allow_nan=False, ensure_ascii=False, **form) + "\n", encoding="utf-8")
         temporary.replace(path)
         return AttributionRecord(self.data, path)
 
@@ -110,5 +112,6 @@ def component_row(entry: dict[str, Any]) -> dict[str, Any]:
 def find_attributions(where: str | Path) -> list[AttributionRecord]:
     """Every attribution record at or below a path, in the order of the file names; none is no error."""
     where = Path(where)
-    paths = [where] if where.is_file() else sorted(where.rglob("attribution/*.json"))
+    inside = [where] if where.is_file() else sorted(where.rglob("*.json"))
+    paths = [path for path in inside if path.resolve().parent.name == FOLDER]
     return [AttributionRecord.read(path) for path in paths]

@@ -124,7 +124,7 @@ def critical_sets(drop: Drop, metric: str, tolerance: float, critical: float, mo
         tried, searched = tried + len(sets), size
         if hits := tuple(one for one in found if one[1] >= critical):
             return CriticalSets(frozenset(members), hits, size, searched, None, tried, tolerance, critical)
-    greedy, more = _shrunk(members, effects, critical)
+    greedy, more = _shrunk(members, effects, critical) if searched < len(members) else (None, 0)
     return CriticalSets(frozenset(members), (), None, searched, greedy, tried + more, tolerance, critical)
 
 
@@ -133,7 +133,9 @@ def _shrunk(
 ) -> tuple[tuple[Set, float] | None, int]:
     """Take away, one by one, the member without which the set stays the most critical; the set left, and sets evaluated."""
     left, tried = frozenset(members), 1
-    if len(left) < 2 or (effect := effects([left])[0]) < critical:
+    if len(left) < 2:
+        return None, 0
+    if (effect := effects([left])[0]) < critical:
         return None, tried
     while len(left) > 2:
         smaller = [left - {member} for member in sorted(left)]

@@ -14,6 +14,11 @@ TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page
 
 Runs of one model under one protocol are a group, and nothing is averaged over two groups. DIR/index.html shows everything."""
 TITLE = "The gradient-causal gap: report"
+METHODS = (
+    "Every attribution method beside the exact effect of every component, on the same sequences: rank correlation ρ, with the "
+    "noise ceiling, the largest ρ that independent measurements would reach; what each method misses; and what it costs. Effects are "
+    "drops, positive where a component is needed."
+)
 
 
 def build_parser() -> ArgumentParser:
@@ -47,17 +52,19 @@ def run(arguments: list[str]) -> int:
 
 def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None) -> None:
     """Write a report of all runs below the paths, with progress in the terminal."""
-    from gcgap.report.contents import contents, lead
+    from gcgap.report.contents import contents, lead, method_sections
     from gcgap.report.parts import Drawing
-    from gcgap.report.ship import ship
+    from gcgap.report.ship import ship, ship_methods
     from gcgap.report.write import write
-    from gcgap.study.groups import gather
+    from gcgap.study.groups import gather, has_runs
+    from gcgap.study.methods import gather_methods
 
     console = Console()
     with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("Reading records", total=None)
-        groups = gather(paths)
-        extra = []
+        methods = gather_methods(paths)
+        groups = [] if methods and not has_runs(paths) else gather(paths)
+        extra = method_sections(methods)
         if attention is not None:
             from gcgap.report.attention import attention_section
 
@@ -66,8 +73,11 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
         sections = contents(groups, extra)
         if records:
             ship(groups, out)
+            ship_methods(methods, out)
         figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
         progress.update(task, description="Figures", total=figures)
-        write(out, TITLE, lead(groups), sections, lambda: progress.advance(task))
+        write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task))
     runs = sum(len(group.runs) for group in groups)
-    console.print(f"{out / 'index.html'}: {runs} runs in {len(groups)} groups.", highlight=False, soft_wrap=True)
+    found = [f"{runs} runs in {len(groups)} groups"] * bool(groups)
+    found += [f"{sum(len(group.records) for group in methods)} attribution records in {len(methods)} groups"] * bool(methods)
+    console.print(f"{out / 'index.html'}: {', '.join(found)}.", highlight=False, soft_wrap=True)

@@ -8,7 +8,9 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from gcgap.report.figures import cells, emerging, layers, ranks, scatters, training
+from gcgap.report.figures import methods as methods_figures
 from gcgap.report.parts import Drawing, Section, Table
+from gcgap.report.tables import methods as methods_tables
 from gcgap.report.tables import pruning, v1, v3
 from gcgap.report.tables.agreement import agreement_table
 from gcgap.report.tables.cells import cells_table, places
@@ -21,6 +23,7 @@ from gcgap.report.tables.render import ALL
 from gcgap.report.tables.verdict import answers_table, numbers_table, verdict_table
 from gcgap.study.claims import ANSWERS, verdicts
 from gcgap.study.groups import Group
+from gcgap.study.methods import MethodGroup
 from gcgap.study.same_weights import agreements
 
 Draw = Callable[..., Figure]
@@ -51,6 +54,20 @@ def lead(groups: Sequence[Group]) -> str:
         "what an ablation replaces: a head's own output (component), or a slice of what all heads write (released). The paper is "
         "arXiv:2602.01442, in its first and third version (v1, v3) and on its project page. Columns headed paper are published."
     )
+
+
+def method_sections(groups: Sequence[MethodGroup]) -> list[Section]:
+    """What attribution methods say beside exact effects; a section for each intervention."""
+    return [_of_methods(group) for group in groups]
+
+
+def _of_methods(group: MethodGroup) -> Section:
+    counts = ", ".join(f"{len(group.of_task(task))} of {title(task)}" for task in group.tasks)
+    figure = Drawing("methods", METHODS, group.name, partial(methods_figures.rhos, group))
+    return Section(f"Attribution methods: {group.name}", [f"Runs: {counts}.", figure, *methods_tables.tables(group)])
+
+
+METHODS = "Spearman's ρ of every attribution method with the exact effects; points: seeds; mark: mean with its 95 % interval."
 
 
 def _compared(groups: Sequence[Group]) -> list[Section]:

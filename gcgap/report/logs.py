@@ -30,6 +30,9 @@ def scalars(record: Record) -> dict[str, float]:
         gap = record["gap"][baseline]
         found |= {f"gap/rho/{baseline}": gap["rho"], f"gap/ceiling/{baseline}": gap["ceiling"]}
         found[f"gap/rho_log_prob/{baseline}"] = gap["by_metric"]["log_prob"]["rho"]
+    for method, entry in record.attribution.items():
+        for effect, tag in (("exact_match", "rho"), ("log_prob", "rho_log_prob")):
+            found[f"attribution/{tag}/{method}"] = entry["agreement"][effect]["all"]["rho"]
     for component in record["components"]:
         name = component["name"]
         found[f"gap/delta/{name}"] = component["delta"][first]["value"]
@@ -60,6 +63,10 @@ def layout(record: Record) -> dict[str, dict[str, list[Any]]]:
         "rho and its ceiling": ["Multiline", [f"^gap/{what}/{b}$" for b in record.baselines for what in ("rho", "ceiling")]],
         "roles": ["Multiline", ["^role/heroes$", "^role/bloats$"]],
     }
+    if record.attribution:
+        charts["attribution"] = {
+            "rho of each method": ["Multiline", [f"^attribution/rho/{name}$" for name in record.attribution]]
+        }
     return charts
 
 

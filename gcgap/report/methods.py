@@ -12,9 +12,12 @@ from gcgap.attribution.record import AttributionRecord
 NOTE = (
     "ρ: Spearman's rank correlation of scores and exact effects, with its interval; ceil: the largest ρ that independent noise "
     "would let through; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest quarter of the effects that "
-    "is found; L1: mean |score - effect|, where a score estimates it"
+    "is found"
 )
-PRICE = "in passes of all sequences; double: backward through backward; equal: seconds over those of one forward pass"
+PRICE = (
+    "L1: mean |score - effect|, in the metric's units, where a score estimates it; cost in passes of all sequences; double: "
+    "backward through backward; equal: seconds over those of one forward pass"
+)
 
 
 def method_table(record: AttributionRecord) -> Group:
@@ -29,28 +32,29 @@ def method_table(record: AttributionRecord) -> Group:
 
 
 def _agreement(record: AttributionRecord, effect: str) -> Table:
-    units = record["protocol"]["attribution"]["metric"]
     grid = _grid(f"Agreement with exact effects by {effect.replace('_', ' ')}", NOTE)
-    for heading in ("ρ", "interval", "ceil", "heads", "MLPs", "τ", "top", *["L1"] * (effect == units)):
+    for heading in ("ρ", "interval", "ceil", "heads", "MLPs", "τ", "top"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for name, entry in record["methods"].items():
         groups = entry["agreement"][effect]
         every = groups["all"]
         cells = [number(every["rho"]), interval(every["ci"]), number(every["ceiling"])]
         cells += [number(groups.get(group, {}).get("rho")) for group in ("heads", "mlps")]
-        cells += [number(every["tau_b"]), number(every["top_k"]), *[number(every["l1"], ".3f")] * (effect == units)]
+        cells += [number(every["tau_b"]), number(every["top_k"])]
         grid.add_row(name, *cells)
     return grid
 
 
 def _costs(record: AttributionRecord) -> Table:
-    grid = _grid("Cost", PRICE)
-    for heading in ("forward", "backward", "double", "equal", "seconds"):
+    units = record["protocol"]["attribution"]["metric"]
+    grid = _grid("Error and cost", PRICE)
+    for heading in ("L1", "forward", "backward", "double", "equal", "seconds"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for name, entry in record["methods"].items():
         cost = entry["cost"]
         passes = (number(cost[kind], ".0f") for kind in ("forward", "backward", "double_backward"))
-        grid.add_row(name, *passes, number(cost["forward_equivalents"], ".1f"), number(cost["seconds"], ".1f"))
+        l1 = number(entry["agreement"][units]["all"]["l1"], ".3f")
+        grid.add_row(name, l1, *passes, number(cost["forward_equivalents"], ".1f"), number(cost["seconds"], ".1f"))
     return grid
 
 

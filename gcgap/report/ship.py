@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gcgap.records import PACKED, Record, pack
 from gcgap.study.groups import Group, Run
+from gcgap.study.methods import MethodGroup
 
 
 def ship(groups: Sequence[Group], out: Path) -> None:
@@ -26,6 +27,14 @@ def ship(groups: Sequence[Group], out: Path) -> None:
         run.final.write(place, compact=True)
         if run.tracked:
             pack(run.tracked, place.with_name(PACKED))
+
+
+def ship_methods(groups: Sequence[MethodGroup], out: Path) -> None:
+    """Copy attribution records to <out>/<protocol>/<run>/attribution, as they lay below <protocol>/<run>."""
+    for record in (record for group in groups for record in group.records):
+        path = (record.path or Path(f"{record['run']}.json")).resolve()
+        run = path.parent.parent
+        record.write(out / run.parent.name / run.name / "attribution" / path.name, compact=True)
 
 
 def destination(record: Record, out: Path) -> Path:

@@ -45,7 +45,19 @@ def table(record: Record, baseline: str | None = None) -> Group:
     layers = [component["layer"] for component in record["components"]]
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
         grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
-    return Group(grid, sentence(record, baseline), *_named_sets(record, baseline))
+    return Group(grid, sentence(record, baseline), *_named_sets(record, baseline), *_methods(record))
+
+
+def _methods(record: Record) -> list[str]:
+    """The paper's rho of every attribution method that was run."""
+    if not record.attribution:
+        return []
+    told = []
+    for name, entry in record.attribution.items():
+        found = entry["agreement"]["exact_match"]["all"]
+        told.append(f"{name} {found['rho']:.2f}" if found["rho"] is not None else f"{name} none ({found['reason']})")
+    baseline = record["attribution"]["baseline"]
+    return [f"ρ of attribution methods with C ({baseline}): {', '.join(told)}."]
 
 
 def _named_sets(record: Record, baseline: str) -> list[str]:

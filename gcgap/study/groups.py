@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gcgap.protocol import Protocol
-from gcgap.records import Record, find_records
+from gcgap.records import PACKED, Record, find_records
 
 MODEL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 512, "positions": "none"}
 DATA = {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9, 10, 11]}
@@ -118,6 +118,15 @@ def gather(paths: Iterable[str | Path]) -> list[Group]:
             f"`{told}` holds no finished run; expected gap/final.json below it. Run `gcgap fit` or `gcgap sweep` first."
         )
     return sorted(groups, key=lambda group: (group.name != "default", group.name != "released", -len(group.runs), group.name))
+
+
+def has_runs(paths: Iterable[str | Path]) -> bool:
+    """Whether there is a record of a measurement at or below any of the paths."""
+    found = (Path(path) for path in paths)
+    return any(
+        any(path.rglob("final.json")) or any(path.rglob(PACKED)) if path.is_dir() else path.parent.name != "attribution"
+        for path in found
+    )
 
 
 def _runs(paths: Iterable[str | Path]) -> Iterator[Run]:

@@ -1,0 +1,36 @@
+"""Attribution methods over runs: rank correlation with the exact effects, seed by seed."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from gcgap.report.figures.panels import whisker
+from gcgap.report.methods_figures import FAMILIES
+from gcgap.report.style import DPI
+from gcgap.report.tables.left_out import title
+from gcgap.study.methods import EFFECTS, MethodGroup, over_seeds
+
+
+def rhos(group: MethodGroup) -> Figure:
+    """ρ of every method for every task (columns) and exact effect (rows): points are seeds, the mark mean and interval."""
+    columns = len(group.tasks)
+    figure = Figure(figsize=(3.2 + 3.6 * columns, 0.5 * len(group.methods) + 1.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(EFFECTS), columns, squeeze=False, sharex=True, sharey=True)
+    for row, effect in enumerate(EFFECTS):
+        for column, task in enumerate(group.tasks):
+            panel = axes[row, column]
+            for at, method in enumerate(group.methods):
+                colour = FAMILIES[group.records[0]["methods"][method]["family"]]
+                found = [record["methods"][method]["agreement"][effect]["all"]["rho"] for record in group.of_task(task)]
+                known = [value for value in found if value is not None]
+                panel.plot(known, [at] * len(known), "o", color=colour, ms=3, alpha=0.45)
+                whisker(panel, at, over_seeds(group, task, method, effect), horizontal=True, color=colour)
+            panel.set_yticks(range(len(group.methods)), group.methods, fontsize=7)
+            panel.set_title(f"{title(task)}, {effect.replace('_', ' ')}, {len(group.of_task(task))} seeds", fontsize=9)
+            panel.axvline(0, color="0.8", zorder=0)
+            panel.tick_params(labelsize=7)
+            panel.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].invert_yaxis()
+    for panel in axes[-1]:
+        panel.set_xlabel("Spearman's ρ with the exact effects", fontsize=8)
+    return figure
