@@ -4,6 +4,7 @@
     model = gcgap.load("runs/sort-seed42")
     record = gcgap.measure(model, task="sort", length=9)
     record.table()
+    gcgap.attribute(model).table()
     gcgap.read("runs")
 
 Names are imported when they are first used, so that reading records needs no torch.
@@ -16,6 +17,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gcgap.attribution.attribute import attribute as attribute
+    from gcgap.attribution.settings import Attribution as Attribution
+    from gcgap.attribution.setup import Setup as Setup
     from gcgap.checkpoints import load as load
     from gcgap.measurement import measure as measure
     from gcgap.protocol import Protocol as Protocol
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 
 __version__ = version("gcgap")
 _HOMES = {
+    "attribute": "attribution.attribute",
+    "Attribution": "attribution.settings",
+    "Setup": "attribution.setup",
     "load": "checkpoints",
     "measure": "measurement",
     "Protocol": "protocol",
@@ -32,7 +39,7 @@ _HOMES = {
     "Record": "records",
     "read": "records",
 }
-__all__ = ["Protocol", "Record", "Tracking", "load", "measure", "read"]
+__all__ = ["Attribution", "Protocol", "Record", "Setup", "Tracking", "attribute", "load", "measure", "read"]
 
 
 def __getattr__(name: str) -> Any:

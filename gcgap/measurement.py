@@ -81,16 +81,16 @@ def measure(
     with seconds("statistics"):
         gaps, intervals = _gaps(norms, causal, protocol, rng)
     record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), activity, causal, gaps, intervals)
-    if protocol.attribution.methods:
+    with seconds("pruning"):
+        record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
+        for component, drop in zip(record["components"], inside_entries(subject, rng, judgement(protocol)), strict=True):
+            component["in_distribution"] = drop
+    if protocol.attribution.methods:  # last, so that every other number is that of a measurement without
         with seconds("attribution"):
             exact: dict[str, Array] = dict(zip(METRICS, causal[0], strict=True))
             record["attribution"], scores = track(subject, Baseline(protocol.baselines[0]), exact, rng)
             for component, of_methods in zip(record["components"], scores, strict=True):
                 component["attribution"] = of_methods
-    with seconds("pruning"):
-        record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
-        for component, drop in zip(record["components"], inside_entries(subject, rng, judgement(protocol)), strict=True):
-            component["in_distribution"] = drop
     return Record(record | {"seconds": seconds.by_stage})
 
 

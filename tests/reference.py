@@ -320,6 +320,12 @@ def derivatives(level: Level, at: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(gradients, -1), torch.stack(hessians, -1)
 
 
+def gradient(level: Level, at: Tensor) -> Tensor:
+    """Gradient of D, (component, sequence)."""
+    xi = at.clone().requires_grad_(True)
+    return torch.stack([torch.autograd.grad(one, xi, retain_graph=True)[0] for one in -level(xi)], -1)
+
+
 def own_path(level: Level, n: int, t: float) -> tuple[Tensor, Tensor]:
     """F_i'(t) and F_i''(t) of F_i(t) = D(t e_i), each (component, sequence)."""
     first, second = [], []
@@ -339,8 +345,8 @@ def hvp(level: Level, n: int) -> Tensor:
 
 
 def joint_hvp(level: Level, n: int) -> Tensor:
-    gradient, hessian = derivatives(level, torch.zeros(n, dtype=torch.float64))
-    return torch.stack([gradient[i] + sum(hessian[i, j] for j in range(n)) / 2 for i in range(n)])
+    slope, hessian = derivatives(level, torch.zeros(n, dtype=torch.float64))
+    return torch.stack([slope[i] + sum(hessian[i, j] for j in range(n)) / 2 for i in range(n)])
 
 
 def multi_step_hvp(level: Level, n: int, steps: int) -> Tensor:
@@ -375,7 +381,7 @@ def integrated_gradients(level: Level, n: int, rule: str, steps: int) -> Tensor:
 def joint_integrated_gradients(level: Level, n: int, rule: str, steps: int) -> Tensor:
     total = torch.zeros(())
     for node, weight in pieces(rule, steps):
-        total = total + weight * derivatives(level, torch.full((n,), node, dtype=torch.float64))[0]
+        total = total + weight * gradient(level, torch.full((n,), node, dtype=torch.float64))
     return total
 
 

@@ -68,8 +68,11 @@ def with_intervals(
     """
     ceiling, why = noise_ceiling(samples, drops, judgement, rng)
     star = rank_correlation(*(rank(draw, axis=0) for draw in draws), axis=0)
-    defined = bool(np.isfinite(star).all()) and entry["rho"] is not None
-    return entry | {"ci": judgement.interval(star) if defined else None, "ceiling": ceiling, "no_ceiling": why or None}
+    alike = int(np.isnan(star).sum())
+    no_ci = f"no interval: in {alike} of {len(star)} resamples all components are alike" if alike else None
+    defined = not alike and entry["rho"] is not None
+    told = {"ci": judgement.interval(star) if defined else None, "no_ci": no_ci}
+    return entry | told | {"ceiling": ceiling, "no_ceiling": why or None}
 
 
 def bootstrapped(samples: Mapping[str, Array], judgement: Judgement, rng: np.random.Generator) -> dict[str, Array]:

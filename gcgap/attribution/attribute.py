@@ -84,7 +84,8 @@ def attribute(
         effects = single_drops(problem.drop)
         done("exact effects")
     with seconds("patching"):
-        patching = _patching(subject, problem)
+        norms = next((one.samples for one in rows if one.method.name == "gradient"), None)
+        patching = _patching(subject, problem, norms)
         done("patching")
     with seconds("sets"):
         pairs = interactions(problem.drop, compose.EFFECTS)
@@ -108,10 +109,13 @@ def attribute(
     )
 
 
-def _patching(subject: Subject, problem: Problem) -> dict[str, dict[str, compose.Entry]]:
-    """The paper's third check: the gap between G and activation patching (noising, all positions), by corruption and metric."""
-    by, drop = judgement(subject.protocol), problem.drop
-    norms: Array = gradient_norms(drop.model, drop.wiring, problem.gradients).numpy()
+def _patching(subject: Subject, problem: Problem, norms: Array | None) -> dict[str, dict[str, compose.Entry]]:
+    """The paper's third check: the gap between G and activation patching (noising, all positions), by corruption and metric.
+
+    `norms` are the gradient magnitudes, (component, batch), if they are known already.
+    """
+    by = judgement(subject.protocol)
+    norms = gradient_norms(subject.model, subject.wiring, problem.gradients).numpy() if norms is None else norms
     clean = subject.batch(subject.length, subject.protocol.sequences)
     found = {}
     for corruption in Corruption:

@@ -15,13 +15,17 @@ from gcgap.attribution.methods import METHODS, find_methods
 from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
+from gcgap.attribution.truth import BASELINES, truth
 from gcgap.checkpoints import last_checkpoint, load, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
 from gcgap.importance.baselines import Baseline
+from gcgap.known.models import KNOWN
 from gcgap.protocol import Protocol
+from gcgap.report.known import known_table
 from gcgap.report.methods import method_table
-from gcgap.report.methods_files import write_files
+from gcgap.report.methods_files import write_files, write_truth
 
+COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 TEXT = """Every attribution method beside the exact effect of every component, on the same sequences, and what each costs.
 
 Writes RUN/attribution/NAME.json and, in RUN/attribution/NAME/, tables (CSV) and figures (PNG, PDF), where NAME says the baseline
@@ -74,7 +78,7 @@ def build_parser() -> ArgumentParser:
     default, settings = default_protocol(), Attribution()
     baselines = ", ".join(Baseline)
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="CKPT", help="run directories (their last checkpoint), or .ckpt files"
+        "paths", nargs="*", type=Path, metavar="CKPT", help="run directories (their last checkpoint), or .ckpt files"
     )
     texts: dict[str, tuple[Any, Any, str]] = {
         "methods": (_names, tuple(METHODS), "names, separated by commas; all by default"),
@@ -100,7 +104,9 @@ def build_parser() -> ArgumentParser:
         shown = ",".join(value) if isinstance(value, tuple) else value
         default_text = "" if name == "methods" or value is None else f" (default {shown})"
         parser.add_argument(f"--{name}", type=kind, default=value, metavar=name.upper(), help=text + default_text)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/RUN/attribution/ instead")
+    known = f"instead of checkpoints, models whose circuit is known ({', '.join(KNOWN)}): writes DIR/known.json and DIR/known/"
+    parser.add_argument("--known", action="store_true", help=known)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/RUN/attribution/ instead; needed with --known")
     parser.add_argument("--force", action="store_true", help="replace records that are there already")
     return parser
 
@@ -108,13 +114,16 @@ def build_parser() -> ArgumentParser:
 def run(arguments: list[str]) -> int:
     """Attribute what the arguments name."""
     options = build_parser().parse_args(arguments[1:])
+    if options.known:
+        return run_known(options)
+    if not options.paths:
+        raise UsageError("give run directories or .ckpt files, or `--known`.")
     jobs = [job for path in options.paths for job in _jobs(path, options)]
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
     console = Console()
     if len(waiting) < len(jobs):
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*COLUMNS, console=console) as progress:
         for job in waiting:
             stages = len(job.protocol.attribution.methods) + len(STAGES)
             task = progress.add_task(f"{job.record.parent.parent.name}, {job.record.stem}", total=stages)
@@ -129,6 +138,22 @@ def run(arguments: list[str]) -> int:
             progress.remove_task(task)
             progress.console.print(method_table(record), highlight=False)
             progress.console.print(f"{job.record}\n", highlight=False, soft_wrap=True)
+    return 0
+
+
+def run_known(options: argparse.Namespace) -> int:
+    """Hold the methods against the models whose circuit is known."""
+    if options.paths or options.out is None:
+        raise UsageError("`--known` takes no checkpoints and needs `--out DIR`; it has models of its own.")
+    find_methods(options.methods)
+    settings = Attribution(**{name: getattr(options, name) for name in ("metric", "budget", "steps", "pairs")})
+    console = Console()
+    with Progress(*COLUMNS, console=console) as progress:
+        task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(options.methods))
+        found = truth(methods=options.methods, settings=settings, done=lambda stage: progress.advance(task))
+    write_truth(found, options.out)
+    console.print(known_table(found), highlight=False)
+    console.print(f"{options.out / 'known.json'}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -104,26 +104,26 @@ def exact(p: Problem) -> Scores:
 @method("weights")
 def gradient(p: Problem) -> Scores:
     """The paper's gradient magnitude G: norm of the weights' gradient over sqrt(N_i)."""
-    return _counted(p, gradient_norms(p.drop.model, p.drop.wiring, p.gradients))
+    return _counted(p, gradient_norms(p.drop.model, p.drop.wiring, p.gradients), p.gradients)
 
 
 @method("weights")
 def gradient_raw(p: Problem) -> Scores:
     """G without the division by sqrt(N_i)."""
-    return _counted(p, gradient_norms(p.drop.model, p.drop.wiring, p.gradients, normalise=False))
+    return _counted(p, gradient_norms(p.drop.model, p.drop.wiring, p.gradients, normalise=False), p.gradients)
 
 
 @method("weights")
 def fisher_trace(p: Problem) -> Scores:
     """Mean squared norm of the weights' gradient per sequence."""
     few = p.gradients[: p.settings.gradient_batches]
-    return _counted(p, first_order.fisher_trace(p.drop.model, p.drop.wiring, few))
+    return _counted(p, first_order.fisher_trace(p.drop.model, p.drop.wiring, few), few)
 
 
 @method("weights")
 def weight_times_gradient(p: Problem) -> Scores:
     """Sum over the weights of |weight x gradient|."""
-    return _counted(p, first_order.weight_times_gradient(p.drop.model, p.drop.wiring, p.gradients))
+    return _counted(p, first_order.weight_times_gradient(p.drop.model, p.drop.wiring, p.gradients), p.gradients)
 
 
 @method("gates", "drop")
@@ -221,10 +221,9 @@ def random_order(p: Problem) -> Scores:
     return torch.from_numpy(p.random(2).permutation(p.drop.components).astype(np.float64))[:, None]
 
 
-def _counted(p: Problem, scores: Scores) -> Scores:
+def _counted(p: Problem, scores: Scores, batches: Sequence[Batch]) -> Scores:
     """Count backward passes over weights, in units of the evaluation sequences."""
-    rows = len(p.gradients[0].inputs) if scores.shape[1] == len(p.gradients) else 1
-    passes = scores.shape[1] * rows / p.drop.sequences
+    passes = sum(len(batch.inputs) for batch in batches) / p.drop.sequences
     p.drop.passes.forward += passes
     p.drop.passes.backward += passes
     return scores

@@ -36,7 +36,7 @@ def calibration(
     size = np.abs(exact)
     rows = []
     for low, high in pairwise(EDGES):
-        inside = (ratio >= low) & (ratio < high) & (size > 0)
+        inside = (ratio >= low) & ((ratio < high) | np.isinf(high)) & (size > 0)  # the last bin holds infinite ratios too
         row: dict[str, Any] = {"low": low, "high": high if np.isfinite(high) else None, "components": int(inside.sum())}
         errors = {"ap_error": slope, "hvp_error": slope + curvature / 2}
         relative = {name: np.abs(of - exact)[inside] / size[inside] for name, of in errors.items()}
@@ -61,13 +61,12 @@ def remainders(
     return {"ap": np.maximum(np.abs(curvatures).max(0), steepest) / 2, "hvp": third / 6}
 
 
-def coverage(bounds: dict[str, Array], slope: Array, curvature: Array, exact: Array) -> dict[str, dict[str, float]]:
-    """Share of components whose error keeps below its bound, and the median of bound over error."""
+def coverage(bounds: dict[str, Array], slope: Array, curvature: Array, exact: Array) -> dict[str, dict[str, float | None]]:
+    """Share of components whose error keeps below its bound, and the median of bound over error where there is an error."""
     errors = {"ap": np.abs(exact - slope), "hvp": np.abs(exact - slope - curvature / 2)}
-    return {
-        name: {
-            "covered": float((errors[name] <= bound).mean()),
-            "bound_over_error": float(np.median(bound / np.maximum(errors[name], np.finfo(float).tiny))),
-        }
-        for name, bound in bounds.items()
-    }
+    found: dict[str, dict[str, float | None]] = {}
+    for name, bound in bounds.items():
+        wrong = errors[name] > 0
+        median = float(np.median(bound[wrong] / errors[name][wrong])) if wrong.any() else None
+        found[name] = {"covered": float((errors[name] <= bound).mean()), "bound_over_error": median}
+    return found

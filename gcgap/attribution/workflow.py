@@ -1,6 +1,6 @@
 """Screen, flag, fix, verify (after the abstract of arXiv:2606.09899; thresholds and order are this project's reading).
 
-    screen    attribution patching, joint HVP, and the gradient at xi = 1: three backward passes and one through one, for all
+    screen    attribution patching, joint HVP, and the gradient at xi = 1: two backward passes, and one through the first, for all
     flag      |AP| or |joint HVP| large; the curvature term as large as the tangent; a gradient that is exactly zero; or one that
               changes much from xi = 0 to xi = 1
     fix       the exact effects of flagged components while the budget lasts, first where a slope or the joint HVP is largest

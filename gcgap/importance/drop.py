@@ -115,9 +115,7 @@ class Drop:
         g, hv = self._by_rows(one, xi, curved=True)
         return g, hv
 
-    def own(
-        self, t: float, curvature: bool = False
-    ) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, "component sequence"]]:
+    def own(self, t: float, curvature: bool = False) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, ...]]:
         """F_i'(t) and F_i''(t) of every component's own path F_i(t) = D(t e_i); the second is empty unless asked for.
 
         One backward pass per component (and one through it for the curvature), each only down to the component's layer.

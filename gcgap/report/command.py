@@ -16,8 +16,8 @@ Runs of one model under one protocol are a group, and nothing is averaged over t
 TITLE = "The gradient-causal gap: report"
 METHODS = (
     "Every attribution method beside the exact effect of every component, on the same sequences: rank correlation ρ, with the "
-    "noise ceiling, the largest ρ that independent measurements would reach; what each method misses; and what it costs. Effects are "
-    "drops, positive where a component is needed."
+    "noise ceiling, the largest ρ that independent measurements would reach; what each method misses; and what it costs. Effects "
+    "are drops, positive where a component is needed."
 )
 
 
@@ -53,18 +53,20 @@ def run(arguments: list[str]) -> int:
 def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None) -> None:
     """Write a report of all runs below the paths, with progress in the terminal."""
     from gcgap.report.contents import contents, lead, method_sections
+    from gcgap.report.known import known_files, known_sections
     from gcgap.report.parts import Drawing
     from gcgap.report.ship import ship, ship_methods
-    from gcgap.report.write import write
+    from gcgap.report.write import save, write
     from gcgap.study.groups import gather, has_runs
     from gcgap.study.methods import gather_methods
 
     console = Console()
     with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("Reading records", total=None)
-        methods = gather_methods(paths)
-        groups = [] if methods and not has_runs(paths) else gather(paths)
-        extra = method_sections(methods)
+        methods, extra = gather_methods(paths), known_sections(paths)
+        measured = [path for path in paths if has_runs(path)]
+        groups = gather(measured or paths) if measured or not (methods or extra) else []
+        extra += method_sections(methods)
         if attention is not None:
             from gcgap.report.attention import attention_section
 
@@ -74,6 +76,8 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
         if records:
             ship(groups, out)
             ship_methods(methods, out)
+            for path in known_files(paths):
+                save(out / path.name, path.read_bytes())
         figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
         progress.update(task, description="Figures", total=figures)
         write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task))

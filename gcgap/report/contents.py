@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from gcgap.report.figures import cells, emerging, layers, ranks, scatters, training
 from gcgap.report.figures import methods as methods_figures
+from gcgap.report.figures.tracked import methods_over_training
 from gcgap.report.parts import Drawing, Section, Table
 from gcgap.report.tables import methods as methods_tables
 from gcgap.report.tables import pruning, v1, v3
@@ -20,6 +21,7 @@ from gcgap.report.tables.left_out import left_out, ranked, title
 from gcgap.report.tables.overview import overview_table
 from gcgap.report.tables.protocol import gradient_table, protocol_table
 from gcgap.report.tables.render import ALL
+from gcgap.report.tables.tracked import tracked_methods, tracked_table
 from gcgap.report.tables.verdict import answers_table, numbers_table, verdict_table
 from gcgap.study.claims import ANSWERS, verdicts
 from gcgap.study.groups import Group
@@ -90,18 +92,24 @@ def _of_group(group: Group, leads: bool) -> Section:
     full = leads or bool(tracked) or group.name in ("default", "released")
     tables = [*v3.tables(group), gradient_table(group), *v1.tables(group), *pruning.tables(group)]
     figures = _figures(group) if full else []
+    methods = [tracked_table(group)] if tracked_methods(group) else []
     over_training: list[Table | Drawing] = []
     for task in tracked:
         over_training += _emergence(group, task)
     if tracked:
         over_training.insert(0, _drawing(group, "training", training.training, TRAINING))
-    return Section(f"Group: {group.name}", [*_intro(group), *figures, *tables, *over_training, protocol_table(group)])
+    if tracked and methods:
+        over_training.insert(1, _drawing(group, "tracked-methods", methods_over_training, TRACKED))
+    return Section(f"Group: {group.name}", [*_intro(group), *figures, *tables, *methods, *over_training, protocol_table(group)])
 
 
 TRAINING = (
     "Rank correlation ρ and its noise ceiling over training, C by exact match and by log-probability, and exact match. Thin: one "
     "seed; thick: the mean over the seeds that have a value, where at least half do."
 )
+
+
+TRACKED = "Rank correlation of attribution methods with C over training. Thin: one seed; thick: the mean over seeds."
 
 
 def _intro(group: Group) -> list[str]:

@@ -1,11 +1,17 @@
-"""The files of one attribution record: tables as CSV, figures as PNG and PDF."""
+"""The files of one attribution record, or of the known circuits: tables as CSV, figures as PNG and PDF."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from gcgap.attribution.record import AttributionRecord
+from gcgap.report.known import auc_figure, auc_table, summary_table
 from gcgap.report.methods_figures import FIGURES
+from gcgap.report.tables.render import to_csv
 from gcgap.report.write import pdf, png, save
 
 
@@ -14,6 +20,17 @@ def write_files(record: AttributionRecord, directory: Path) -> None:
     save(directory / "methods.csv", record.table().to_csv(index=False).encode())
     save(directory / "components.csv", record.scores().to_csv(index=False).encode())
     for name, draw in FIGURES.items():
-        figure = draw(record)
-        save(directory / f"{name}.png", png(figure))
-        save(directory / f"{name}.pdf", pdf(figure))
+        _draw(draw(record), directory / name)
+
+
+def write_truth(truth: dict[str, Any], directory: Path) -> None:
+    """Write known.json, and below known/ what it shows."""
+    save(directory / "known.json", (json.dumps(truth, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    for table in (summary_table(truth), auc_table(truth)):
+        save(directory / "known" / f"{table.key}.csv", to_csv(table).encode())
+    _draw(auc_figure(truth), directory / "known" / "auc")
+
+
+def _draw(figure: Figure, path: Path) -> None:
+    save(path.with_name(f"{path.name}.png"), png(figure))
+    save(path.with_name(f"{path.name}.pdf"), pdf(figure))

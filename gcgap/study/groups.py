@@ -120,13 +120,10 @@ def gather(paths: Iterable[str | Path]) -> list[Group]:
     return sorted(groups, key=lambda group: (group.name != "default", group.name != "released", -len(group.runs), group.name))
 
 
-def has_runs(paths: Iterable[str | Path]) -> bool:
-    """Whether there is a record of a measurement at or below any of the paths."""
-    found = (Path(path) for path in paths)
-    return any(
-        any(path.rglob("final.json")) or any(path.rglob(PACKED)) if path.is_dir() else path.parent.name != "attribution"
-        for path in found
-    )
+def has_runs(path: Path) -> bool:
+    """Whether there is a record of a measurement at or below a path, to go by the names of files."""
+    names = ("final.json", "step=*.json", PACKED)
+    return any(path.match(name) if path.is_file() else any(path.rglob(name)) for name in names)
 
 
 def _runs(paths: Iterable[str | Path]) -> Iterator[Run]:

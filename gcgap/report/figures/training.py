@@ -37,7 +37,7 @@ def training(group: Group) -> Figure:
         for panel, task in zip(row, group.tasks, strict=True):
             runs = [run for run in group.runs if run.task == task]
             for name, (colour, value) in curves.items():
-                _curves(panel, runs, value, colour, name)
+                draw_curves(panel, runs, value, colour, name)
             panel.axhline(0, color="grey", lw=0.5)
     for panel in axes[-1]:
         panel.set_xlabel("optimiser step", fontsize=9)
@@ -69,7 +69,7 @@ def _gap(baseline: str, what: str, metric: str | None = None) -> Value:
     return value
 
 
-def _curves(panel: Axes, runs: Sequence[Run], value: Value, colour: str, label: str) -> None:
+def draw_curves(panel: Axes, runs: Sequence[Run], value: Value, colour: str, label: str) -> None:
     """A thin line for each seed; a thick one through the means of at least two seeds, where half of them or more have a value."""
     by_step: dict[int, list[float]] = {}
     for run in runs:

@@ -151,7 +151,7 @@ def trust_table(group: MethodGroup) -> Table:
 
 def bounds_table(group: MethodGroup) -> Table:
     """Coverage of the estimated bounds over all components of all runs."""
-    rows: list[tuple[str, str, dict[str, float]]] = []
+    rows: list[tuple[str, str, dict[str, float | None]]] = []
     for task in group.tasks:
         pool = study.pooled_trust(group.of_task(task))
         bounds = {name: pool[f"bound_{name}"] for name in ("ap", "hvp")}
