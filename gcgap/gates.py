@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,6 +36,10 @@ class Site(StrEnum):
     replacement of z_h. That removes a slice of what all heads write together, not a head. MLPs are as in `component`."""
 
 
+Act = Callable[[Tensor], Tensor]
+"""What is done to the input or output of a module."""
+
+
 class Activations(NamedTuple):
     """Outputs of all components, layer by layer. Rows and positions may be 1, which stands for all."""
 
@@ -50,7 +55,7 @@ def mix(
     own: Float[Tensor, "rows pos ..."],
     gate: Float[Tensor, "rows ..."],
     other: Float[Tensor, "group ..."],
-    where: Bool[Tensor, " pos"] | None = None,
+    where: Bool[Tensor, " all_pos"] | None = None,
 ) -> Tensor:
     """(1 - gate) own + gate other, exactly `own` at 0 and exactly `other` at 1; `own` at positions that `where` leaves out.
 
@@ -65,31 +70,27 @@ def mix(
 
 
 @contextmanager
-def _hooked(places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+def _hooked(places: dict[str, tuple[nn.Module, str, Act]]) -> Iterator[None]:
     """Let `act` change (or only see) the input or output of each named module for the length of a `with`."""
     fired: set[str] = set()
-
-    def before(name: str, act: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            fired.add(name)
-            return (act(args[0]), *args[1:])
-
-        return hook
-
-    def after(name: str, act: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            fired.add(name)
-            return act(output)
-
-        return hook
 
     with ExitStack() as stack:
         for name, (module, side, act) in places.items():
             register = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
-            stack.callback(register((before if side == "input" else after)(name, act)).remove)
+            stack.callback(register(partial(_before if side == "input" else _after, fired, name, act)).remove)
         yield
     if silent := places.keys() - fired:
         raise NotFiredError(f"The intervention at {', '.join(sorted(silent))} did not fire: the model never ran that module.")
+
+
+def _before(fired: set[str], name: str, act: Act, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    fired.add(name)
+    return (act(args[0]), *args[1:])
+
+
+def _after(fired: set[str], name: str, act: Act, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    fired.add(name)
+    return act(output)
 
 
 @contextmanager
@@ -128,26 +129,28 @@ def gated(
     asked = gates.requires_grad or layers is not None
     components = wiring.components
     side = "input" if site == Site.COMPONENT else "output"
-    places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]] = {}
-
-    def head_gate(xi: Tensor, other: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda z: mix(z.unflatten(-1, (wiring.n_heads, -1)), xi.unsqueeze(-1), other, where).flatten(-2)
-
-    def mlp_gate(xi: Tensor, other: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda write: mix(write, xi, other, where)
+    places: dict[str, tuple[nn.Module, str, Act]] = {}
 
     for layer in range(wiring.n_layers) if layers is None else layers:
         heads, mlp = wiring.columns(layer)
         if asked or bool(gates[:, heads].any()):
             _check_finite(replacement.heads[layer].transpose(0, 2), components[heads])
-            act = head_gate(gates[:, heads], replacement.heads[layer])
+            act = partial(_heads_gated, wiring.n_heads, gates[:, heads], replacement.heads[layer], where)
             places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), side, act)
         if asked or bool(gates[:, mlp].any()):
             _check_finite(replacement.mlps[layer].unsqueeze(0), components[mlp : mlp + 1])
-            act = mlp_gate(gates[:, mlp : mlp + 1], replacement.mlps[layer])
+            act = partial(_mlp_gated, gates[:, mlp : mlp + 1], replacement.mlps[layer], where)
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
     with _hooked(places):
         yield
+
+
+def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, z: Tensor) -> Tensor:
+    return mix(z.unflatten(-1, (n_heads, -1)), xi.unsqueeze(-1), other, where).flatten(-2)
+
+
+def _mlp_gated(xi: Tensor, other: Tensor, where: Tensor | None, write: Tensor) -> Tensor:
+    return mix(write, xi, other, where)
 
 
 def _check_finite(values: Float[Tensor, "component ..."], components: Sequence[Component]) -> None:
@@ -162,24 +165,22 @@ def recorded(model: nn.Module, wiring: Wiring) -> Iterator[Activations]:
     """Inside this `with`, one run of `model` fills the Activations that it yields with every component's own output."""
     seen = Activations([], [])
 
-    def see(into: list[Tensor], shape: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def act(value: Tensor) -> Tensor:
-            into.append(shape(value))
-            return value
-
-        return act
-
-    places: dict[str, tuple[nn.Module, str, Callable[[Tensor], Tensor]]] = {}
+    places: dict[str, tuple[nn.Module, str, Act]] = {}
     for layer in range(wiring.n_layers):
-        by_head = see(seen.heads, lambda z: z.unflatten(-1, (wiring.n_heads, -1)))
+        by_head = partial(_see, seen.heads, wiring.n_heads)
         places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), "input", by_head)
         places[f"MLP of layer {layer}"] = (
             wiring.module(model, wiring.mlp, layer),
             "output",
-            see(seen.mlps, lambda write: write),
+            partial(_see, seen.mlps, None),
         )
     with _hooked(places):
         yield seen
+
+
+def _see(into: list[Tensor], n_heads: int | None, value: Tensor) -> Tensor:
+    into.append(value.unflatten(-1, (n_heads, -1)) if n_heads else value)
+    return value
 
 
 @contextmanager

@@ -22,7 +22,20 @@ checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws fr
 PURE = ["gcgap.batches", "gcgap.gap", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"]
 with install_import_hook(PURE, "conftest.checked"):
     from gcgap.batches import Source
-    from gcgap.importance import activity, baselines, causal, gradient  # noqa: F401
+    from gcgap.importance import (  # noqa: F401  # noqa: F401
+        activity,
+        baselines,
+        causal,
+        corruption,
+        drop,
+        first_order,
+        gradient,
+        linearised,
+        paths,
+        second_order,
+        sets,
+        shapley,
+    )
     from gcgap.model import Transformer
 
 torch.set_num_threads(1)

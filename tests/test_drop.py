@@ -359,3 +359,13 @@ def test_denoising_starts_from_the_corrupted_run_and_lets_in_the_clean_one() -> 
     level = reference.level(state, other_inputs(), batch.targets, LENGTH + 1, 2, "none", PARTS, other)
     for one, found in zip(EYE, exact(drop), strict=True):
         torch.testing.assert_close(found, level(one) - level(drop.closed()), **CLOSE)
+
+
+def test_a_gradient_is_a_gradient_inside_no_grad_too() -> None:
+    drop = a_drop()
+    xi = some_gates()
+    outside = everything(drop, xi)
+    with torch.no_grad():
+        inside = everything(drop, xi)
+    for name, found in outside.items():
+        assert torch.equal(inside[name], found), name

@@ -88,6 +88,7 @@ class Drop:
         """D(xi), as `level`."""
         return self.sign * (self.level(self.closed()) - self.level(xi))
 
+    @torch.enable_grad()
     def gradient(self, xi: Float[Tensor, "*sequence component"]) -> Float[Tensor, "component sequence"]:
         """dD/dxi_i at xi: one backward pass for all components."""
 
@@ -99,6 +100,7 @@ class Drop:
         self.passes.backward += 1
         return self._by_rows(one, xi)[0]
 
+    @torch.enable_grad()
     def hessian_product(
         self, xi: Float[Tensor, "*sequence component"], v: Float[Tensor, " component"]
     ) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, "component sequence"]]:
@@ -115,6 +117,7 @@ class Drop:
         g, hv = self._by_rows(one, xi, curved=True)
         return g, hv
 
+    @torch.enable_grad()
     def own(self, t: float, curvature: bool = False) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, ...]]:
         """F_i'(t) and F_i''(t) of every component's own path F_i(t) = D(t e_i); the second is empty unless asked for.
 
@@ -193,8 +196,9 @@ class Drop:
                 for weight in asking:
                     weight.requires_grad_(True)
 
-    def slices(self, size: int = ROWS) -> list[slice]:
-        """Pieces of the batch that go through the model together."""
+    def slices(self, size: int | None = None) -> list[slice]:
+        """Pieces of the batch that go through the model together, `ROWS` rows each by default."""
+        size = size or ROWS
         return [slice(start, start + size) for start in range(0, self.sequences, size)]
 
     @property

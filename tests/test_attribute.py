@@ -1,0 +1,530 @@
+"""`gcgap.attribute` and the attribution of `gcgap.measure` on a trained model: every number again by the reference."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import tiny
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+import gcgap
+from gcgap.attribution.attribute import STAGES
+from gcgap.attribution.methods import METHODS
+from gcgap.attribution.record import AttributionRecord, find_attributions
+from gcgap.attribution.settings import Attribution
+from gcgap.attribution.setup import Setup, first
+from gcgap.batches import Purpose, Source
+from gcgap.cli import main
+from gcgap.compose import Origin
+from gcgap.importance.baselines import Baseline
+from gcgap.importance.corruption import Corruption, corrupted
+from gcgap.model import Transformer
+from gcgap.protocol import Protocol
+from gcgap.records import Record
+from gcgap.remeasure import build_parser
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+
+Unchanged = Callable[[nn.Module], AbstractContextManager[None]]
+CHOSEN = ("exact", "gradient", "attribution_patching", "joint_hvp", "layer_index")
+SMALL = Protocol(
+    gradient_batches=3,
+    mean_batches=2,
+    sequences=12,
+    batch_size=8,
+    resamples=100,
+    random_pairs=1,
+    inside=False,
+    baselines=("mean",),
+    precision="float64",
+    attribution=Attribution(methods=CHOSEN, budget=3),
+)
+PARTS: list[reference.Part] = [(layer, head) for layer in range(2) for head in (0, 1, None)]
+NAMES = ["L0_H0", "L0_H1", "L0_MLP", "L1_H0", "L1_H1", "L1_MLP"]
+LENGTH, SCORED, POSITIONS = 4, 5, 10
+TOP = {"kind", "schema", "task", "seed", "step", "run", "model", "training", "protocol", "checkpoint_sha256", "versions"}
+TOP |= {"created", "accuracy", "window", "length", "length_given", "setup", "components", "methods", "patching", "trust"}
+TOP |= {"advice", "sets", "workflow", "seconds"}
+
+
+def attribute(model: Transformer, source: Source, protocol: Protocol = SMALL, **changes: Any) -> AttributionRecord:
+    return gcgap.attribute(model, protocol=protocol, origin=Origin(source), **({"length": LENGTH} | changes))
+
+
+@pytest.fixture(scope="module")
+def model(_trained: Transformer) -> Transformer:
+    return _trained
+
+
+@pytest.fixture(scope="module")
+def record(model: Transformer, source: Source) -> AttributionRecord:
+    return attribute(model, source)
+
+
+def column(record: AttributionRecord, *keys: str) -> list[Any]:
+    """One number of every component."""
+    found = []
+    for value in record["components"]:
+        for key in keys:
+            value = value[key]
+        found.append(value)
+    return found
+
+
+def test_a_record_is_whole_and_json(record: AttributionRecord) -> None:
+    data = record.to_dict()
+    assert data.keys() == TOP
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert (data["kind"], data["schema"], data["task"], data["seed"], data["length"]) == ("attribution", 1, "sort", 1, LENGTH)
+    assert data["setup"] == {"baseline": "mean", "direction": "noising", "positions": "all"}
+    assert data["protocol"]["attribution"]["methods"] == list(CHOSEN)
+    assert list(data["methods"]) == list(CHOSEN)
+    assert column(record, "name") == NAMES
+    assert {tuple(component["scores"]) for component in data["components"]} == {CHOSEN}
+    assert {tuple(component["exact"]) for component in data["components"]} == {("exact_match", "log_prob")}
+    assert set(data["seconds"]) == {"accuracy", "mean", "methods", "exact", "patching", "sets", "trust", "statistics"}
+    assert repr(record) == "AttributionRecord(task='sort', seed=1, step=None, length=4, 5 methods)"
+
+
+def test_a_record_written_is_the_record_read(record: AttributionRecord, tmp_path: Path) -> None:
+    for compact in (False, True):
+        path = tmp_path / "run" / "attribution" / f"{compact}.json"
+        assert record.write(path, compact).path == path
+        found = AttributionRecord.read(path)
+        assert (found.to_dict(), found.path) == (record.to_dict(), path)
+    assert [one.path for one in find_attributions(tmp_path)] == [path.with_name("False.json"), path]
+    assert [one.path for one in find_attributions(path)] == [path]
+    assert sorted(one.name for one in path.parent.iterdir()) == ["False.json", "True.json"]  # no temporary file stays
+    assert find_attributions(tmp_path / "run" / "other") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"kind": "known"}, "is not an attribution record of schema 1: it has kind 'known', schema 1. Run `gcgap attribute`."),
+        ({"kind": None}, "it has kind None, schema 1"),
+        ({"schema": 2}, "it has kind 'attribution', schema 2"),
+    ],
+)
+def test_a_record_of_another_kind_or_schema_is_refused_by_name(
+    change: dict[str, Any], text: str, record: AttributionRecord, tmp_path: Path
+) -> None:
+    path = tmp_path / "mean.json"
+    path.write_text(json.dumps(record.to_dict() | change))
+    with pytest.raises(ValueError, match=re.escape(text)) as refused:
+        AttributionRecord.read(path)
+    assert str(refused.value).startswith(f"`{path}` ")
+
+
+@pytest.mark.parametrize("key", ["task", "seed", "step", "protocol", "setup", "length", "components", "methods", "advice"])
+def test_a_record_that_misses_a_key_is_refused(key: str, record: AttributionRecord) -> None:
+    data = {name: value for name, value in record.to_dict().items() if name != key}
+    with pytest.raises(
+        ValueError, match=f"^`this record` is not a whole attribution record: `{key}` is missing. Measure it again"
+    ):
+        AttributionRecord(data)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", '"text"'])
+def test_a_file_that_holds_no_record_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mean.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^`{re.escape(str(path))}` is not an attribution record: "):
+        AttributionRecord.read(path)
+
+
+def test_an_ordinary_record_is_no_attribution_record(tmp_path: Path) -> None:
+    path = tmp_path / "final.json"
+    tiny.ten().write(path)
+    with pytest.raises(ValueError, match="it has kind None, schema 1"):
+        AttributionRecord.read(path)
+
+
+def test_tables_hold_the_numbers_of_the_record(record: AttributionRecord) -> None:
+    methods, components = record.table(), record.scores()
+    assert list(methods["method"]) == list(CHOSEN)
+    assert list(components["name"]) == NAMES
+    for row in methods.astype(object).where(methods.notna(), None).to_dict("records"):
+        entry = record["methods"][row["method"]]
+        for effect in ("exact_match", "log_prob"):
+            groups = entry["agreement"][effect]
+            for group in ("all", "heads", "mlps"):
+                for key in ("rho", "tau_b", "top_k", "missed", "l1"):
+                    assert row[f"{effect}_{group}_{key}"] == groups[group][key]
+            assert [row[f"{effect}_rho_low"], row[f"{effect}_rho_high"]] == (groups["all"]["ci"] or [None, None])
+            assert row[f"{effect}_ceiling"] == groups["all"]["ceiling"]
+        assert {key: row[key] for key in entry["cost"]} == entry["cost"]
+    for name in CHOSEN:
+        assert list(components[name]) == column(record, "scores", name, "value")
+    assert list(components["log_prob_drop"]) == column(record, "exact", "log_prob", "value")
+
+
+def others(model: Transformer, source: Source, baseline: str, batch: Any) -> dict[reference.Part, Tensor]:
+    """What is let in, by the reference."""
+    state = reference.float64(model.state_dict())
+    if baseline == "mean":
+        runs = [reference.run(state, one.inputs, 2, "none") for one in source.batches(Purpose.MEAN, LENGTH, 2, 8)]
+        return reference.means(runs, by_position=False)
+    return reference.run(state, corrupted(batch, Corruption(baseline[6:]), source.seed).inputs, 2, "none").parts
+
+
+def effects_by_hand(model: Transformer, source: Source, setup: Setup) -> dict[str, list[float]]:
+    """Mean drop of every component by exact match, log-probability and logit difference, one reference run each."""
+    state = reference.float64(model.state_dict())
+    batch = source.batch(Purpose.EVALUATION, LENGTH, SMALL.sequences)
+    base, other = batch.inputs, others(model, source, str(setup.baseline), batch)
+    if setup.direction == "denoising":
+        base = corrupted(batch, Corruption(str(setup.baseline)[6:]), source.seed).inputs
+        other = reference.run(state, batch.inputs, 2, "none").parts
+    inside = {"all": range(POSITIONS), "input": range(5), "scored": range(5, POSITIONS)}
+    acts = inside[setup.positions] if isinstance(setup.positions, str) else setup.positions
+    here = torch.tensor([float(p in acts) for p in range(POSITIONS)], dtype=torch.float64)[:, None]
+
+    def means(gates: dict[reference.Part, Any]) -> list[float]:
+        logits = reference.run(state, base, 2, "none", gates, other).logits[:, -SCORED:]
+        return [sum(of) / len(of) for of in reference.scores(logits, batch.targets[:, -SCORED:])]
+
+    before, sign = means({}), -1 if setup.direction == "denoising" else 1
+    drops = [[sign * (b - a) for b, a in zip(before, means({part: here}), strict=True)] for part in PARTS]
+    order = ("exact_match", "log_prob", "token_accuracy", "logit_difference")
+    return {name: [drop[i] for drop in drops] for i, name in enumerate(order)}
+
+
+SETUPS = [
+    Setup(),
+    Setup(positions="input"),
+    Setup(positions="scored"),
+    Setup(Baseline.PATCH_TOKEN),
+    Setup(Baseline.PATCH_TOKEN, "denoising"),
+    Setup(Baseline.PATCH_TOKEN, "denoising", (0, 2, 7)),
+    Setup(Baseline.PATCH_SEQUENCE, "noising", (1, 5, 9)),
+]
+
+
+@pytest.fixture(scope="module")
+def by_setup(model: Transformer, source: Source) -> list[AttributionRecord]:
+    """A record of every setup, of the exact effects and the tangent."""
+    few = replace(SMALL, attribution=Attribution(methods=("exact", "attribution_patching"), metric="logit_difference"))
+    return [attribute(model, source, few, setup=setup) for setup in SETUPS]
+
+
+@pytest.mark.parametrize("number", range(len(SETUPS)), ids=[str(setup.to_dict()) for setup in SETUPS])
+def test_exact_effects_are_those_of_the_reference(
+    number: int, model: Transformer, source: Source, by_setup: list[AttributionRecord]
+) -> None:
+    found, setup = by_setup[number], SETUPS[number]
+    by_hand = effects_by_hand(model, source, setup)
+    assert found["setup"] == setup.to_dict()
+    for metric in ("exact_match", "log_prob", "logit_difference"):
+        assert column(found, "exact", metric, "value") == pytest.approx(by_hand[metric], abs=1e-9)
+    assert column(found, "scores", "exact", "value") == pytest.approx(by_hand["logit_difference"], abs=1e-9)
+    agreement = found["methods"]["attribution_patching"]["agreement"]
+    scores = column(found, "scores", "attribution_patching", "value")
+    for metric in ("exact_match", "log_prob"):
+        assert agreement[metric]["all"]["l1"] is None  # of another metric than the scores'
+        if len(set(by_hand[metric])) > 1:
+            assert agreement[metric]["all"]["rho"] == pytest.approx(reference.spearman(scores, by_hand[metric]))
+    wrong = [abs(a - b) for a, b in zip(scores, by_hand["logit_difference"], strict=True)]
+    assert agreement["logit_difference"]["all"]["l1"] == pytest.approx(sum(wrong) / 6)
+
+
+def test_the_setups_are_different_experiments(by_setup: list[AttributionRecord]) -> None:
+    effects = [tuple(column(one, "exact", "log_prob", "value")) for one in by_setup]
+    assert len(set(effects)) == len(SETUPS)
+    assert len({tuple(column(one, "scores", "attribution_patching", "value")) for one in by_setup}) == len(SETUPS)
+
+
+def test_scores_and_agreement_follow_from_the_reference(model: Transformer, source: Source, record: AttributionRecord) -> None:
+    state = reference.float64(model.state_dict())
+    batch = source.batch(Purpose.EVALUATION, LENGTH, SMALL.sequences)
+    other = others(model, source, "mean", batch)
+    level = reference.level(state, batch.inputs, batch.targets, SCORED, 2, "none", PARTS, other)
+    by_hand = {
+        "attribution_patching": reference.gradient(level, torch.zeros(6, dtype=torch.float64)).mean(-1).tolist(),
+        "joint_hvp": reference.joint_hvp(level, 6).mean(-1).tolist(),
+        "layer_index": [0.0, 0.0, 0.0, 1.0, 1.0, 1.0],
+        "gradient": gradients(model, source),
+        "exact": effects_by_hand(model, source, Setup())["log_prob"],
+    }
+    effects = effects_by_hand(model, source, Setup())
+    for name, values in by_hand.items():
+        assert column(record, "scores", name, "value") == pytest.approx(values, rel=1e-7, abs=1e-9)
+        for metric in ("exact_match", "log_prob"):
+            found = record["methods"][name]["agreement"][metric]
+            assert found["all"]["rho"] == pytest.approx(reference.spearman(values, effects[metric]))
+            heads = [i for i, (_, head) in enumerate(PARTS) if head is not None]
+            among = [[of[i] for i in heads] for of in (values, effects[metric])]
+            assert found["heads"]["rho"] == pytest.approx(reference.spearman(*among))
+    assert record["methods"]["exact"]["agreement"]["log_prob"]["all"]["l1"] == 0
+
+
+def gradients(model: Transformer, source: Source) -> list[float]:
+    """The paper's G by the reference."""
+    state = reference.float64(model.state_dict())
+    norms = [
+        reference.gradient_magnitudes(state, batch.inputs, batch.targets, SCORED, 2, "none", normalise=True)
+        for batch in source.batches(Purpose.GRADIENT, LENGTH, 3, 8)
+    ]
+    return [sum(one[part] for one in norms) / 3 for part in PARTS]
+
+
+def test_patching_is_the_gap_between_the_gradient_and_patched_drops(
+    model: Transformer, source: Source, record: AttributionRecord, by_setup: list[AttributionRecord]
+) -> None:
+    G = gradients(model, source)
+    assert list(record["patching"]) == ["patch_sequence", "patch_token", "patch_swap"]
+    for name, by_metric in record["patching"].items():
+        patched = effects_by_hand(model, source, Setup(Baseline(name)))
+        for metric in ("exact_match", "log_prob"):
+            found = by_metric[metric]
+            if len(set(patched[metric])) == 1:
+                assert found["rho"] is None
+                assert "ranks do not exist" in found["reason"]
+                continue
+            assert found["rho"] == pytest.approx(reference.spearman(G, patched[metric]))
+            assert found["ci"] is None or found["ci"][0] <= found["ci"][1]
+            if found["ceiling"] is not None:
+                assert found["corrected"] == pytest.approx(found["rho"] / found["ceiling"])
+    for other in by_setup:  # noising at all positions, whatever else is intervened on
+        assert other["patching"] == record["patching"]
+
+
+def test_sets_and_trust_and_workflow_are_of_these_components(record: AttributionRecord) -> None:
+    exact = column(record, "exact", "exact_match", "value")
+    critical = record["sets"]["critical"]
+    assert critical["dispensable"] == [name for name, effect in zip(NAMES, exact, strict=True) if abs(effect) <= 0.05]
+    for metric in ("exact_match", "log_prob"):
+        matrix = record["sets"]["interactions"][metric]
+        assert matrix["single"] == pytest.approx(column(record, "exact", metric, "value"))
+        assert np.array(matrix["mean"]).shape == np.array(matrix["error"]).shape == (6, 6)
+    slopes = column(record, "trust", "slope")  # of the first 64 sequences, which are all
+    assert slopes == pytest.approx(column(record, "scores", "attribution_patching", "value"))
+    assert column(record, "trust", "effects", "exact") == pytest.approx(column(record, "exact", "log_prob", "value"))
+    for one in column(record, "trust"):
+        assert one["reliability"] == pytest.approx(abs(one["curvature"]) / (2 * abs(one["slope"])))
+    assert record["trust"]["sequences"] == SMALL.sequences
+    found = record["workflow"]
+    assert len(found["fixed"]) + len(found["verified"]) == 3  # the budget
+    assert set(found["fixed"]) | set(found["unresolved"]) == set(found["flags"])
+    assert {*found["flags"], *found["verified"]} <= set(NAMES)
+
+
+def test_every_stage_and_method_is_told_when_it_is_done(model: Transformer, source: Source) -> None:
+    told: list[str] = []
+    few = replace(SMALL, sequences=4, attribution=Attribution(methods=("layer_index", "exact")))
+    attribute(model, source, few, done=told.append)
+    assert told == ["layer_index", "exact", *STAGES]
+
+
+def test_the_model_is_left_as_it_was_and_equal_calls_give_equal_records(
+    trained: Transformer, source: Source, record: AttributionRecord, unchanged: Unchanged
+) -> None:
+    with unchanged(trained):
+        again = attribute(trained, source)
+    for key in TOP - {"created", "seconds", "methods", "advice"}:
+        assert again[key] == record[key]
+    for name in CHOSEN:  # seconds differ
+        assert again["methods"][name]["agreement"] == record["methods"][name]["agreement"]
+
+
+def test_a_setup_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^`direction` must be noising or denoising; got 'sideways'\.$"):
+        Setup(direction="sideways")  # pyright: ignore[reportArgumentType]
+    text = r"^`direction` denoising needs a baseline patch_\*, a corrupted input; got `mean`\.$"
+    with pytest.raises(ValueError, match=text):
+        Setup(Baseline.MEAN, "denoising")
+
+
+@pytest.mark.parametrize("positions", [(), (10,), (-1,), (0, 99), ("all",), "nowhere", (1.5,)])
+def test_positions_that_the_sequences_do_not_have_are_refused(positions: Any, model: Transformer, source: Source) -> None:
+    text = "`positions` must be all, input, scored, or numbers from 0 to 9; got "
+    with pytest.raises(ValueError, match=re.escape(text)):
+        attribute(model, source, setup=Setup(positions=positions))
+
+
+def test_where_components_are_replaced(source: Source) -> None:
+    batch = source.batch(Purpose.EVALUATION, LENGTH, 3)
+    acting = {name: Setup(positions=name).where(batch) for name in ("all", "input", "scored")}  # pyright: ignore[reportArgumentType]
+    assert acting["all"] is None
+    assert acting["input"] is not None
+    assert acting["scored"] is not None
+    assert acting["input"].tolist() == [True] * 5 + [False] * 5  # START and the four integers
+    assert torch.equal(acting["scored"], ~acting["input"])
+    assert acting["scored"].tolist() == batch.scored[0].tolist()
+    some = Setup(positions=(7, 2)).where(batch)
+    assert some is not None
+    assert some.nonzero().flatten().tolist() == [2, 7]
+
+
+def test_the_first_sequences_of_a_batch_are_a_batch(source: Source) -> None:
+    batch = source.batch(Purpose.EVALUATION, LENGTH, 6)
+    few = first(batch, 4)
+    assert torch.equal(few.inputs, batch.inputs[:4])
+    assert torch.equal(few.targets, batch.targets[:4])
+    assert few.world_scored == int(few.scored.sum()) == 4 * SCORED
+    assert torch.equal(first(batch, 60).inputs, batch.inputs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"length": 3}, "`length` must lie above the training lengths 2..3; got 3"),
+        ({"length": 20}, "`length` must be between 1 and 7, the model's context; got 20"),
+    ],
+)
+def test_a_length_that_cannot_be_is_refused(changes: dict[str, Any], text: str, model: Transformer, source: Source) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        attribute(model, source, **changes)
+
+
+def test_no_length_inside_the_window_is_an_error_that_says_what_to_give(model: Transformer, source: Source) -> None:
+    text = r"^no OOD length has an accuracy inside the window \(4: \d+\.\d%, 5: \d+\.\d%\); give `--length`\.$"
+    with pytest.raises(ValueError, match=text):
+        attribute(model, source, replace(SMALL, window=(0.999, 1.0)), length=None)
+
+
+def test_an_unknown_method_is_refused_before_anything_is_run(model: Transformer, source: Source) -> None:
+    told: list[str] = []
+    with pytest.raises(ValueError, match=r"`methods` must be among exact, .*; got 'magic'"):
+        attribute(model, source, replace(SMALL, attribution=Attribution(methods=("magic",))), done=told.append)
+    assert told == []
+
+
+def measured(model: Transformer, source: Source, *methods: str, **changes: Any) -> Record:
+    protocol = replace(SMALL, attribution=Attribution(methods=methods), **changes)
+    return gcgap.measure(model, length=LENGTH, protocol=protocol, origin=Origin(source))
+
+
+OWN = ("created", "seconds", "protocol", "attribution")
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_measuring_with_methods_leaves_every_other_number_as_it_was(paired: bool, model: Transformer, source: Source) -> None:
+    sizes: dict[str, Any] = {"paired": paired, "inside": True, "baselines": ("mean", "zero")}
+    without, with_methods = (measured(model, source, *methods, **sizes).to_dict() for methods in ((), CHOSEN))
+    assert "attribution" not in without
+    assert with_methods.keys() - without.keys() == {"attribution"}
+    components = [{k: v for k, v in one.items() if k != "attribution"} for one in with_methods["components"]]
+    assert components == without["components"]
+    for key in without.keys() - {*OWN, "components"}:
+        assert with_methods[key] == without[key], key
+    assert set(with_methods["seconds"]) - set(without["seconds"]) == {"attribution"}
+
+
+def test_a_measurement_holds_scores_and_their_agreement_with_c(
+    model: Transformer, source: Source, record: AttributionRecord
+) -> None:
+    found = measured(model, source, *CHOSEN)
+    data = found.to_dict()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["attribution"]["baseline"] == "mean"
+    assert list(found.attribution) == list(CHOSEN)
+    for name in CHOSEN:
+        scores = [component["attribution"][name]["value"] for component in data["components"]]
+        assert scores == pytest.approx(column(record, "scores", name, "value"))
+        for metric in ("exact_match", "log_prob"):
+            C = [component["causal"]["mean"][metric]["value"] for component in data["components"]]
+            rho = found.attribution[name]["agreement"][metric]["all"]["rho"]
+            assert rho == pytest.approx(reference.spearman(scores, C))
+    assert found.attribution["exact"]["agreement"]["log_prob"]["all"]["rho"] == pytest.approx(1)
+
+
+def test_unpaired_drops_are_what_scores_are_held_against(model: Transformer, source: Source) -> None:
+    found = measured(model, source, "exact", paired=False)
+    paired = [component["attribution"]["exact"]["value"] for component in found["components"]]
+    C = [component["causal"]["mean"]["log_prob"]["value"] for component in found["components"]]
+    assert paired != pytest.approx(C)  # other sequences
+    rho = found.attribution["exact"]["agreement"]["log_prob"]["all"]["rho"]
+    assert rho == pytest.approx(reference.spearman(paired, C))
+
+
+def test_methods_are_run_under_the_first_baseline(model: Transformer, source: Source) -> None:
+    found = measured(model, source, "exact", baselines=("patch_token", "mean"))
+    assert found["attribution"]["baseline"] == "patch_token"
+    C = [component["causal"]["patch_token"]["log_prob"]["value"] for component in found["components"]]
+    assert [component["attribution"]["exact"]["value"] for component in found["components"]] == pytest.approx(C)
+
+
+def test_a_record_without_methods_has_no_attribution(model: Transformer, source: Source) -> None:
+    found = measured(model, source)
+    assert found.attribution == {}
+    assert "attribution" not in found.to_dict()["protocol"]
+
+
+SETTINGS: dict[str, Any] = {"methods": ["attribution_patching", "joint_hvp"], "metric": "logit_difference", "steps": 3}
+
+
+def from_yaml(tmp_path: Path) -> Protocol:
+    """The protocol that `gcgap measure` makes of a config's block."""
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump({"attribution": SETTINGS}))
+    parser = build_parser()
+    return parser.instantiate(parser.parse_args(["run", f"--protocol={path}"])).protocol
+
+
+def from_flags(tmp_path: Path) -> Protocol:
+    parser = build_parser()
+    flags = [f"--protocol.attribution.{name}={value}" for name, value in SETTINGS.items()]
+    return parser.instantiate(parser.parse_args(["run", *flags])).protocol
+
+
+@pytest.mark.parametrize("make", [from_yaml, from_flags])
+def test_attribution_is_a_block_of_the_protocol(make: Callable[[Path], Protocol], tmp_path: Path) -> None:
+    found = make(tmp_path)
+    assert found.attribution == Attribution(("attribution_patching", "joint_hvp"), "logit_difference", 3)
+    plain = found.to_dict()
+    assert plain["attribution"] == {"methods": SETTINGS["methods"], "metric": "logit_difference", "steps": 3} | {
+        name: getattr(Attribution(), name) for name in ("difference", "pairs", "budget", "gradient_batches")
+    }
+    assert found.tracked().attribution == found.attribution
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_fit_tracks_methods_in_records_and_tensorboard(tmp_path: Path) -> None:
+    methods = ["attribution_patching", "layer_index"]
+    asked = {"protocol.attribution.methods": f"[{','.join(methods)}]"}
+    assert main(tiny.arguments(tmp_path / "run", **tiny.SHORT, **asked)) == 0
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("attribution/")}
+    records = [Record.read(tmp_path / "run" / "gap" / f"step={step:06d}.json") for step in (0, 4)]
+    for record in (*records, Record.read(tmp_path / "run" / "gap" / "final.json")):
+        assert record["protocol"]["attribution"]["methods"] == methods
+        assert record.skipped or list(record.attribution) == methods
+    expected = set()
+    for name in methods:
+        for effect, tag in (("exact_match", "rho"), ("log_prob", "rho_log_prob")):
+            rhos = {one["step"]: one.attribution[name]["agreement"][effect]["all"]["rho"] for one in records}
+            curve = {step: rho for step, rho in rhos.items() if rho is not None}
+            if curve:
+                expected.add(f"attribution/{tag}/{name}")
+                found = {event.step: event.value for event in events.Scalars(f"attribution/{tag}/{name}")}
+                assert found == pytest.approx(curve)
+    assert tags == expected
+    assert "attribution/rho_log_prob/attribution_patching" in tags
+
+
+def test_fit_refuses_an_unknown_method_before_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(tiny.arguments(tmp_path / "run", **{"protocol.attribution.methods": "[magic]"})) == 2
+    said = capsys.readouterr().err
+    assert "`methods` must be among" in said
+    assert "'magic'" in said
+    assert not list((tmp_path / "run").rglob("*.json"))
+
+
+def test_all_methods_are_the_default_of_a_call() -> None:
+    from gcgap.attribution.attribute import default_protocol
+
+    assert default_protocol().attribution.methods == tuple(METHODS)
+    assert default_protocol().sequences == 128
