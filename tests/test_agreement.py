@@ -53,28 +53,29 @@ def found_of_top(scores: list[float], effects: list[float], k: int) -> float:
 def test_every_number_is_that_of_a_plain_loop_ties_included(pair: tuple[list[float], list[float]]) -> None:
     scores, effects = pair
     assume(varied(scores) and varied(effects))
-    found = agreement(array(scores), array(effects), same_units=True)
+    twin = [effect / 2 for effect in effects]
+    found = agreement(array(scores), array(effects), array(twin))
     k = max(1, round(len(scores) / 4))
     assert found["k"] == k
     assert found["rho"] == pytest.approx(reference.spearman(scores, effects), abs=1e-12)
     assert found["tau_b"] == pytest.approx(tau_b(scores, effects), abs=1e-12)
     assert found["top_k"] == pytest.approx(found_of_top(scores, effects, k), abs=1e-12)
     assert found["missed"] == pytest.approx(1 - found["top_k"], abs=1e-15)
-    assert found["l1"] == pytest.approx(sum(abs(a - b) for a, b in zip(scores, effects, strict=True)) / len(scores))
+    assert found["l1"] == pytest.approx(sum(abs(a - b) for a, b in zip(scores, twin, strict=True)) / len(scores))
     assert found["reason"] is None
 
 
 def test_a_row_worked_by_hand() -> None:
-    found = agreement(array([4, 3, 2, 1]), array([1.0, 2.5, 2.5, 0.0]), same_units=True)
+    found = agreement(array([4, 3, 2, 1]), array([1.0, 2.5, 2.5, 0.0]), array([4, 2, 2.5, 0]))
     assert found["rho"] == pytest.approx(1.5 / math.sqrt(5 * 4.5))  # of ranks 4 3 2 1 and 2, 3.5, 3.5, 1
     assert found["tau_b"] == pytest.approx((3 - 2) / math.sqrt(6 * 5))  # three pairs agree, two do not, one is tied
     assert (found["k"], found["top_k"], found["missed"]) == (1, 0.0, 1.0)
-    assert found["l1"] == pytest.approx((3 + 0.5 + 0.5 + 1) / 4)
+    assert found["l1"] == pytest.approx((0 + 1 + 0.5 + 1) / 4)  # against the effects on the scores' own sequences
 
 
 def test_ties_at_the_border_of_the_top_count_with_their_chance() -> None:
     scores, effects = array([9, 8, 8, 8, 1, 1, 1, 1]), array([9, 8, 0, 1, 2, 3, 4, 5])
-    found = agreement(scores, effects, same_units=False)  # k = 2: the first is sure, the second one of three
+    found = agreement(scores, effects)  # k = 2: the first is sure, the second one of three
     assert found["top_k"] == pytest.approx((1 + 1 / 3) / 2)
     assert found["l1"] is None  # scores that estimate something else have no error
 
@@ -88,14 +89,14 @@ def test_the_top_is_a_quarter_and_one_at_least(components: int, k: int) -> None:
 def test_constant_values_have_no_ranks_and_say_so(whose: str, value: float) -> None:
     scores, effects = array([1, 2, 3, 4]), array([4, 3, 1, 2])
     (scores if whose == "scores" else effects)[:] = value
-    found = agreement(scores, effects, same_units=True)
+    found = agreement(scores, effects, array([1, 2, 3, 5]))
     assert [found[key] for key in ("rho", "tau_b", "top_k", "missed")] == [None] * 4
     assert found["reason"] == f"the {whose} of all components are the same, {value:g}: ranks do not exist"
-    assert found["l1"] == pytest.approx(float(np.abs(scores - effects).mean()))  # an error needs no ranks
+    assert found["l1"] == pytest.approx(float(np.abs(scores - array([1, 2, 3, 5])).mean()))  # an error needs no ranks
 
 
 def test_differences_by_rounding_alone_are_no_ranks() -> None:
-    assert agreement(array([0.1, 0.1 + 1e-17, 0.1 - 1e-17]), array([1, 2, 3]), same_units=False)["rho"] is None
+    assert agreement(array([0.1, 0.1 + 1e-17, 0.1 - 1e-17]), array([1, 2, 3]))["rho"] is None
 
 
 increasing = st.sampled_from([np.exp, np.cbrt, np.arctan, lambda x: 3 * x - 7, lambda x: x**3 + x])
@@ -106,9 +107,9 @@ increasing = st.sampled_from([np.exp, np.cbrt, np.arctan, lambda x: 3 * x - 7, l
 def test_what_keeps_the_order_keeps_every_rank_number(pair: tuple[list[float], list[float]], bend: Any) -> None:
     scores, effects = pair
     assume(varied(scores) and varied(effects))
-    before = agreement(array(scores), array(effects), same_units=False)
-    assert agreement(bend(array(scores)), array(effects), same_units=False) == pytest.approx(before, abs=1e-12)
-    assert agreement(array(scores), bend(array(effects)), same_units=False) == pytest.approx(before, abs=1e-12)
+    before = agreement(array(scores), array(effects))
+    assert agreement(bend(array(scores)), array(effects)) == pytest.approx(before, abs=1e-12)
+    assert agreement(array(scores), bend(array(effects))) == pytest.approx(before, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -116,28 +117,30 @@ def test_what_keeps_the_order_keeps_every_rank_number(pair: tuple[list[float], l
 def test_scores_and_effects_may_be_swapped_and_reversal_turns_the_sign(pair: tuple[list[float], list[float]]) -> None:
     scores, effects = (array(values) for values in pair)
     assume(varied(pair[0]) and varied(pair[1]))
-    found = agreement(scores, effects, same_units=True)
-    assert agreement(effects, scores, same_units=True) == pytest.approx(found, abs=1e-12)
-    turned = agreement(-scores, effects, same_units=True)
+    found = agreement(scores, effects, effects)
+    assert agreement(effects, scores, scores) == pytest.approx(found, abs=1e-12)
+    turned = agreement(-scores, effects)
     assert (turned["rho"], turned["tau_b"]) == pytest.approx((-found["rho"], -found["tau_b"]), abs=1e-12)
-    same = agreement(scores, scores, same_units=True)
+    same = agreement(scores, scores, scores)
     assert (same["rho"], same["tau_b"], same["l1"]) == pytest.approx((1, 1, 0))
 
 
 def test_groups_are_all_components_the_heads_and_the_mlps() -> None:
-    found = grouped(array(SCORES), array(EFFECTS), KINDS, same_units=True)
+    twin = [effect + i for i, effect in enumerate(EFFECTS)]
+    found = grouped(array(SCORES), array(EFFECTS), KINDS, array(twin))
     members = {"all": range(9), "heads": [0, 1, 3, 4, 6, 7], "mlps": [2, 5, 8]}
     assert found.keys() == members.keys()
     for name, inside in members.items():
         mine, theirs = [SCORES[i] for i in inside], [EFFECTS[i] for i in inside]
-        assert found[name] == agreement(array(mine), array(theirs), same_units=True)
+        assert found[name] == agreement(array(mine), array(theirs), array([twin[i] for i in inside]))
         assert found[name]["rho"] == pytest.approx(reference.spearman(mine, theirs))
-    assert len({found[name]["rho"] for name in members}) == 3
+    assert len({found[name]["rho"] for name in members}) == len({found[name]["l1"] for name in members}) == 3
+    assert {one["l1"] for one in grouped(array(SCORES), array(EFFECTS), KINDS).values()} == {None}
 
 
 @pytest.mark.parametrize(("kinds", "groups"), [(["head"] * 3, {"all", "heads"}), (["head", "head", "mlp"], {"all", "heads"})])
 def test_a_group_of_fewer_than_two_is_left_out(kinds: list[str], groups: set[str]) -> None:
-    assert grouped(array([1, 2, 3]), array([1, 3, 2]), kinds, same_units=False).keys() == groups
+    assert grouped(array([1, 2, 3]), array([1, 3, 2]), kinds).keys() == groups
 
 
 def some_samples(seed: int = 0, sequences: int = 30, noise: float = 1.0) -> Array:
@@ -213,7 +216,7 @@ def told(samples: Array, drops: Array, judgement: Judgement = BY, seed: int = 5)
     """An entry with intervals, as `held_against` makes it."""
     rng = np.random.default_rng(seed)
     draws = bootstrapped({"scores": samples, "effects": drops}, judgement, rng)
-    entry = agreement(samples.mean(-1), drops.mean(-1), same_units=False)
+    entry = agreement(samples.mean(-1), drops.mean(-1))
     return with_intervals(entry, samples, drops, (draws["scores"], draws["effects"]), judgement, rng)
 
 
@@ -274,6 +277,11 @@ def test_scores_of_the_same_noise_have_a_narrower_interval_than_independent_ones
     (low, high), (lower, higher) = told(2 * drops, drops)["ci"], told(some_samples(1, noise=4.0), drops)["ci"]
     assert (low, high) == (1.0, 1.0)  # paired: every resample orders both alike
     assert higher - lower > 0.1
+
+
+def test_the_ceiling_is_of_averaged_ranks_whatever_roles_are_made_of() -> None:
+    samples, drops = np.round(some_samples(1)), np.round(some_samples(2))  # with ties
+    assert told(samples, drops, Judgement(resamples=100, ranks="ordinal")) == told(samples, drops, Judgement(resamples=100))
 
 
 def test_too_few_samples_have_no_ceiling_and_say_so() -> None:

@@ -305,7 +305,7 @@ def test_every_method_and_the_advice_are_printed_within_80_columns(run: Path, ca
     record = AttributionRecord.read(run / "attribution" / "mean.json")
     assert list(record["methods"]) == list(METHODS)
     for name in METHODS:
-        assert len(re.findall(rf"^ *{name} ", said, re.MULTILINE)) == 3, name  # two agreements and a cost
+        assert len(re.findall(rf"^ {name} +[–\d-]", said, re.MULTILINE)) == 3, name  # two agreements and a cost
     lines = said.splitlines()
     assert not [line for line in lines if cell_len(line) > 80 and "mean.json" not in line]
     flowing = " ".join(said.split())

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-CLOSE = 0.1  # rho below the best by which a method still counts as as good
+CLOSE = 0.1  # rho below that of exact effects on the same sequences by which a method still counts as ranking as they do
 
 
 def advice(methods: Mapping[str, Mapping[str, Any]], effect: str = "log_prob") -> str:
-    """Which method to use.
+    """The cheapest of the methods that rank components as exact effects do, exact effects among them.
 
-    Exact effects if they cost less than every method that agrees with them as well as the best one does, up to `CLOSE` in rho;
-    the cheapest of those methods otherwise.
+    A method ranks as they do if its rho with the effects on other sequences is at most `CLOSE` below that of the exact effects on
+    its own: noise takes as much from them.
 
     Args:
         methods: The `methods` of an attribution record.
         effect: The exact effect that decides.
     """
-    named = {name: entry for name, entry in methods.items() if entry["family"] not in ("exact", "control")}
-    rhos = {name: entry["agreement"][effect]["all"]["rho"] for name, entry in named.items()}
+    rhos = {name: entry["agreement"][effect]["all"]["rho"] for name, entry in methods.items() if entry["family"] != "control"}
     known = {name: rho for name, rho in rhos.items() if rho is not None}
-    if "exact" not in methods or not known:
-        return "No advice: it needs the exact effects and a method whose ranks exist."
-    price = {name: entry["cost"]["forward_equivalents"] for name, entry in methods.items()}
-    best = max(known, key=lambda name: known[name])
-    good = [name for name, rho in known.items() if rho >= known[best] - CLOSE]
-    cheapest = min(good, key=lambda name: price[name])
-    exact = f"exact effects of all components cost {price['exact']:.1f} forward passes"
-    rival = f"{cheapest} (ρ = {known[cheapest]:.2f}, {price[cheapest]:.1f} forward passes)"
-    if price["exact"] <= price[cheapest]:
-        return f"Use exact: {exact}, no more than {rival}, the cheapest method that agrees about as well as any."
-    return f"Use {cheapest}: ρ = {known[cheapest]:.2f} for {price[cheapest]:.1f} forward passes, where {exact}."
+    if "exact" not in known or len(known) < 2:
+        return "No advice: it needs `exact` and another method, and effects that have ranks."
+    price = {name: methods[name]["cost"]["forward_equivalents"] for name in known}
+    good = [name for name in known if known[name] >= known["exact"] - CLOSE]
+    best = min(good, key=lambda name: price[name])
+    noise = f"ρ = {known['exact']:.2f}, 1 but for noise"
+    exact = f"exact effects of all components ({noise}) cost {price['exact']:.1f} forward passes"
+    if best != "exact":
+        only = "" if methods[best]["estimates"] == "drop" else ", for a ranking: its scores are no drops"
+        return f"Use {best}{only}: \u03c1 = {known[best]:.2f} for {price[best]:.1f} forward passes, where {exact}."
+    others = [name for name in good if name != "exact"]
+    if not others:
+        return f"Use exact: {exact}, and no other method that was run ranks as they do."
+    rival = min(others, key=lambda name: price[name])
+    return f"Use exact: {exact}; {rival}, the cheapest other method that ranks as they do, costs {price[rival]:.1f}."

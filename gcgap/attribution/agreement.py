@@ -3,7 +3,10 @@
     rho, tau-b     rank correlations of scores and effects (ties averaged; tau-b corrected for them)
     top-k          share of the k largest effects that are among the k largest scores, k a quarter of the components
     missed         1 - top-k: the author's "misses 70 % of what matters"
-    L1             mean |score - effect|, in the metric's units; only for scores that estimate that very effect
+    L1             mean |score - effect on the same sequences|, in the metric's units; only for scores that estimate that effect
+
+The effects that ranks are held against are measured on other sequences than the scores, so that no method shares their noise: the
+exact effects on the scores' own sequences are held against them too, and say what noise alone takes away.
 
 Pure numpy and scipy. A number that does not exist is None, with the reason beside it.
 """
@@ -11,6 +14,7 @@ Pure numpy and scipy. A number that does not exist is None, with the reason besi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +26,17 @@ from gcgap.gap import Array, Judgement, constant, missed, noise_ceiling, rank, r
 Entry = dict[str, Any]
 
 
-def agreement(scores: Float[Array, " component"], effects: Float[Array, " component"], same_units: bool) -> Entry:
-    """The numbers of one method, one effect and one group of components."""
+def agreement(
+    scores: Float[Array, " component"], effects: Float[Array, " component"], twin: Float[Array, " component"] | None = None
+) -> Entry:
+    """The numbers of one method, one effect and one group of components.
+
+    `twin` are the exact effects on the scores' own sequences, where the scores estimate those.
+    """
     k = top_size(len(scores))
     entry: Entry = {"rho": None, "tau_b": None, "k": k, "top_k": None, "missed": None, "l1": None, "reason": None}
-    if same_units:
-        entry["l1"] = float(np.abs(scores - effects).mean())
+    if twin is not None:
+        entry["l1"] = float(np.abs(scores - twin).mean())
     for name, values in (("scores", scores), ("effects", effects)):
         if constant(values):
             return entry | {"reason": f"the {name} of all components are the same, {values[0]:g}: ranks do not exist"}
@@ -43,11 +52,15 @@ def top_size(components: int) -> int:
     return max(1, round(components / 4))
 
 
-def grouped(scores: Array, effects: Array, kinds: Sequence[str], same_units: bool) -> dict[str, Entry]:
+def grouped(scores: Array, effects: Array, kinds: Sequence[str], twin: Array | None = None) -> dict[str, Entry]:
     """The agreement over all components, within the heads, and within the MLPs."""
     kind = np.asarray(kinds)
     groups = {"all": np.ones(len(kind), bool), "heads": kind == "head", "mlps": kind == "mlp"}
-    return {name: agreement(scores[inside], effects[inside], same_units) for name, inside in groups.items() if inside.sum() > 1}
+    return {
+        name: agreement(scores[inside], effects[inside], None if twin is None else twin[inside])
+        for name, inside in groups.items()
+        if inside.sum() > 1
+    }
 
 
 def with_intervals(
@@ -55,18 +68,17 @@ def with_intervals(
 ) -> Entry:
     """An entry over all components with the interval of its rho and the noise ceiling.
 
-    The ceiling is the largest rho that two independent measurements would reach. Scores and effects of the same sequences share
-    their noise, and may agree better than that.
+    The ceiling is the largest rho that two independent measurements with the noise of these would reach.
 
     Args:
         entry: From `agreement`.
         samples: The method's scores, shape (component, sample).
         drops: Exact effects, shape (component, sequence).
-        draws: Bootstrap means of the two, each (component, resample), paired where they are of the same sequences.
+        draws: Bootstrap means of the two, each (component, resample).
         judgement: Confidence.
         rng: Draws the halves of the data.
     """
-    ceiling, why = noise_ceiling(samples, drops, judgement, rng)
+    ceiling, why = noise_ceiling(samples, drops, replace(judgement, ranks="average"), rng)
     star = rank_correlation(*(rank(draw, axis=0) for draw in draws), axis=0)
     alike = int(np.isnan(star).sum())
     no_ci = f"no interval: in {alike} of {len(star)} resamples all components are alike" if alike else None

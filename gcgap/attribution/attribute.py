@@ -7,6 +7,10 @@ results a record holds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
 
 from gcgap.attribution import compose
 from gcgap.attribution.advice import advice
@@ -22,13 +26,16 @@ from gcgap.compose import Origin, judgement
 from gcgap.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.baselines import Baseline, mean_activations
 from gcgap.importance.corruption import Corruption
+from gcgap.importance.drop import Drop, Passes
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.sets import critical_sets, interactions, single_drops
+from gcgap.importance.sets import critical_sets, interactions, set_drops, single_drops
+from gcgap.importance.shapley import standard_error
 from gcgap.measurement import begin
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol
 from gcgap.subject import Subject
 
+APART = 4  # times as many other sequences, cheap for exact effects, that methods are held against
 FEW = 64  # sequences behind reliability, bounds and error split, whose curvature on a grid is what costs
 TOLERANCE, CRITICAL = 0.05, 0.20  # exact match: the most that a dispensable component costs, the least that a critical set does
 STAGES = ("exact effects", "patching", "sets", "trust", "statistics")  # what is told to be done after the methods
@@ -50,7 +57,7 @@ def attribute(
     origin: Origin | None = None,
     done: Callable[[str], object] = lambda stage: None,
 ) -> AttributionRecord:
-    """Hold every attribution method of the protocol against exact effects on the same sequences.
+    """Hold every attribution method of the protocol against exact effects on other sequences.
 
     Leaves the model as it was.
 
@@ -76,37 +83,52 @@ def attribute(
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = mean_activations(model, wiring, means, by_position=False)
     subject = Subject(model, wiring, source, protocol, length, mean)
-    clean = subject.batch(length, protocol.sequences)
-    problem = setup.problem(subject, clean)
+    problem = setup.problem(subject, subject.batch(length, protocol.sequences, index=1))
+    apart = setup.drop(subject, subject.batch(length, APART * protocol.sequences))
     with seconds("methods"):
         rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop), done)
     with seconds("exact"):
-        effects = single_drops(problem.drop)
+        effects, twins = single_drops(apart), single_drops(problem.drop)
         done("exact effects")
     with seconds("patching"):
         norms = next((one.samples for one in rows if one.method.name == "gradient"), None)
         patching = _patching(subject, problem, norms)
         done("patching")
     with seconds("sets"):
-        pairs = interactions(problem.drop, compose.EFFECTS)
-        critical = critical_sets(problem.drop, "exact_match", TOLERANCE, CRITICAL, SETS)
+        sets = _sets(problem.drop, apart, setup)
         done("sets")
     with seconds("trust"):
-        few = first(clean, FEW)
-        each, together = trust(setup.drop(subject, few), protocol.attribution.metric, setup.other_inputs(few, source.seed))
+        other = setup.other_inputs(problem.clean, source.seed)
+        few = replace(problem.drop, batch=first(problem.drop.batch, FEW), passes=Passes())
+        each, together = trust(few, protocol.attribution, None if other is None else other[:FEW])
         done("trust")
     with seconds("statistics"):
         rng = generator(source.seed, Purpose.STATISTICS, length)
-        parts = compose.body(wiring.components, protocol, rows, effects, each, rng)
+        parts = compose.body(wiring.components, protocol, rows, effects, twins, each, rng)
         done("statistics")
     workflow = screen_flag_fix(problem.drop, protocol.attribution.metric, protocol.attribution.budget, problem.random(1))
     return AttributionRecord(
         compose.head(record, setup)
         | parts
-        | {"patching": patching, "trust": together, "advice": advice(parts["methods"])}
-        | {"sets": compose.sets(wiring.components, pairs, critical), "workflow": compose.workflow(wiring.components, workflow)}
+        | {"patching": patching, "sets": sets, "trust": together, "workflow": compose.workflow(wiring.components, workflow)}
+        | {"advice": advice(parts["methods"], protocol.attribution.metric)}
         | {"seconds": seconds.by_stage}
     )
+
+
+def _sets(drop: Drop, apart: Drop, setup: Setup) -> dict[str, Any]:
+    """Pairwise interactions, and critical sets with their effect on sequences that did not choose them.
+
+    Denoising restores: a set that restores much is no critical one, so none are searched.
+    """
+    pairs, components = interactions(drop, compose.EFFECTS), drop.wiring.components
+    if setup.direction == "denoising":
+        return compose.sets(components, pairs, None, {})
+    critical = critical_sets(drop, "exact_match", TOLERANCE, CRITICAL, SETS)
+    found = [one for one, _ in (*critical.sets, *([critical.greedy] if critical.greedy else []))]
+    again = set_drops(apart, found).exact_match if found else torch.empty(0, 2)
+    means, errors = again.mean(-1).tolist(), standard_error(again).tolist()
+    return compose.sets(components, pairs, critical, dict(zip(found, zip(means, errors, strict=True), strict=True)))
 
 
 def _patching(subject: Subject, problem: Problem, norms: Array | None) -> dict[str, dict[str, compose.Entry]]:

@@ -121,7 +121,7 @@ def run(arguments: list[str]) -> int:
     jobs = [job for path in options.paths for job in _jobs(path, options)]
     if twice := next((job.record for i, job in enumerate(jobs) if job.record in {other.record for other in jobs[:i]}), None):
         raise UsageError(
-            f"`{twice}` would be written twice; name every run and baseline once, runs of one name each with `--out`."
+            f"`{twice}` would be written twice; name runs and baselines once, and give runs of one name each an `--out`."
         )
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
     console = Console()

@@ -33,6 +33,7 @@ def body(
     protocol: Protocol,
     rows: Sequence[Scored],
     effects: Scores,
+    twins: Scores,
     trust: Sequence[dict[str, Any]],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
@@ -42,16 +43,19 @@ def body(
         components: In the order of the arrays.
         protocol: Confidence and resamples.
         rows: Scores of every method.
-        effects: Exact effects, shape (component, sequence).
+        effects: Exact effects that methods are held against, shape (component, sequence), on sequences of their own.
+        twins: Exact effects on the methods' sequences.
         trust: One entry for each component.
         rng: Draws resamples and halves.
     """
     units = protocol.attribution.metric
     exact = {name: getattr(effects, name).numpy() for name in dict.fromkeys((*EFFECTS, units))}
-    found = held_against(components, protocol, rows, exact, rng)
+    again = {name: getattr(twins, name).mean(-1).numpy() for name in exact}
+    found = held_against(components, protocol, rows, exact, rng, again[units])
     entries = [
         {"name": component.name, "layer": component.layer, "kind": component.kind}
-        | {"exact": found.exact[i], "scores": found.scores[i], "trust": trust[i]}
+        | {"exact": found.exact[i], "exact_again": {name: float(of[i]) for name, of in again.items()}}
+        | {"scores": found.scores[i], "trust": trust[i]}
         for i, component in enumerate(components)
     ]
     return {"components": entries, "methods": found.methods}
@@ -71,8 +75,12 @@ def held_against(
     rows: Sequence[Scored],
     exact: Mapping[str, Array],
     rng: np.random.Generator,
+    twin: Array | None = None,
 ) -> HeldAgainst:
-    """Hold every method against exact effects of shape (component, sequence), given by metric."""
+    """Hold every method against exact effects of shape (component, sequence), given by metric.
+
+    `twin` are the mean effects on the methods' own sequences, by the metric of the scores; without them there is no L1 error.
+    """
     by, kinds, units = judgement(protocol), [component.kind for component in components], protocol.attribution.metric
     scores = {one.method.name: one.samples for one in rows}
     draws = bootstrapped(scores | {f"exact effect, {name}": drops for name, drops in exact.items()}, by, rng)
@@ -80,8 +88,8 @@ def held_against(
     for one in rows:
         method, agreements = one.method, dict[str, Any]()
         for name, drops in exact.items():
-            same_units = method.estimates == "drop" and name == units
-            found = grouped(one.samples.mean(-1), drops.mean(-1), kinds, same_units)
+            own = twin if method.estimates == "drop" and name == units else None
+            found = grouped(one.samples.mean(-1), drops.mean(-1), kinds, own)
             star = draws[method.name], draws[f"exact effect, {name}"]
             agreements[name] = found | {"all": with_intervals(found["all"], one.samples, drops, star, by, rng)}
         told = {"family": method.family, "estimates": method.estimates, "text": method.text}
@@ -109,19 +117,26 @@ def gap(found: Gap) -> Entry:
     }
 
 
-def sets(components: Sequence[Component], pairs: Mapping[str, Interactions], critical: CriticalSets) -> dict[str, Any]:
-    """Pairwise interactions, and the smallest jointly critical sets."""
+def sets(
+    components: Sequence[Component],
+    pairs: Mapping[str, Interactions],
+    critical: CriticalSets | None,
+    again: Mapping[frozenset[int], tuple[float, float]],
+) -> dict[str, Any]:
+    """Pairwise interactions, and the smallest jointly critical sets with their effect and its error on other sequences."""
     matrices = {
         name: {"mean": found.mean.tolist(), "error": found.error.tolist(), "single": found.single.tolist()}
         for name, found in pairs.items()
     }
 
     def told(one: tuple[frozenset[int], float]) -> dict[str, Any]:
-        return {"members": _names(components, sorted(one[0])), "effect": one[1]}
+        other, error = again[one[0]]
+        return {"members": _names(components, sorted(one[0])), "effect": one[1], "effect_again": other, "error_again": error}
 
     return {
         "interactions": matrices,
-        "critical": {
+        "critical": critical
+        and {
             "dispensable": _names(components, sorted(critical.dispensable)),
             "tolerance": critical.tolerance,
             "critical": critical.critical,

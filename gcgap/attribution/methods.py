@@ -33,13 +33,15 @@ class Problem:
     """What methods score.
 
     Args:
-        drop: D on the evaluation sequences.
+        clean: The evaluation sequences.
+        drop: D on them.
         zero: The same with zero replacements.
         gradients: The batches of the paper's gradient magnitude.
         settings: How finely.
         seed: Seed of everything random.
     """
 
+    clean: Batch
     drop: Drop
     zero: Drop
     gradients: Sequence[Batch]
@@ -196,7 +198,7 @@ def shapley_exact_match(p: Problem) -> Scores:
     return shapley.shapley_values(replace(p.drop, metric=exact_match), p.settings.pairs, p.random(0))
 
 
-@method("workflow", "drop")
+@method("workflow")
 def screen_flag_fix(p: Problem) -> Scores:
     """Screen by tangent and joint curvature, exact effects where flagged and affordable."""
     return workflow.screen_flag_fix(p.drop, p.settings.metric, p.settings.budget, p.random(1)).scores

@@ -93,7 +93,7 @@ class Setup:
         p, drop = subject.protocol, self.drop(subject, clean)
         zero = zero_activations(subject.model, subject.wiring)
         gradients = subject.source.batches(Purpose.GRADIENT, subject.length, p.gradient_batches, p.batch_size)
-        return Problem(drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, subject.source.seed)
+        return Problem(clean, drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, subject.source.seed)
 
 
 def first(batch: Batch, size: int) -> Batch:

@@ -19,7 +19,7 @@ from gcgap.subject import Subject
 def track(
     subject: Subject, baseline: Baseline, causal: Mapping[str, Array], rng: np.random.Generator
 ) -> tuple[dict[str, Any], list[Entry]]:
-    """Score the protocol's methods on the sequences of C, and hold them against it.
+    """Score the protocol's methods on as many other sequences as C has, and hold them against C.
 
     Args:
         subject: The model under measurement.
@@ -31,7 +31,8 @@ def track(
         The record's `attribution`, and the scores of each component.
     """
     protocol = subject.protocol
-    problem = Setup(baseline).problem(subject, subject.batch(subject.length, protocol.sequences))
+    others = 1 + len(subject.wiring.components)  # beyond the batches that unpaired drops are measured on
+    problem = Setup(baseline).problem(subject, subject.batch(subject.length, protocol.sequences, index=others))
     rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop))
     exact = {name: causal[name] for name in EFFECTS}
     found = held_against(subject.wiring.components, protocol, rows, exact, rng)

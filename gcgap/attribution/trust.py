@@ -9,26 +9,31 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gcgap.attribution.reliability import calibration, coverage, reliability_ratio, remainders
+from gcgap.attribution.settings import Attribution
 from gcgap.gap import Array
 from gcgap.gates import Site
 from gcgap.importance.drop import Drop
 from gcgap.importance.linearised import frozen_effects, linear_effects, local_effects
+from gcgap.importance.paths import completeness_residual, joint_integrated_gradients, midpoint
 from gcgap.importance.sets import single_drops
 
 NODES = 5  # of the even grid on [0, 1] on which derivatives are maximised
 
 
-def trust(drop: Drop, metric: str, other: Int[Tensor, "sequence pos"] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def trust(
+    drop: Drop, settings: Attribution, other: Int[Tensor, "sequence pos"] | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Numbers of every component, and of all together.
 
     Args:
         drop: The drop, of sequences enough for means (curvature on a grid is what costs).
-        metric: Name of its metric.
+        settings: The metric's name, and the steps of the joint path whose completeness is checked.
         other: For activation patching, what each sequence is corrupted to (or cleaned to).
 
     Returns:
         For each component reliability, bounds and effects, and for all together calibration, coverage and shares of the error.
     """
+    metric = settings.metric
     grid = [drop.own(k / (NODES - 1), curvature=True) for k in range(NODES)]
     slopes, curvatures = (np.stack([one[order].mean(-1).numpy() for one in grid]) for order in (0, 1))
     effects: dict[str, Array | None] = {
@@ -56,9 +61,20 @@ def trust(drop: Drop, metric: str, other: Int[Tensor, "sequence pos"] | None) ->
         "sequences": drop.sequences,
         "calibration": calibration(slopes[0], curvatures[0], exact),
         "bounds": coverage(bounds, slopes[0], curvatures[0], exact),
+        "completeness": completeness(drop, settings.steps),
         "error": error_split(effects),
     }
     return entries, summary
+
+
+def completeness(drop: Drop, steps: int) -> dict[str, float]:
+    """How far joint integrated gradients by the midpoint rule are from summing to D(1), which they should: their exact error."""
+    scores = joint_integrated_gradients(drop, midpoint, steps)
+    return {
+        "steps": steps,
+        "joint_effect": float(drop.value(drop.closed() + 1).mean()),
+        "residual": completeness_residual(drop, scores),
+    }
 
 
 def error_split(effects: dict[str, Array | None]) -> dict[str, float | None]:

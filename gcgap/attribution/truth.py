@@ -30,8 +30,9 @@ from gcgap.known.models import KNOWN, Known
 BASELINES = (Baseline.ZERO, Baseline.MEAN)  # those for which the notes of the models hold
 BATCHES, ROWS = 8, 64  # behind the mean replacement, and behind the gradients of weights; sequences in each
 STREAMS = 1 + 2 * BATCHES  # batches that one seed draws, none of which another seed does
-HAIR = 0.01  # least share that is a clear lead: of what ablating everything costs, in whose units most scores are
-UNITLESS = ("weights", "control")  # families without those units: of their own largest score
+HAIR = (
+    0.01  # least share that is a clear lead: of what ablating everything costs, or of the largest score where those have no units
+)
 
 
 def truth(
@@ -113,7 +114,7 @@ def _problems(known: Known, sequences: int, settings: Attribution, seed: int) ->
 
     zero = drop(zero_activations(model, wiring))
     drops = {Baseline.ZERO: zero, Baseline.MEAN: drop(mean_activations(model, wiring, means, by_position=False))}
-    return {name: Problem(one, zero, gradients, settings, draw + i) for i, (name, one) in enumerate(drops.items())}
+    return {name: Problem(clean, one, zero, gradients, settings, draw + i) for i, (name, one) in enumerate(drops.items())}
 
 
 def _methods(
@@ -130,7 +131,7 @@ def _methods(
         except FloatingPointError as error:
             raise FloatingPointError(f"{method.name} on {known.name}, {baseline} ablation: {error}") from error
         scores = one.samples.mean(-1)
-        hair = HAIR * (float(np.abs(scores).max()) if method.family in UNITLESS else everything)
+        hair = HAIR * (float(np.abs(scores).max()) if method.estimates is None else everything)
         found[method.name] = recovered(scores, true, measured, hair) | {"scores": scores.tolist(), "cost": asdict(one.cost)}
         done(f"{method.name} on {known.name}, {baseline} ablation")
     return found

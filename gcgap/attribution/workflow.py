@@ -1,13 +1,15 @@
 """Screen, flag, fix, verify (after the abstract of arXiv:2606.09899; thresholds and order are this project's reading).
 
+    large     an effect of at least tau = |D(1)| / n, an even share of what ablating everything costs: one forward pass
     screen    attribution patching, joint HVP, and the gradient at xi = 1: two backward passes, and one through the first, for all
-    flag      |AP| or |joint HVP| large; the curvature term as large as the tangent; a gradient that is exactly zero; or one that
-              changes much from xi = 0 to xi = 1
+    flag      |AP| or |joint HVP| large; a curvature term that exceeds the tangent and could make the effect large; a gradient
+              that is exactly zero; or a slope that changes by 2 tau from xi = 0 to xi = 1, so the tangent may be wrong by tau
     fix       the exact effects of flagged components while the budget lasts, first where a slope or the joint HVP is largest
     verify    the exact effects of some unflagged components at random: if none is large, few of the others are
 
-An own-path method never stands in for an exact effect: its K backward passes cost more than the one forward pass of the truth.
-Flagged components beyond the budget are named, and keep the score of the screen.
+Curvature and last slope are those of the joint path. A component's own would cost a double backward each, several times the exact
+effects that the screen is there to save. For the same reason an own-path method never stands in for an exact effect. Flagged
+components beyond the budget are named, and keep the score of the screen.
 """
 
 from __future__ import annotations
@@ -24,8 +26,6 @@ from torch import Tensor
 from gcgap.importance.drop import Drop
 from gcgap.importance.sets import set_drops
 
-LARGE = 0.1  # share of the largest screen score above which a score, an effect or a change of slope counts as large
-UNRELIABLE = 1.0  # ratio of curvature term to tangent above which the curvature can turn the sign
 SHARE = 0.3  # of the budget that verification keeps for itself, where that many components are unflagged
 
 
@@ -35,7 +35,7 @@ class Workflow:
 
     Args:
         scores: Exact effects where they were computed, the joint HVP elsewhere.
-        tau: Effect that counts as large, in the metric's units.
+        tau: Effect from which on one counts as large, in the metric's units.
         flags: Why each flagged component is flagged.
         fixed: Flagged components with an exact effect.
         unresolved: Flagged components that the budget did not reach.
@@ -69,7 +69,7 @@ def screen_flag_fix(drop: Drop, metric: str, budget: int, random: np.random.Gene
     g, h = drop.hessian_product(closed, closed + 1)
     end = drop.gradient(closed + 1)
     scores = g + h / 2
-    tau = LARGE * float(scores.mean(-1).abs().max())
+    tau = float(drop.value(closed + 1).mean().abs()) / drop.components
     flags = flagged(g.mean(-1).numpy(), h.mean(-1).numpy(), end.mean(-1).numpy(), tau)
     size = torch.stack([g, scores, end]).mean(-1).abs().amax(0)
     waiting = sorted(flags, key=lambda i: -float(size[i]))
@@ -78,7 +78,7 @@ def screen_flag_fix(drop: Drop, metric: str, budget: int, random: np.random.Gene
     fixed, verified = waiting[: budget - kept], sorted(random.permutation(rest)[:kept].tolist())
     if chosen := [*fixed, *verified]:
         scores[chosen] = getattr(set_drops(drop, [frozenset([i]) for i in chosen]), metric)
-    above = tuple(i for i in verified if abs(float(scores[i].mean())) > tau)
+    above = tuple(i for i in verified if abs(float(scores[i].mean())) >= tau)
     return Workflow(
         scores=scores,
         tau=tau,
@@ -102,9 +102,9 @@ def flagged(
     reasons = {
         "large tangent": np.abs(tangent) >= tau,
         "large joint HVP": np.abs(tangent + curvature / 2) >= tau,
-        "unreliable": np.abs(curvature) > 2 * UNRELIABLE * np.abs(tangent),
+        "unreliable": (np.abs(curvature) > 2 * np.abs(tangent)) & (np.abs(tangent) + np.abs(curvature) / 2 >= tau),
         "zero gradient": tangent == 0,
-        "slope changes": np.abs(end - tangent) >= tau,
+        "slope changes": np.abs(end - tangent) >= 2 * tau,
     }
     found = {i: tuple(reason for reason, of in reasons.items() if of[i]) for i in range(len(tangent))}
     return {i: why for i, why in found.items() if why}

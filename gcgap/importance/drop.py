@@ -20,12 +20,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gcgap.batches import Batch
 from gcgap.components import Wiring
-from gcgap.gates import Site, gated, undisturbed
+from gcgap.gates import Activations, Site, gated, undisturbed
 from gcgap.importance.baselines import Replacement
 from gcgap.importance.scores import Metric, log_prob
 from gcgap.model import Transformer
 
 ROWS = 64  # rows of the batch that go through the model together
+KEPT = 16  # pieces of the batch whose replacement is kept
 OWN_ROWS = 16  # sequences whose prefix is shared by the own paths of all components
 
 
@@ -63,6 +64,7 @@ class Drop:
     where: Bool[Tensor, " pos"] | None = None
     sign: int = 1
     passes: Passes = field(default_factory=Passes)
+    _given: dict[tuple[int, int], Activations] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sequences(self) -> int:
@@ -77,6 +79,13 @@ class Drop:
     def closed(self) -> Float[Tensor, " component"]:
         """xi = 0, at which the model is untouched; in the model's number format."""
         return torch.zeros(self.components, dtype=next(self.model.parameters()).dtype)
+
+    @torch.no_grad()
+    def untouched(self) -> Float[Tensor, " sequence"]:
+        """The metric of the bare model, without a hook."""
+        with self.ready(curved=False):
+            found = [self.metric(self.model(self.inputs(rows), self.last), self.targets(rows)) for rows in self.slices()]
+        return torch.cat(found).double().cpu()
 
     @torch.no_grad()
     def level(self, xi: Float[Tensor, "*sequence component"]) -> Float[Tensor, " sequence"]:
@@ -148,7 +157,7 @@ class Drop:
         columns = torch.tensor(members, device=path.device).repeat_interleave(size).unsqueeze(1)
         gates = path.new_zeros(len(path), self.components).scatter(1, columns, path)
         x, z = (one.repeat(len(members), 1, 1) for one in state)
-        with gated(self.model, self.wiring, gates, self.replacement(rows), self.site, self.where, [layer]):
+        with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where, [layer]):
             logits = self.model.finish(layer, x, z, self.last)
         value = self.metric(logits, self.targets(rows).repeat(len(members), 1))
         orders = [_derivative(value, path, again=curvature)]
@@ -156,8 +165,17 @@ class Drop:
             orders.append(_second(orders[0], path))
         return torch.stack(orders).detach().unflatten(1, (len(members), -1)).squeeze(-1).double().cpu()
 
+    def given(self, rows: slice) -> Activations:
+        """The replacement for some rows; the last few are kept, since for resampling and patching each costs a pass."""
+        key = rows.start, rows.stop
+        if key not in self._given:
+            if len(self._given) == KEPT:
+                del self._given[next(iter(self._given))]
+            self._given[key] = self.replacement(rows)
+        return self._given[key]
+
     def _metric(self, gates: Float[Tensor, "row component"], rows: slice) -> Float[Tensor, " row"]:
-        with gated(self.model, self.wiring, gates, self.replacement(rows), self.site, self.where):
+        with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where):
             logits = self.model(self.inputs(rows), self.last)
         return self.metric(logits, self.targets(rows))
 

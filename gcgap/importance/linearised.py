@@ -87,7 +87,7 @@ def _tangent_logits(drop: Drop, states: list[State], rows: slice, i: int) -> Ten
         tangent = x.new_zeros(len(x), drop.components)
         tangent[:, i] = 1
         gates = forward_ad.make_dual(torch.zeros_like(tangent), tangent)
-        with gated(drop.model, drop.wiring, gates, drop.replacement(rows), drop.site, drop.where, [layer]):
+        with gated(drop.model, drop.wiring, gates, drop.given(rows), drop.site, drop.where, [layer]):
             logits, change = forward_ad.unpack_dual(drop.model.finish(layer, x, z, drop.last))
     assert change is not None, "the logits do not depend on the gate"
     return logits + change
@@ -110,7 +110,7 @@ def _frozen_logits(drop: Drop, states: list[State], rows: slice, i: int) -> Tens
 def _written_change(drop: Drop, state: State, rows: slice, i: int) -> Float[Tensor, "row kept d_model"]:
     """By how much the replacement of component i changes what it adds to the residual stream."""
     component, (x, z) = drop.wiring.components[i], state
-    block, other = drop.model.blocks[component.layer], drop.replacement(rows)
+    block, other = drop.model.blocks[component.layer], drop.given(rows)
     kept = z.shape[1]
     if component.head is None:
         middle = x[:, -kept:] + block.attention.W_O(z)

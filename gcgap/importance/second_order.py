@@ -7,7 +7,8 @@ With F_i(t) = D(t e_i), g the gradient and H the Hessian of D at xi = 0:
     multi-step, K     sum_k F_i'(k/K) / K + F_i''(k/K) / (2 K^2),  k = 0 .. K-1;  error max|F'''| / (6 K^2)
 
 Curvature comes by double backward, which fused attention kernels lack (the plain attention path is taken), or by central
-differences of gradients, which any kernel can do: error h^2 |F''''| / 6 plus the gradient's rounding over h.
+differences of gradients, which any kernel can do: error h^2 |F''''| / 6 plus the gradient's rounding over h. The
+slope, the mean of the same two gradients, then errs by half of h^2 times the third derivative.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     I_ij = D(e_i + e_j) - D(e_i) - D(e_j)      positive: redundant, the pair costs more than its parts
                                                negative: the two need each other, the first one off takes the second's worth
 
-A jointly critical set is made of components that are each dispensable by themselves, yet costs much when all are off, and no
-part of it does: the paper's redundancy, found instead of guessed.
+(For denoising, where D is what is restored, the signs mean the reverse.) A jointly critical set is made of components that are
+each dispensable by themselves, yet costs much when all are off, and no part of it does: the paper's redundancy, found instead of
+guessed.
 """
 
 from __future__ import annotations

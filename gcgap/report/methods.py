@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.console import Group
 from rich.markup import escape
@@ -12,11 +14,12 @@ from gcgap.attribution.record import AttributionRecord
 NOTE = (
     "ρ: Spearman's rank correlation of scores and exact effects, with its interval; ceil: the largest ρ that independent noise "
     "would let through; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest quarter of the effects that "
-    "is found"
+    "is found. Effects are those on other sequences: the row `exact` says what noise alone takes away"
 )
 PRICE = (
-    "L1: mean |score - effect|, in the metric's units, where a score estimates it; cost in passes of all sequences; double: "
-    "backward through backward; equal: seconds over those of one forward pass"
+    "L1: mean |score - effect| on the same sequences, in the metric's units, where a score estimates it; missed: share of the "
+    "largest quarter of the effects by exact match that is not found; cost in passes of all sequences; double: backward through "
+    "backward; equal: seconds over those of one forward pass"
 )
 
 
@@ -40,7 +43,7 @@ def _agreement(record: AttributionRecord, effect: str) -> Table:
         every = groups["all"]
         cells = [number(every["rho"]), interval(every["ci"]), number(every["ceiling"])]
         cells += [number(groups.get(group, {}).get("rho")) for group in ("heads", "mlps")]
-        cells += [number(every["tau_b"]), number(every["top_k"])]
+        cells += [number(every[key]) for key in ("tau_b", "top_k")]
         grid.add_row(name, *cells)
     return grid
 
@@ -48,13 +51,14 @@ def _agreement(record: AttributionRecord, effect: str) -> Table:
 def _costs(record: AttributionRecord) -> Table:
     units = record["protocol"]["attribution"]["metric"]
     grid = _grid("Error and cost", PRICE)
-    for heading in ("L1", "forward", "backward", "double", "equal", "seconds"):
+    for heading in ("L1", "missed", "forward", "backward", "double", "equal", "seconds"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for name, entry in record["methods"].items():
         cost = entry["cost"]
         passes = (number(cost[kind], ".0f") for kind in ("forward", "backward", "double_backward"))
         l1 = number(entry["agreement"][units]["all"]["l1"], ".3f")
-        grid.add_row(name, l1, *passes, number(cost["forward_equivalents"], ".1f"), number(cost["seconds"], ".1f"))
+        missed = number(entry["agreement"]["exact_match"]["all"]["missed"])
+        grid.add_row(name, l1, missed, *passes, number(cost["forward_equivalents"], ".1f"), number(cost["seconds"], ".1f"))
     return grid
 
 
@@ -79,31 +83,55 @@ def _patching(record: AttributionRecord) -> list[str]:
 
 def _sets(record: AttributionRecord) -> list[str]:
     critical = record["sets"]["critical"]
+    if critical is None:
+        return []
     few = f"{len(critical['dispensable'])} components cost at most {critical['tolerance']:.0%} each"
     if critical["sets"]:
         best = critical["sets"][0]
         joined = " + ".join(best["members"])
-        return [
-            f"{few}; the smallest of their sets that cost {critical['critical']:.0%}: {joined}, {best['effect']:.0%} together."
-        ]
+        return [f"{few}; the smallest of their sets that cost {critical['critical']:.0%}: {joined}, {_effect(best)}."]
     if critical["greedy"]:
         joined = " + ".join(critical["greedy"]["members"])
         smaller = f"none of their sets of up to {critical['searched']}"
-        return [f"{few}; {smaller} costs {critical['critical']:.0%}, {joined} does ({critical['greedy']['effect']:.0%})."]
-    return [f"{few}; no set of them costs {critical['critical']:.0%}."]
+        return [f"{few}; {smaller} costs {critical['critical']:.0%}, {joined} does: {_effect(critical['greedy'])}."]
+    tried = f"none of their sets of up to {critical['searched']}, nor all together, costs {critical['critical']:.0%}"
+    return [f"{few}; {tried}."]
+
+
+def _effect(one: dict[str, Any]) -> str:
+    """What a set costs on the sequences that chose it, and on others."""
+    return f"{one['effect']:.0%} together, {one['effect_again']:.0%} \u00b1 {one['error_again']:.0%} on other sequences"
 
 
 def _trust(record: AttributionRecord) -> list[str]:
-    error = record["trust"]["error"]
-    parts = [f"{name} {value:.3f}" for name, value in error.items() if value is not None]
-    return [f"Mean error of attribution patching, and of its parts alone: {', '.join(parts)}."]
+    trust = record["trust"]
+    parts = [f"{name} {value:.3f}" for name, value in trust["error"].items() if value is not None]
+    bins = [
+        f"{row['low']:g}-{'' if row['high'] is None else format(row['high'], 'g')}: {row['components']}, {row['ap_error']:.0%}"
+        for row in trust["calibration"]
+        if row["components"]
+    ]
+    held = {"ap": "attribution patching", "hvp": "its correction"}
+    bounds = [f"{of['covered']:.0%} of the errors of {held[name]}" for name, of in trust["bounds"].items()]
+    whole = trust["completeness"]
+    return [
+        f"Mean error of attribution patching, and of its parts alone: {', '.join(parts)}.",
+        f"Median relative error by R (bin: components, error): {'; '.join(bins)}. A small R is no certificate.",
+        f"Estimated bounds held for {' and '.join(bounds)}.",
+        f"Joint integrated gradients miss completeness by {whole['residual']:.2g} of {whole['joint_effect']:.3g}.",
+    ]
 
 
 def _workflow(record: AttributionRecord) -> list[str]:
     of = record["workflow"]
     counts = f"{len(of['flags'])} flagged, {len(of['fixed'])} fixed exactly, {len(of['unresolved'])} beyond the budget"
     if not of["verified"]:
-        return [f"Screen-Flag-Fix: {counts}; none of the others was checked."]
+        spared = (
+            "the screen spares nothing here"
+            if len(of["flags"]) == len(record["components"])
+            else "none of the others was checked"
+        )
+        return [f"Screen-Flag-Fix: {counts}; {spared}."]
     limit = f"at most {of['limit']:.0%} of the unflagged are large (95 %)"
     return [f"Screen-Flag-Fix: {counts}; of {len(of['verified'])} others checked {len(of['above'])} are large, so {limit}."]
 

@@ -47,7 +47,7 @@ def agreement_and_cost(record: AttributionRecord) -> Figure:
 
 
 def scores_and_effects(record: AttributionRecord) -> Figure:
-    """Scores of some methods against the exact effects, component by component; the diagonal is the truth."""
+    """Scores of some methods against the exact effects, component by component; the diagonal where they estimate them."""
     names = [name for name in SHOWN if name in record["methods"]] or list(record["methods"])[:6]
     units = record["protocol"]["attribution"]["metric"]
     figure = Figure(figsize=(12, 7), dpi=DPI, layout="constrained")
@@ -70,7 +70,7 @@ def _scores(axes: Axes, record: AttributionRecord, name: str, units: str) -> Non
         axes.annotate(label, (effects[i], values[i]), xytext=(4, 3), textcoords="offset points", fontsize=8)
     scale = float(np.median(np.abs(effects))) or 1.0
     axes.set_xscale("symlog", linthresh=scale)
-    if record["methods"][name]["estimates"] is not None:
+    if record["methods"][name]["estimates"] == "drop":
         axes.set_yscale("symlog", linthresh=scale)
         low, high = min(effects.min(), values.min()), max(effects.max(), values.max())
         axes.plot([low, high], [low, high], color="0.8", zorder=0)
@@ -82,7 +82,10 @@ def _scores(axes: Axes, record: AttributionRecord, name: str, units: str) -> Non
 
 
 def interaction_matrix(record: AttributionRecord) -> Figure:
-    """Pairwise interactions of all components; red pairs are redundant, blue ones need each other."""
+    """Pairwise interactions of all components.
+
+    Noising: red pairs are redundant, blue ones need each other. Denoising, where D is what is restored, the other way round.
+    """
     figure = Figure(figsize=(13, 6), dpi=DPI, layout="constrained")
     names = [component["name"] for component in record["components"]]
     for axes, effect in zip(figure.subplots(1, 2), ("exact_match", "log_prob"), strict=True):
@@ -93,7 +96,9 @@ def interaction_matrix(record: AttributionRecord) -> Figure:
         axes.set_yticks(range(len(names)), names, fontsize=7)
         axes.set_title(f"by {effect.replace('_', ' ')}", fontsize=10)
         figure.colorbar(image, ax=axes, shrink=0.8, label="D(both) - D(one) - D(other)")
-    figure.suptitle(f"Interactions (red: redundant, blue: in need of each other). {_title(record)}", fontsize=11)
+    meaning = ("redundant", "in need of each other")
+    red, blue = meaning if record["setup"]["direction"] == "noising" else reversed(meaning)
+    figure.suptitle(f"Interactions (red: {red}, blue: {blue}). {_title(record)}", fontsize=11)
     return figure
 
 
@@ -107,10 +112,13 @@ def reliability(record: AttributionRecord) -> Figure:
     exact = np.array([one["effects"]["exact"] for one in known])
     tangent = np.array([one["slope"] for one in known])
     corrected = tangent + np.array([one["curvature"] for one in known]) / 2
-    for label, values, marker in (("attribution patching", tangent, "o"), ("HVP-corrected", corrected, "^")):
+    errors = {"attribution patching": tangent, "HVP-corrected": corrected}
+    for (label, values), marker in zip(errors.items(), "o^", strict=True):
         left.plot(ratio, np.abs(values - exact) / np.abs(exact), marker, label=label, markersize=5)
     left.axvline(1, color="0.8", zorder=0)
-    left.set(xscale="log", yscale="log", xlabel="R = |F''(0)| / 2|F'(0)|", ylabel="|score - effect| / |effect|")
+    if any((values != exact).any() for values in errors.values()):  # a log scale needs something to show
+        left.set(xscale="log", yscale="log")
+    left.set(xlabel="R = |F''(0)| / 2|F'(0)|", ylabel="|score - effect| / |effect|")
     left.legend(frameon=False, fontsize=8)
     _parts(right, [component["name"] for component in record["components"]], trust)
     for axes in (left, right):

@@ -1,14 +1,14 @@
 """Attribution methods over runs: which agree with the exact effects, and whether any resolves the Bloats.
 
 Groups attribution records that may be averaged (one model, protocol and intervention), and answers by fixed rules. The gap of a
-method is what its rank correlation falls short of that of the exact effect by log-probability, run by run.
+method is what its rank correlation falls short of that of the exact effects on the same sequences, run by run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gcgap.study.seeds import Summary, summary
 
 EFFECTS = ("log_prob", "exact_match")
 CLOSED = 0.1  # shortfall in rho up to which a method counts as having no gap
+AGAIN = {"again:exact_match": "exact effects on other sequences", "again:log_prob": "exact effects by log-probability"}
 ANSWERS = ("closed", "remains", "cannot be told")
 
 
@@ -30,19 +31,22 @@ class MethodGroup:
     Args:
         settings: What they have in common.
         records: One for each task and seed.
+        apart: Settings that tell it from another group of the same name; empty if there is none.
     """
 
     settings: dict[str, Any]
     records: tuple[AttributionRecord, ...]
+    apart: str = ""
 
     @property
     def name(self) -> str:
-        """What is intervened on, and the number of sequences."""
+        """What is intervened on, the number of sequences, and what tells it from other groups."""
         setup, protocol = self.settings["setup"], self.settings["protocol"]
         positions = "" if setup["positions"] == "all" else f", positions {setup['positions']}"
         length = "" if self.settings["length"] is None else f", length {self.settings['length']}"
         metric = protocol["attribution"]["metric"].replace("_", " ")
-        return f"{setup['baseline']}, {setup['direction']}, {metric}{positions}{length}, {protocol['sequences']} sequences"
+        name = f"{setup['baseline']}, {setup['direction']}, {metric}{positions}{length}, {protocol['sequences']} sequences"
+        return f"{name}, {self.apart}" if self.apart else name
 
     @property
     def tasks(self) -> list[str]:
@@ -75,7 +79,25 @@ def gather_methods(paths: Iterable[str | Path]) -> list[MethodGroup]:
         if other is not record:
             raise ValueError(f"`{record.path}` and `{other.path}` are of the same run and settings; leave one out.")
     groups = [MethodGroup(own, tuple(members[key] for key in sorted(members))) for own, members in found.values()]
-    return sorted(groups, key=lambda group: (-len(group.records), group.name))
+    return sorted(_told_apart(groups), key=lambda group: (-len(group.records), group.name))
+
+
+def _told_apart(groups: Sequence[MethodGroup]) -> list[MethodGroup]:
+    """The groups, those of one name with the settings in which they differ: a name is a folder and a heading of a report."""
+    found = []
+    for group in groups:
+        own = _flat(group.settings)
+        others = [_flat(other.settings) for other in groups if other is not group and other.name == group.name]
+        told = [f"{key}={value}" for key, value in own.items() if any(other.get(key, own) != value for other in others)]
+        found.append(replace(group, apart=", ".join(told).replace("'", "")))
+    return found
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def over_seeds(group: MethodGroup, task: str, method: str, effect: str, key: str = "rho", part: str = "all") -> Summary:
@@ -90,10 +112,11 @@ def cost(group: MethodGroup, method: str, key: str = "forward_equivalents") -> S
 
 
 def shortfall(group: MethodGroup, task: str, method: str, effect: str) -> Summary:
-    """How much lower the method's rho is than that of the exact effects by log-probability, paired by run."""
+    """How much lower the method's rho is than that of exact effects on the scores' own sequences, paired by run."""
     pairs = [
         [record["methods"][name]["agreement"][effect]["all"]["rho"] for name in ("exact", method)]
         for record in group.of_task(task)
+        if "exact" in record["methods"]
     ]
     return summary([exact - own for exact, own in pairs if exact is not None and own is not None])
 
@@ -124,7 +147,7 @@ class Roles:
 
 
 def roles(record: AttributionRecord, method: str, causal: str | None = None) -> Roles | None:
-    """Roles by rank(score) - rank(C), C the exact effect by exact match, or the scores of another method (`causal`).
+    """Roles by rank(score) - rank(C), C the exact effect by exact match, or `causal`, see `scores`.
 
     None where either is constant.
     """
@@ -141,7 +164,10 @@ def roles(record: AttributionRecord, method: str, causal: str | None = None) -> 
 
 
 def scores(record: AttributionRecord, method: str) -> Array:
-    """A method's scores, component by component."""
+    """A method's scores, component by component; a name of `AGAIN` stands for exact effects on the scores' own sequences."""
+    if method in AGAIN:
+        metric = method.removeprefix("again:")
+        return np.array([component["exact_again"][metric] for component in record["components"]])
     return np.array([component["scores"][method]["value"] for component in record["components"]])
 
 

@@ -16,15 +16,18 @@ from gcgap.study.seeds import Summary, summary
 
 SHORT = (
     f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, and "
-    "cannot be told otherwise. The shortfall is the ρ of exact effects by log-probability minus that of the method, run by run."
+    "cannot be told otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the scores, run "
+    "by run. Ranks are held against effects on other sequences, so exact effects lose to noise as much as any score."
 )
 
 
 def tables(group: MethodGroup) -> list[Table]:
     """All tables of a group."""
-    by_task = [table for task in group.tasks for table in (agreement_table(group, task), gap_table(group, task))]
+    by_task = [agreement_table(group, task) for task in group.tasks]
+    by_task += [gap_table(group, task) for task in group.tasks if "exact" in group.methods]
     bloats = [bloats_table(group, task) for task in group.tasks]
-    rest = [patching_table(group), sets_table(group), trust_table(group), bounds_table(group), error_table(group)]
+    critical = [sets_table(group)] if group.settings["setup"]["direction"] == "noising" else []
+    rest = [patching_table(group), *critical, trust_table(group), bounds_table(group), error_table(group)]
     return [*by_task, *bloats, *rest, workflow_table(group), cost_table(group), settings_table(group)]
 
 
@@ -45,8 +48,23 @@ def agreement_table(group: MethodGroup, task: str) -> Table:
             Column(f"missed, {name}", [_mean(cell) for cell in column(effect, "missed")]),
         ]
     columns.append(Column("L1 (metric's units)", [_mean(cell) for cell in column(_units(group), "l1")], ".3f"))
-    notes = [SPREAD, "Missed: share of the largest quarter of exact effects that is not in the largest quarter of scores."]
+    notes = [
+        SPREAD,
+        *_undefined(group, task),
+        "Missed: share of the largest quarter of exact effects that is not in the largest quarter of scores.",
+    ]
     return Table(of_task("methods", task), f"Agreement with exact effects, {title(task)}", group.name, columns, notes)
+
+
+def _undefined(group: MethodGroup, task: str) -> list[str]:
+    """A sentence for each run and method that has no rank correlation."""
+    return [
+        f"Left out: {task} seed {record['seed']}, {name}, {effect.replace('_', ' ')}: {found['reason']}."
+        for record in group.of_task(task)
+        for name, entry in record["methods"].items()
+        for effect in study.EFFECTS
+        if (found := entry["agreement"][effect]["all"])["rho"] is None
+    ]
 
 
 def gap_table(group: MethodGroup, task: str) -> Table:
@@ -64,9 +82,11 @@ def bloats_table(group: MethodGroup, task: str) -> Table:
     records = group.of_task(task)
     rows: list[tuple[str, list[study.Roles | None]]] = []
     rows += [(name, [study.roles(record, name) for record in records]) for name in group.methods]
-    for causal in ("shapley_exact_match", "shapley_value"):
-        if {"gradient", causal} <= set(group.methods):
-            rows.append((f"gradient, C = {causal}", [study.roles(record, "gradient", causal) for record in records]))
+    others = [name for name in ("shapley_exact_match", "shapley_value") if name in group.methods]
+    for causal in (*study.AGAIN, *others) if "gradient" in group.methods else ():
+        rows.append(
+            (f"gradient, C = {study.AGAIN.get(causal, causal)}", [study.roles(record, "gradient", causal) for record in records])
+        )
     first = dict(rows).get("gradient", [None] * len(records))
     columns = [
         Column("score", [name for name, _ in rows]),
@@ -77,8 +97,9 @@ def bloats_table(group: MethodGroup, task: str) -> Table:
     ]
     notes = [
         SPREAD,
-        "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows Shapley values stand for C: a Bloat "
-        "of the gradient that is one no longer is needed together with others, and only looks dispensable by itself.",
+        "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other causal importances stand for C: "
+        "first the same effects on other sequences, which says how many Bloats noise alone takes, and effects by log-probability; "
+        "then Shapley values. Only what they take beyond those first rows is redundancy that single effects do not see.",
     ]
     return Table(of_task("methods-bloats", task), f"Heroes and Bloats by method, {title(task)}", group.name, columns, notes)
 
@@ -112,6 +133,8 @@ def sets_table(group: MethodGroup) -> Table:
         Column("dispensable", [len(one["dispensable"]) for one in found]),
         Column("smallest critical set", [" + ".join(one["members"]) if one else "none" for one in best]),
         Column("costs together (points)", [100 * one["effect"] if one else None for one in best], ".1f"),
+        Column("on other sequences", [100 * one["effect_again"] if one else None for one in best], ".1f"),
+        Column("standard error", [100 * one["error_again"] if one else None for one in best], ".1f"),
         Column("smallest", [_proof(one) for one in found]),
     ]
     first = found[0]
@@ -128,7 +151,7 @@ def _proof(found: dict[str, Any]) -> str:
         return "yes: every smaller set was tried"
     if found["greedy"]:
         return f"no set of up to {found['searched']} is; larger ones were not all tried"
-    return "all dispensable ones together are not critical"
+    return f"none of up to {found['searched']} is, nor are all together"
 
 
 def trust_table(group: MethodGroup) -> Table:
