@@ -16,8 +16,8 @@ from gcgap.study.seeds import Summary, summary
 
 SHORT = (
     f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, and "
-    "cannot be told otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the scores, run "
-    "by run. Ranks are held against effects on other sequences, so exact effects lose to noise as much as any score."
+    "cannot be told otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the scores, "
+    "run by run. Ranks are held against effects on other sequences, so exact effects lose to noise as much as any score."
 )
 
 
@@ -97,9 +97,9 @@ def bloats_table(group: MethodGroup, task: str) -> Table:
     ]
     notes = [
         SPREAD,
-        "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other causal importances stand for C: "
-        "first the same effects on other sequences, which says how many Bloats noise alone takes, and effects by log-probability; "
-        "then Shapley values. Only what they take beyond those first rows is redundancy that single effects do not see.",
+        "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other importances stand for C: first "
+        "the same effects on other sequences, which says how many Bloats noise alone takes, and effects by log-probability; then "
+        "Shapley values. Only what they take beyond those first rows is redundancy that single effects do not see.",
     ]
     return Table(of_task("methods-bloats", task), f"Heroes and Bloats by method, {title(task)}", group.name, columns, notes)
 
