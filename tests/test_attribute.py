@@ -25,7 +25,7 @@ from gcgap.attribution.methods import METHODS
 from gcgap.attribution.record import AttributionRecord, find_attributions
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup, first
-from gcgap.batches import Purpose, Source
+from gcgap.batches import Batch, Purpose, Source
 from gcgap.cli import main
 from gcgap.compose import Origin
 from gcgap.importance.baselines import Baseline
@@ -34,6 +34,7 @@ from gcgap.model import Transformer
 from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.remeasure import build_parser
+from gcgap.subject import Subject
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -51,6 +52,8 @@ SMALL = Protocol(
     precision="float64",
     attribution=Attribution(methods=CHOSEN, budget=3),
 )
+APART = 4  # times as many other sequences that methods are held against
+FEW = 6  # sequences where many setups are run
 PARTS: list[reference.Part] = [(layer, head) for layer in range(2) for head in (0, 1, None)]
 NAMES = ["L0_H0", "L0_H1", "L0_MLP", "L1_H0", "L1_H1", "L1_MLP"]
 LENGTH, SCORED, POSITIONS = 4, 5, 10
@@ -60,7 +63,8 @@ TOP |= {"advice", "sets", "workflow", "seconds"}
 
 
 def attribute(model: Transformer, source: Source, protocol: Protocol = SMALL, **changes: Any) -> AttributionRecord:
-    return gcgap.attribute(model, protocol=protocol, origin=Origin(source), **({"length": LENGTH} | changes))
+    arguments: dict[str, Any] = {"length": LENGTH} | changes
+    return gcgap.attribute(model, protocol=protocol, origin=Origin(source), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +184,10 @@ def others(model: Transformer, source: Source, baseline: str, batch: Any) -> dic
     return reference.run(state, corrupted(batch, Corruption(baseline[6:]), source.seed).inputs, 2, "none").parts
 
 
-def effects_by_hand(model: Transformer, source: Source, setup: Setup) -> dict[str, list[float]]:
-    """Mean drop of every component by exact match, log-probability and logit difference, one reference run each."""
+def effects_by_hand(model: Transformer, source: Source, setup: Setup, index: int, size: int) -> dict[str, list[float]]:
+    """Mean drop of every component by every metric, one reference run each, on some batch of evaluation sequences."""
     state = reference.float64(model.state_dict())
-    batch = source.batch(Purpose.EVALUATION, LENGTH, SMALL.sequences)
+    batch = source.batch(Purpose.EVALUATION, LENGTH, size, index)
     base, other = batch.inputs, others(model, source, str(setup.baseline), batch)
     if setup.direction == "denoising":
         base = corrupted(batch, Corruption(str(setup.baseline)[6:]), source.seed).inputs
@@ -216,7 +220,8 @@ SETUPS = [
 @pytest.fixture(scope="module")
 def by_setup(model: Transformer, source: Source) -> list[AttributionRecord]:
     """A record of every setup, of the exact effects and the tangent."""
-    few = replace(SMALL, attribution=Attribution(methods=("exact", "attribution_patching"), metric="logit_difference"))
+    chosen = Attribution(methods=("exact", "attribution_patching"), metric="logit_difference")
+    few = replace(SMALL, sequences=FEW, attribution=chosen)
     return [attribute(model, source, few, setup=setup) for setup in SETUPS]
 
 
@@ -225,19 +230,21 @@ def test_exact_effects_are_those_of_the_reference(
     number: int, model: Transformer, source: Source, by_setup: list[AttributionRecord]
 ) -> None:
     found, setup = by_setup[number], SETUPS[number]
-    by_hand = effects_by_hand(model, source, setup)
+    apart, own = effects_by_hand(model, source, setup, 0, APART * FEW), effects_by_hand(model, source, setup, 1, FEW)
     assert found["setup"] == setup.to_dict()
     for metric in ("exact_match", "log_prob", "logit_difference"):
-        assert column(found, "exact", metric, "value") == pytest.approx(by_hand[metric], abs=1e-9)
-    assert column(found, "scores", "exact", "value") == pytest.approx(by_hand["logit_difference"], abs=1e-9)
+        assert column(found, "exact", metric, "value") == pytest.approx(apart[metric], abs=1e-9)
+        assert column(found, "exact_again", metric) == pytest.approx(own[metric], abs=1e-9)
+    assert column(found, "scores", "exact", "value") == pytest.approx(own["logit_difference"], abs=1e-9)
     agreement = found["methods"]["attribution_patching"]["agreement"]
     scores = column(found, "scores", "attribution_patching", "value")
     for metric in ("exact_match", "log_prob"):
         assert agreement[metric]["all"]["l1"] is None  # of another metric than the scores'
-        if len(set(by_hand[metric])) > 1:
-            assert agreement[metric]["all"]["rho"] == pytest.approx(reference.spearman(scores, by_hand[metric]))
-    wrong = [abs(a - b) for a, b in zip(scores, by_hand["logit_difference"], strict=True)]
+        if len(set(apart[metric])) > 1:
+            assert agreement[metric]["all"]["rho"] == pytest.approx(reference.spearman(scores, apart[metric]))
+    wrong = [abs(a - b) for a, b in zip(scores, own["logit_difference"], strict=True)]
     assert agreement["logit_difference"]["all"]["l1"] == pytest.approx(sum(wrong) / 6)
+    assert found["methods"]["exact"]["agreement"]["logit_difference"]["all"]["l1"] == pytest.approx(0, abs=1e-12)
 
 
 def test_the_setups_are_different_experiments(by_setup: list[AttributionRecord]) -> None:
@@ -248,26 +255,35 @@ def test_the_setups_are_different_experiments(by_setup: list[AttributionRecord])
 
 def test_scores_and_agreement_follow_from_the_reference(model: Transformer, source: Source, record: AttributionRecord) -> None:
     state = reference.float64(model.state_dict())
-    batch = source.batch(Purpose.EVALUATION, LENGTH, SMALL.sequences)
+    batch = source.batch(Purpose.EVALUATION, LENGTH, SMALL.sequences, 1)
     other = others(model, source, "mean", batch)
     level = reference.level(state, batch.inputs, batch.targets, SCORED, 2, "none", PARTS, other)
+    own = effects_by_hand(model, source, Setup(), 1, SMALL.sequences)
     by_hand = {
         "attribution_patching": reference.gradient(level, torch.zeros(6, dtype=torch.float64)).mean(-1).tolist(),
         "joint_hvp": reference.joint_hvp(level, 6).mean(-1).tolist(),
         "layer_index": [0.0, 0.0, 0.0, 1.0, 1.0, 1.0],
         "gradient": gradients(model, source),
-        "exact": effects_by_hand(model, source, Setup())["log_prob"],
+        "exact": own["log_prob"],
     }
-    effects = effects_by_hand(model, source, Setup())
+    effects = effects_by_hand(model, source, Setup(), 0, APART * SMALL.sequences)
     for name, values in by_hand.items():
         assert column(record, "scores", name, "value") == pytest.approx(values, rel=1e-7, abs=1e-9)
         for metric in ("exact_match", "log_prob"):
             found = record["methods"][name]["agreement"][metric]
             assert found["all"]["rho"] == pytest.approx(reference.spearman(values, effects[metric]))
             heads = [i for i, (_, head) in enumerate(PARTS) if head is not None]
-            among = [[of[i] for i in heads] for of in (values, effects[metric])]
-            assert found["heads"]["rho"] == pytest.approx(reference.spearman(*among))
-    assert record["methods"]["exact"]["agreement"]["log_prob"]["all"]["l1"] == 0
+            ours, theirs = ([of[i] for i in heads] for of in (values, effects[metric]))
+            assert found["heads"]["rho"] == pytest.approx(reference.spearman(ours, theirs))
+    assert record["methods"]["exact"]["agreement"]["log_prob"]["all"]["l1"] == pytest.approx(0, abs=1e-12)
+    assert column(record, "exact", "log_prob", "value") != pytest.approx(column(record, "exact_again", "log_prob"))
+
+
+def test_no_method_sees_the_sequences_that_it_is_held_against(source: Source) -> None:
+    ours, theirs = (
+        source.batch(Purpose.EVALUATION, LENGTH, size, index).inputs.tolist() for size, index in ((12, 1), (APART * 12, 0))
+    )
+    assert not [row for row in ours if row in theirs]
 
 
 def gradients(model: Transformer, source: Source) -> list[float]:
@@ -286,7 +302,7 @@ def test_patching_is_the_gap_between_the_gradient_and_patched_drops(
     G = gradients(model, source)
     assert list(record["patching"]) == ["patch_sequence", "patch_token", "patch_swap"]
     for name, by_metric in record["patching"].items():
-        patched = effects_by_hand(model, source, Setup(Baseline(name)))
+        patched = effects_by_hand(model, source, Setup(Baseline(name)), 0, SMALL.sequences)
         for metric in ("exact_match", "log_prob"):
             found = by_metric[metric]
             if len(set(patched[metric])) == 1:
@@ -298,23 +314,24 @@ def test_patching_is_the_gap_between_the_gradient_and_patched_drops(
             if found["ceiling"] is not None:
                 assert found["corrected"] == pytest.approx(found["rho"] / found["ceiling"])
     for other in by_setup:  # noising at all positions, whatever else is intervened on
-        assert other["patching"] == record["patching"]
+        assert other["patching"] == by_setup[0]["patching"]
 
 
 def test_sets_and_trust_and_workflow_are_of_these_components(record: AttributionRecord) -> None:
-    exact = column(record, "exact", "exact_match", "value")
+    exact = column(record, "exact_again", "exact_match")
     critical = record["sets"]["critical"]
     assert critical["dispensable"] == [name for name, effect in zip(NAMES, exact, strict=True) if abs(effect) <= 0.05]
     for metric in ("exact_match", "log_prob"):
         matrix = record["sets"]["interactions"][metric]
-        assert matrix["single"] == pytest.approx(column(record, "exact", metric, "value"))
+        assert matrix["single"] == pytest.approx(column(record, "exact_again", metric))
         assert np.array(matrix["mean"]).shape == np.array(matrix["error"]).shape == (6, 6)
     slopes = column(record, "trust", "slope")  # of the first 64 sequences, which are all
     assert slopes == pytest.approx(column(record, "scores", "attribution_patching", "value"))
-    assert column(record, "trust", "effects", "exact") == pytest.approx(column(record, "exact", "log_prob", "value"))
+    assert column(record, "trust", "effects", "exact") == pytest.approx(column(record, "exact_again", "log_prob"))
     for one in column(record, "trust"):
         assert one["reliability"] == pytest.approx(abs(one["curvature"]) / (2 * abs(one["slope"])))
     assert record["trust"]["sequences"] == SMALL.sequences
+    assert record["trust"]["completeness"]["steps"] == 4
     found = record["workflow"]
     assert len(found["fixed"]) + len(found["verified"]) == 3  # the budget
     assert set(found["fixed"]) | set(found["unresolved"]) == set(found["flags"])
@@ -423,38 +440,47 @@ def test_measuring_with_methods_leaves_every_other_number_as_it_was(paired: bool
     assert set(with_methods["seconds"]) - set(without["seconds"]) == {"attribution"}
 
 
-def test_a_measurement_holds_scores_and_their_agreement_with_c(
-    model: Transformer, source: Source, record: AttributionRecord
-) -> None:
-    found = measured(model, source, *CHOSEN)
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_measurement_holds_scores_and_their_agreement_with_c(paired: bool, model: Transformer, source: Source) -> None:
+    found = measured(model, source, *CHOSEN, paired=paired)
     data = found.to_dict()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert data["attribution"]["baseline"] == "mean"
     assert list(found.attribution) == list(CHOSEN)
     for name in CHOSEN:
         scores = [component["attribution"][name]["value"] for component in data["components"]]
-        assert scores == pytest.approx(column(record, "scores", name, "value"))
         for metric in ("exact_match", "log_prob"):
             C = [component["causal"]["mean"][metric]["value"] for component in data["components"]]
-            rho = found.attribution[name]["agreement"][metric]["all"]["rho"]
-            assert rho == pytest.approx(reference.spearman(scores, C))
-    assert found.attribution["exact"]["agreement"]["log_prob"]["all"]["rho"] == pytest.approx(1)
+            entry = found.attribution[name]["agreement"][metric]["all"]
+            assert entry["rho"] == pytest.approx(reference.spearman(scores, C))
+            assert entry["l1"] is None  # C is of other sequences
+    own = effects_by_hand(model, source, Setup(), 7, SMALL.sequences)["log_prob"]
+    assert [component["attribution"]["exact"]["value"] for component in data["components"]] == pytest.approx(own)
 
 
-def test_unpaired_drops_are_what_scores_are_held_against(model: Transformer, source: Source) -> None:
-    found = measured(model, source, "exact", paired=False)
-    paired = [component["attribution"]["exact"]["value"] for component in found["components"]]
-    C = [component["causal"]["mean"]["log_prob"]["value"] for component in found["components"]]
-    assert paired != pytest.approx(C)  # other sequences
-    rho = found.attribution["exact"]["agreement"]["log_prob"]["all"]["rho"]
-    assert rho == pytest.approx(reference.spearman(paired, C))
+def test_no_method_sees_the_sequences_of_c(model: Transformer, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    batch = Subject.batch
+
+    def watched(self: Subject, length: int, size: int, index: int = 0) -> Batch:
+        asked.append(index)
+        return batch(self, length, size, index)
+
+    monkeypatch.setattr(Subject, "batch", watched)
+    measured(model, source, "layer_index", paired=False)
+    of_methods = asked.pop()
+    assert of_methods not in asked
+    assert set(asked) >= set(range(7))  # the base, and each of the six components
 
 
 def test_methods_are_run_under_the_first_baseline(model: Transformer, source: Source) -> None:
     found = measured(model, source, "exact", baselines=("patch_token", "mean"))
     assert found["attribution"]["baseline"] == "patch_token"
+    own = effects_by_hand(model, source, Setup(Baseline.PATCH_TOKEN), 7, SMALL.sequences)["log_prob"]
+    assert [component["attribution"]["exact"]["value"] for component in found["components"]] == pytest.approx(own)
     C = [component["causal"]["patch_token"]["log_prob"]["value"] for component in found["components"]]
-    assert [component["attribution"]["exact"]["value"] for component in found["components"]] == pytest.approx(C)
+    rho = found.attribution["exact"]["agreement"]["log_prob"]["all"]["rho"]
+    assert rho == pytest.approx(reference.spearman(own, C))
 
 
 def test_a_record_without_methods_has_no_attribution(model: Transformer, source: Source) -> None:

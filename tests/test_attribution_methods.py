@@ -314,7 +314,9 @@ def test_every_method_gets_its_own_cost_in_passes_and_in_units_of_a_forward_pass
         assert (of.cost.forward, of.cost.backward, of.cost.double_backward) == PASSES[name]
         assert 0 <= of.cost.forward_equivalents == pytest.approx(4 * of.cost.seconds)
         assert of.samples.dtype == np.float64
-        np.testing.assert_array_equal(of.samples, plain(name).numpy())
+        np.testing.assert_allclose(
+            of.samples, plain(name).numpy(), rtol=0, atol=1e-13
+        )  # replacements are kept, and may round otherwise
 
 
 def test_passes_over_weights_are_counted_by_their_sequences() -> None:

@@ -19,7 +19,16 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    gcgap ")]
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SMALL = [f"--protocol.{key}={value}" for key, value in tiny.SIZES.items()]
-EXTRA = {"fit": ["--trainer.fast_dev_run=1"], "measure": SMALL, "test": [], "validate": [], "predict": [], "report": []}
+ATTRIBUTE = ["--sequences=8", "--methods=exact,attribution_patching,gradient"]
+EXTRA = {
+    "fit": ["--trainer.fast_dev_run=1"],
+    "measure": SMALL,
+    "test": [],
+    "validate": [],
+    "predict": [],
+    "report": [],
+    "attribute": ATTRIBUTE,
+}
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -39,13 +48,21 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_readme_shows_every_command() -> None:
-    assert {shlex.split(command)[1] for command in COMMANDS} >= {"fit", "measure", "test", "sweep", "report"}
+    assert {shlex.split(command)[1] for command in COMMANDS} >= {"fit", "measure", "test", "sweep", "report", "attribute"}
 
 
 def test_the_sweep_of_the_readme_names_runs(checkout: Path) -> None:
     """Resolved, not run: its 40 runs take hours. tests/test_sweep.py runs small ones."""
     (command,) = (command for command in COMMANDS if command.startswith("gcgap sweep"))
     assert len(read(build_parser().parse_args(shlex.split(command)[2:]).config)) == 40
+
+
+def test_the_tables_of_the_attribution_page_are_those_of_its_report() -> None:
+    page, report = (ROOT / "docs" / "attribution.md").read_text(), (ROOT / "docs" / "attribution" / "report.md").read_text()
+    tables = re.findall(r"<!-- [\w ]+ -->\n((?:\|.*\n)+)", page)
+    assert len(tables) == page.count("<!-- ") > 10
+    for line in (line for table in tables for line in table.splitlines() if not line.startswith("| ---")):
+        assert line in report, line
 
 
 def test_the_tables_of_the_readme_are_those_of_the_report() -> None:

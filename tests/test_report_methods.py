@@ -40,6 +40,8 @@ CHOSEN = ("exact", "gradient", "attribution_patching", "hvp", "joint_hvp", "shap
 SEEDS = (42, 123, 456)
 TASKS = ("reverse", "sort")
 EFFECTS = ("exact_match", "log_prob")
+EFFECT = {"effect": 0.25, "effect_again": 0.125, "error_again": 0.0625}
+BINS = [(0.0, 0.1), (0.1, 0.3), (0.3, 1.0), (1.0, 3.0), (3.0, None)]
 TRAINING = {"learning_rate": 0.001, "batch_size": 64}
 
 
@@ -83,7 +85,9 @@ def made(
         trust |= {"bound": {"ap": abs(number()), "hvp": abs(number())}, "effects": effects}
         place = {"name": name, "layer": int(name[1]), "kind": "mlp" if name.endswith("MLP") else "head"}
         drops = {"exact_match": {**score(), "value": round(float(rng.uniform(0, 0.5)), 3)}, "log_prob": score()}
-        components.append(place | {"exact": drops, "scores": {method: score() for method in methods}, "trust": trust})
+        again = {"exact_match": round(float(rng.uniform(0, 0.5)), 3), "log_prob": number()}
+        scores = {method: score() for method in methods}
+        components.append(place | {"exact": drops, "exact_again": again, "scores": scores, "trust": trust})
     entries = {}
     for method in methods:
         agreement = {}
@@ -107,7 +111,7 @@ def made(
     matrix = rng.normal(size=(n, n))
     interactions = {effect: {"mean": (matrix + matrix.T).tolist(), "error": matrix.tolist(), "single": []} for effect in EFFECTS}
     critical = {"dispensable": names[:2], "tolerance": 0.05, "critical": 0.2, "size": 2, "searched": 2, "greedy": None}
-    critical |= {"sets": [{"members": names[:2], "effect": 0.25}], "evaluated": 1}
+    critical |= {"sets": [{"members": names[:2]} | EFFECT], "evaluated": 1}
     flags = {names[0]: ["large tangent"], names[1]: ["zero gradient"]}
     workflow = {"tau": 0.1, "flags": flags, "fixed": names[:1], "unresolved": names[1:2], "verified": names[-1:], "above": []}
     settings = default_protocol().to_dict() | {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9, 10, 11]}
@@ -134,7 +138,13 @@ def made(
         "components": components,
         "methods": entries,
         "patching": patching,
-        "trust": {"sequences": 64, "error": {part: abs(number()) for part in parts} | {"local": None}},
+        "trust": {
+            "sequences": 64,
+            "calibration": [{"low": low, "high": high, "components": 2, "ap_error": 0.5} for low, high in BINS],
+            "bounds": {name: {"covered": 0.75, "bound_over_error": 2.0} for name in ("ap", "hvp")},
+            "completeness": {"steps": 4, "joint_effect": 1.5, "residual": 0.03125},
+            "error": {part: abs(number()) for part in parts} | {"local": None},
+        },
         "sets": {"interactions": interactions, "critical": critical},
         "workflow": workflow | {"limit": 0.5, "rule_of_three": 1.0},
         "advice": advice(entries),
@@ -316,12 +326,13 @@ def test_without_exact_effects_no_shortfall_can_be_told(tmp_path: Path) -> None:
     assert study.shortfall(alone, "sort", "hvp", "log_prob") == Summary(0, None)
     gap = tables.gap_table(alone, "sort")
     assert set(column(gap, "gap, log-prob").cells) == {"cannot be told"}
+    assert not [table for table in tables.tables(alone) if "gap" in table.key]
     for table in tables.tables(alone):
         to_markdown(table)
 
 
 @pytest.mark.parametrize("changes", [{}, {"strict": True}, {"ranks": "ordinal", "strict": True}, {"threshold": 0.5}])
-@pytest.mark.parametrize("causal", [None, "shapley_value"])
+@pytest.mark.parametrize("causal", [None, "shapley_value", "again:exact_match"])
 def test_roles_are_those_of_the_reference(changes: dict[str, Any], causal: str | None) -> None:
     protocol = default_protocol().to_dict() | changes | {"attribution": ATTRIBUTION}
     for seed in range(3):
@@ -329,10 +340,12 @@ def test_roles_are_those_of_the_reference(changes: dict[str, Any], causal: str |
         for component in record["components"][:3]:
             component["scores"]["gradient"]["value"] = 0.5  # ties
         G = [component["scores"]["gradient"]["value"] for component in record["components"]]
-        C = [
-            component["scores"][causal]["value"] if causal else component["exact"]["exact_match"]["value"]
-            for component in record["components"]
-        ]
+        known: dict[str | None, Callable[[dict[str, Any]], float]] = {
+            None: lambda one: one["exact"]["exact_match"]["value"],
+            "shapley_value": lambda one: one["scores"]["shapley_value"]["value"],
+            "again:exact_match": lambda one: one["exact_again"]["exact_match"],
+        }
+        C = [known[causal](component) for component in record["components"]]
         cut, ranks, strict = protocol["threshold"] * 6, protocol["ranks"], protocol["strict"]
         by_hand = [reference.role(d, cut, strict) for d in reference.rank_differences(G, C, ranks)]
         chance = reference.by_chance(G, C, cut, strict, ranks)
@@ -356,40 +369,48 @@ def test_constant_scores_or_effects_have_no_roles() -> None:
 
 
 def costing(**entries: tuple[str, float | None, float]) -> dict[str, Any]:
-    """Methods by family, rho with the effect by log-probability, and cost."""
+    """Methods by family, rho with the effect by log-probability, and cost; those of gates and paths estimate drops."""
     return {
         name: {
             "family": family,
-            "agreement": {"log_prob": {"all": {"rho": rho}}, "exact_match": {"all": {"rho": -1.0}}},
+            "estimates": "drop" if family in ("exact", "gates", "path") else None,
+            "agreement": {"log_prob": {"all": {"rho": rho}}, "exact_match": {"all": {"rho": rho and -rho}}},
             "cost": {"forward_equivalents": price},
         }
         for name, (family, rho, price) in entries.items()
     }
 
 
-EXACT = ("exact", 1.0, 7.0)
+EXACT = ("exact", 0.95, 7.0)
+NOISE = "exact effects of all components (ρ = 0.95, 1 but for noise) cost 7.0 forward passes"
 
 
-def test_exact_effects_are_advised_where_they_cost_no_more_than_what_agrees_as_well() -> None:
-    methods = costing(exact=EXACT, hvp=("curvature", 0.9, 40.0), ig=("path", 0.85, 9.0), ap=("gates", 0.5, 2.0))
-    assert advice(methods) == (
-        "Use exact: exact effects of all components cost 7.0 forward passes, no more than ig (ρ = 0.85, 9.0 forward passes), "
-        "the cheapest method that agrees about as well as any."
-    )
-
-
-def test_the_cheapest_that_agrees_about_as_well_as_the_best_is_advised_otherwise() -> None:
-    methods = costing(exact=EXACT, hvp=("curvature", 0.9, 4.0), ap=("gates", 0.8 + 1e-9, 2.0), joint=("curvature", 0.79, 1.0))
+def test_exact_effects_are_advised_where_they_cost_least_of_all_that_rank_as_they_do() -> None:
+    methods = costing(exact=EXACT, ig=("path", 0.9, 40.0), joint_ig=("sets", 0.86, 9.0), ap=("gates", 0.84, 2.0))
     assert CLOSE == 0.1
+    assert advice(methods) == f"Use exact: {NOISE}; joint_ig, the cheapest other method that ranks as they do, costs 9.0."
+
+
+def test_where_nothing_else_ranks_as_they_do_exact_effects_are_advised_at_any_price() -> None:
+    methods = costing(exact=EXACT, ap=("gates", 0.84, 2.0), gradient=("weights", -0.9, 1.0))
+    assert advice(methods) == f"Use exact: {NOISE}, and no other method that was run ranks as they do."
+
+
+def test_the_cheapest_that_ranks_as_they_do_is_advised_otherwise() -> None:
+    methods = costing(exact=EXACT, ig=("path", 0.97, 6.0), ap=("gates", 0.85 + 1e-9, 2.0), gradient=("weights", 0.84, 1.0))
+    assert advice(methods) == f"Use ap: ρ = 0.85 for 2.0 forward passes, where {NOISE}."
+
+
+def test_a_score_that_is_no_drop_is_advised_for_a_ranking() -> None:
+    methods = costing(exact=EXACT, ap=("gates", 0.9, 2.0), gradient=("weights", 0.9, 1.0))
     assert advice(methods) == (
-        "Use ap: ρ = 0.80 for 2.0 forward passes, where exact effects of all components cost 7.0 forward passes."
+        f"Use gradient, for a ranking: its scores are no drops: ρ = 0.90 for 1.0 forward passes, where {NOISE}."
     )
-    assert advice(costing(exact=EXACT, ap=("gates", 0.9, 7.0))).startswith("Use exact: ")  # at the same price
 
 
 def test_controls_are_never_advised() -> None:
-    methods = costing(exact=EXACT, ap=("gates", 0.3, 2.0), layer=("control", 0.99, 0.0))
-    assert advice(methods).startswith("Use ap: ρ = 0.30")
+    methods = costing(exact=EXACT, ap=("gates", 0.9, 2.0), layer=("control", 0.99, 0.0))
+    assert advice(methods).startswith("Use ap: ρ = 0.90")
 
 
 @pytest.mark.parametrize(
@@ -397,17 +418,18 @@ def test_controls_are_never_advised() -> None:
     [
         costing(ap=("gates", 0.9, 2.0)),
         costing(exact=EXACT),
+        costing(exact=("exact", None, 7.0), ap=("gates", 0.9, 2.0)),
         costing(exact=EXACT, ap=("gates", None, 2.0)),
         costing(exact=EXACT, layer=("control", 0.9, 0.0)),
     ],
 )
 def test_without_something_to_compare_there_is_no_advice(methods: dict[str, Any]) -> None:
-    assert advice(methods) == "No advice: it needs the exact effects and a method whose ranks exist."
+    assert advice(methods) == "No advice: it needs `exact` and another method, and effects that have ranks."
 
 
 def test_the_advice_can_be_by_another_effect() -> None:
-    methods = costing(exact=EXACT, ap=("gates", 0.9, 2.0))
-    assert advice(methods, "exact_match").startswith("Use ap: ρ = -1.00")
+    methods = costing(exact=("exact", -0.9, 7.0), ap=("gates", -0.9, 2.0), hvp=("path", 0.5, 1.0))
+    assert advice(methods, "exact_match").startswith("Use ap: ρ = 0.90")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -445,10 +467,12 @@ def test_the_roles_table_counts_by_method_and_how_many_bloats_of_the_gradient_st
     table = tables.bloats_table(group, "sort")
     records = group.of_task("sort")
     rows = list(column(table, "score").cells)
-    assert rows == [*CHOSEN, "gradient, C = shapley_exact_match", "gradient, C = shapley_value"]
+    others = {"exact effects on other sequences": "again:exact_match", "exact effects by log-probability": "again:log_prob"}
+    others |= {name: name for name in ("shapley_exact_match", "shapley_value")}
+    assert rows == [*CHOSEN, *(f"gradient, C = {other}" for other in others)]
     first = [study.roles(record, "gradient") for record in records]
     for row, name in enumerate(rows):
-        causal = str(name).partition(" = ")[2] or None
+        causal = others.get(str(name).partition(" = ")[2])
         found = [study.roles(record, "gradient" if causal else str(name), causal) for record in records]
         every = [one for one in found if one is not None]
         assert len(every) == 3
@@ -457,7 +481,8 @@ def test_the_roles_table_counts_by_method_and_how_many_bloats_of_the_gradient_st
         assert column(table, "Bloats by chance").cells[row] == pytest.approx(mean(one.bloats_by_chance for one in every))
         shares = [len(a.bloats & b.bloats) / len(a.bloats) for a, b in zip(first, every, strict=True) if a and a.bloats]
         assert column(table, "share of the gradient's Bloats that stay").cells[row] == summary(shares)
-    assert column(table, "share of the gradient's Bloats that stay").cells[rows.index("gradient")] == summary([1.0] * len(shares))
+    stayed = column(table, "share of the gradient's Bloats that stay").cells[rows.index("gradient")]
+    assert stayed == summary([1.0] * sum(bool(one and one.bloats) for one in first))
 
 
 def test_tables_of_both_tasks_hold_the_numbers_of_patching_cost_error_and_workflow(root: Path, group: MethodGroup) -> None:
@@ -490,7 +515,7 @@ def test_the_sets_table_says_what_was_proved(group: MethodGroup) -> None:
         records,
         [
             {},
-            {"sets": [], "size": None, "searched": 3, "greedy": {"members": ["L0_H0", "L0_H1", "L0_MLP"], "effect": 0.375}},
+            {"sets": [], "size": None, "searched": 3, "greedy": {"members": ["L0_H0", "L0_H1", "L0_MLP"]} | EFFECT},
             {"sets": [], "size": None, "searched": 2, "greedy": None, "dispensable": []},
         ],
         strict=True,
@@ -498,15 +523,34 @@ def test_the_sets_table_says_what_was_proved(group: MethodGroup) -> None:
         record.data["sets"]["critical"] |= changes
     table = tables.sets_table(MethodGroup(group.settings, tuple(records)))
     assert list(column(table, "smallest critical set").cells) == ["L0_H0 + L0_H1", "L0_H0 + L0_H1 + L0_MLP", "none"]
-    assert list(column(table, "costs together (points)").cells) == [25.0, 37.5, None]
+    assert list(column(table, "costs together (points)").cells) == [25.0, 25.0, None]
+    assert list(column(table, "on other sequences").cells) == [12.5, 12.5, None]
+    assert list(column(table, "standard error").cells) == [6.25, 6.25, None]
     assert list(column(table, "dispensable").cells) == [2, 2, 0]
     assert list(column(table, "smallest").cells) == [
         "yes: every smaller set was tried",
         "no set of up to 3 is; larger ones were not all tried",
-        "all dispensable ones together are not critical",
+        "none of up to 2 is, nor are all together",
     ]
     assert "costs at most 5 points" in table.notes[0]
     assert "20 points or more together" in table.notes[0]
+
+
+def test_denoising_has_no_critical_sets_and_no_table_of_them(tmp_path: Path) -> None:
+    record = made(setup={"baseline": "patch_token", "direction": "denoising"})
+    record.data["sets"]["critical"] = None
+    (group,) = gather_methods([written(tmp_path, record)])
+    assert "methods-sets" not in {table.key for table in tables.tables(group)}
+    assert not [line for line in found(record) if "dispensable" in line or "sets" in line]
+    assert "red: in need of each other, blue: redundant" in FIGURES["interactions"](record).get_suptitle()
+    assert "red: redundant, blue: in need of each other" in FIGURES["interactions"](made()).get_suptitle()
+
+
+def test_a_method_without_ranks_is_named_with_its_reason(group: MethodGroup) -> None:
+    records = tuple(made(seed=seed, none=("hvp",) if seed == 1 else ()) for seed in (1, 2))
+    notes = tables.agreement_table(MethodGroup(group.settings, records), "sort").notes
+    assert "Left out: sort seed 1, hvp, log prob: all the same." in notes
+    assert sum(note.startswith("Left out") for note in notes) == 2
 
 
 def test_trust_is_pooled_over_every_component_of_every_run(root: Path, group: MethodGroup) -> None:
@@ -743,22 +787,35 @@ def test_what_was_found_is_told_in_sentences() -> None:
     told = found(record)
     rho = record["patching"]["patch_token"]["exact_match"]["rho"]
     assert f"patch_token {rho:.2f} -0.50..0.50" in told[0]
-    assert told[1] == (
-        "2 components cost at most 5% each; the smallest of their sets that cost 20%: L0_H0 + L0_H1, 25% together."
-    )
-    assert told[3] == (
+    apart = "25% together, 12% ± 6% on other sequences"
+    assert told[1] == f"2 components cost at most 5% each; the smallest of their sets that cost 20%: L0_H0 + L0_H1, {apart}."
+    total = record["trust"]["error"]["total"]
+    assert told[2].startswith(f"Mean error of attribution patching, and of its parts alone: total {total:.3f}, downstream ")
+    assert told[3:6] == [
+        "Median relative error by R (bin: components, error): 0-0.1: 2, 50%; 0.1-0.3: 2, 50%; 0.3-1: 2, 50%; 1-3: 2, 50%; "
+        "3-: 2, 50%. A small R is no certificate.",
+        "Estimated bounds held for 75% of the errors of attribution patching and 75% of the errors of its correction.",
+        "Joint integrated gradients miss completeness by 0.031 of 1.5.",
+    ]
+    assert told[6] == (
         "Screen-Flag-Fix: 2 flagged, 1 fixed exactly, 1 beyond the budget; of 1 others checked 0 are large, "
         "so at most 50% of the unflagged are large (95 %)."
     )
-    assert told[-1] == record["advice"]
-    record.data["workflow"] |= {"verified": [], "limit": None}
+    assert told[7:] == [record["advice"]]
+
+
+def test_what_was_not_found_is_told_too() -> None:
+    record = made()
     critical = record["sets"]["critical"]
-    critical |= {"sets": [], "size": None, "searched": 3, "greedy": {"members": ["L0_H0", "L1_H1"], "effect": 0.3}}
-    told = found(record)
-    assert told[1] == ("2 components cost at most 5% each; none of their sets of up to 3 costs 20%, L0_H0 + L1_H1 does (30%).")
-    assert told[3].endswith("1 beyond the budget; none of the others was checked.")
+    critical |= {"sets": [], "size": None, "searched": 3, "greedy": {"members": ["L0_H0", "L1_H1"]} | EFFECT}
+    few = "2 components cost at most 5% each; none of their sets of up to 3"
+    assert found(record)[1] == f"{few} costs 20%, L0_H0 + L1_H1 does: 25% together, 12% ± 6% on other sequences."
     critical |= {"greedy": None}
-    assert found(record)[1] == "2 components cost at most 5% each; no set of them costs 20%."
+    assert found(record)[1] == f"{few}, nor all together, costs 20%."
+    record.data["workflow"] |= {"verified": [], "limit": None}
+    assert found(record)[6].endswith("1 beyond the budget; none of the others was checked.")
+    record.data["workflow"]["flags"] = {component["name"]: ["large tangent"] for component in record["components"]}
+    assert found(record)[6].endswith("6 flagged, 1 fixed exactly, 1 beyond the budget; the screen spares nothing here.")
 
 
 def test_numbers_in_print() -> None:

@@ -24,7 +24,7 @@ SUSPECTS = {"large tangent", "large joint HVP", "unreliable", "zero gradient", "
 
 
 def why(tangent: float, curvature: float, end: float, tau: float = 1.0) -> set[str]:
-    return set(flagged(*(np.array([value]) for value in (tangent, curvature, end)), tau).get(0, ()))
+    return set(flagged(np.array([tangent]), np.array([curvature]), np.array([end]), tau).get(0, ()))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,18 @@ def test_a_budget_is_kept_and_what_it_bought_is_exact(budget: int, seed: int) ->
     assert len(found.verified) >= min(len(rest), int(SHARE * budget))  # its share is kept, however many are flagged
     if budget - len(flags) <= SHARE * budget:
         assert len(found.verified) == min(len(rest), int(SHARE * budget))
+
+
+@pytest.mark.parametrize("budget", [2, 3, 4])
+def test_verification_keeps_its_share_however_many_are_flagged(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcgap.attribution.workflow.SHARE", 0.5)
+    flags = run(0)[0].flags
+    assert len(flags) > budget - budget // 2  # more than are left to be fixed
+    found = screen_flag_fix(drop_with_quiet_parts(), "log_prob", budget, np.random.default_rng(0))
+    assert len(found.verified) == budget // 2
+    assert len(found.fixed) == budget - budget // 2
+    assert found.unresolved
+    assert (*found.fixed, *found.unresolved) == run(N)[0].fixed
 
 
 def test_nothing_is_bought_without_a_budget() -> None:

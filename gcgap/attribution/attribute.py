@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from gcgap.attribution import compose
 from gcgap.attribution.advice import advice
 from gcgap.attribution.methods import METHODS, Problem, find_methods
@@ -126,7 +124,9 @@ def _sets(drop: Drop, apart: Drop, setup: Setup) -> dict[str, Any]:
         return compose.sets(components, pairs, None, {})
     critical = critical_sets(drop, "exact_match", TOLERANCE, CRITICAL, SETS)
     found = [one for one, _ in (*critical.sets, *([critical.greedy] if critical.greedy else []))]
-    again = set_drops(apart, found).exact_match if found else torch.empty(0, 2)
+    if not found:
+        return compose.sets(components, pairs, critical, {})
+    again = set_drops(apart, found).exact_match
     means, errors = again.mean(-1).tolist(), standard_error(again).tolist()
     return compose.sets(components, pairs, critical, dict(zip(found, zip(means, errors, strict=True), strict=True)))
 

@@ -97,7 +97,7 @@ def bloats_table(group: MethodGroup, task: str) -> Table:
     ]
     notes = [
         SPREAD,
-        "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other importances stand for C: first "
+        "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other importances replace C: first "
         "the same effects on other sequences, which says how many Bloats noise alone takes, and effects by log-probability; then "
         "Shapley values. Only what they take beyond those first rows is redundancy that single effects do not see.",
     ]
