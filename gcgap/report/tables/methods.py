@@ -151,6 +151,8 @@ def _proof(found: dict[str, Any]) -> str:
         return "yes: every smaller set was tried"
     if found["greedy"]:
         return f"no set of up to {found['searched']} is; larger ones were not all tried"
+    if len(found["dispensable"]) < 2:
+        return "there is no set: fewer than two are dispensable"
     return f"none of up to {found['searched']} is, nor are all together"
 
 
