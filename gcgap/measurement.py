@@ -108,8 +108,18 @@ class Begun(NamedTuple):
     seconds: Stopwatch
 
 
-def begin(model: Transformer, task: str | None, length: int | None, protocol: Protocol, origin: Origin | None) -> Begun:
-    """Check what was asked for, and find the accuracy and the length to measure; arguments as in `measure`."""
+def begin(
+    model: Transformer,
+    task: str | None,
+    length: int | None,
+    protocol: Protocol,
+    origin: Origin | None,
+    sequences: int | None = None,
+) -> Begun:
+    """Check what was asked for, and find the accuracy and the length to measure; arguments as in `measure`.
+
+    `sequences` are those behind the accuracy, if not the protocol's.
+    """
     origin = _origin(model, task, origin)
     source = origin.source
     lengths = (*source.ood_lengths, *([] if length is None else [length]))
@@ -121,7 +131,8 @@ def begin(model: Transformer, task: str | None, length: int | None, protocol: Pr
     wiring.check_sets(protocol.sets)
     find_methods(protocol.attribution.methods)
     with seconds("accuracy"):
-        accuracy, window = _accuracy(model, source, protocol, lengths)
+        sized = protocol if sequences is None else replace(protocol, sequences=sequences)
+        accuracy, window = _accuracy(model, source, sized, lengths)
     given, length = length is not None, window["length"] if length is None else length
     record = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given}
     return Begun(model, wiring, source, length, record, seconds)

@@ -25,7 +25,7 @@ def advice(methods: Mapping[str, Mapping[str, Any]], effect: str = "log_prob") -
     price = {name: methods[name]["cost"]["forward_equivalents"] for name in known}
     good = [name for name in known if known[name] >= known["exact"] - CLOSE]
     best = min(good, key=lambda name: price[name])
-    noise = f"ρ = {known['exact']:.2f}, 1 but for noise"
+    noise = f"ρ = {known['exact']:.2f} with those on other sequences: that is noise"
     exact = f"exact effects of all components ({noise}) cost {price['exact']:.1f} forward passes"
     if best != "exact":
         only = "" if methods[best]["estimates"] == "drop" else ", for a ranking: its scores are no drops"

@@ -33,6 +33,7 @@ from gcgap.model import Transformer
 from gcgap.protocol import Protocol
 from gcgap.subject import Subject
 
+WINDOW = Protocol().sequences  # by which the window rule picks the length: the same one as a final measurement's
 APART = 4  # times as many other sequences, cheap for exact effects, that methods are held against
 FEW = 64  # sequences behind reliability, bounds and error split, whose curvature on a grid is what costs
 TOLERANCE, CRITICAL = 0.05, 0.20  # exact match: the most that a dispensable component costs, the least that a critical set does
@@ -73,7 +74,7 @@ def attribute(
         FloatingPointError: A score is not finite; the text names component and method.
     """
     setup, protocol = setup or Setup(), protocol or default_protocol()
-    model, wiring, source, length, record, seconds = begin(model, task, length, protocol, origin)
+    model, wiring, source, length, record, seconds = begin(model, task, length, protocol, origin, WINDOW)
     if length is None:
         found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
         raise ValueError(f"no OOD length has an accuracy inside the window ({found}); give `--length`.")

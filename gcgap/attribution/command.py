@@ -149,12 +149,19 @@ def run_known(options: argparse.Namespace) -> int:
     """Hold the methods against the models whose circuit is known."""
     if options.paths or options.out is None:
         raise UsageError("`--known` takes no checkpoints and needs `--out DIR`; it has models of its own.")
+    for name in ("baseline", "direction", "positions", "length"):
+        if getattr(options, name) != build_parser().get_default(name):
+            raise UsageError(f"`--{name}` is not for `--known`, whose models say what is ablated, and where.")
+    if (options.out / "known.json").exists() and not options.force:
+        raise UsageError(f"`{options.out / 'known.json'}` is there already; replace it with `--force`.")
     find_methods(options.methods)
     settings = Attribution(**{name: getattr(options, name) for name in ("metric", "budget", "steps", "pairs")})
     console = Console()
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(options.methods))
-        found = truth(methods=options.methods, settings=settings, done=lambda stage: progress.advance(task))
+        found = truth(
+            methods=options.methods, settings=settings, sequences=options.sequences, done=lambda stage: progress.advance(task)
+        )
     write_truth(found, options.out)
     console.print(known_table(found), highlight=False)
     console.print(f"{options.out / 'known.json'}", highlight=False, soft_wrap=True)

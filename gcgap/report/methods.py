@@ -12,14 +12,15 @@ from rich.table import Table
 from gcgap.attribution.record import AttributionRecord
 
 NOTE = (
-    "ρ: Spearman's rank correlation of scores and exact effects, with its interval; ceil: the largest ρ that independent noise "
-    "would let through; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest quarter of the effects that "
+    "ρ: Spearman's rank correlation of scores and exact effects, with its 95 % interval; ceil: the largest ρ that independent "
+    "noise would let through; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest quarter of the effects that "
     "is found. Effects are those on other sequences: the row `exact` says what noise alone takes away"
 )
 PRICE = (
     "L1: mean |score - effect| on the same sequences, in the metric's units, where a score estimates it; missed: share of the "
     "largest quarter of the effects by exact match that is not found; cost in passes of all sequences; double: backward through "
-    "backward; equal: seconds over those of one forward pass"
+    "backward; equal: seconds over those of one plain forward pass. Ablations share the work below them, and weight gradients "
+    "are those of the protocol's gradient batches, whatever the sequences"
 )
 
 
@@ -30,12 +31,14 @@ def method_table(record: AttributionRecord) -> Group:
         f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}: exact match {accuracy:.1%}. "
         f"Intervention: {setup['baseline']}, {setup['direction']}, positions {setup['positions']}"
     )
-    grids = [_agreement(record, effect) for effect in ("log_prob", "exact_match")]
-    return Group(intro, *grids, _costs(record), *found(record))
+    units = record["protocol"]["attribution"]["metric"]
+    grids = [_agreement(record, effect) for effect in dict.fromkeys(("log_prob", units, "exact_match"))]
+    return Group(intro, *grids, escape(NOTE), _costs(record), *found(record))
 
 
 def _agreement(record: AttributionRecord, effect: str) -> Table:
-    grid = _grid(f"Agreement with exact effects by {effect.replace('_', ' ')}", NOTE)
+    reasons = {entry["agreement"][effect]["all"]["reason"] for entry in record["methods"].values()} - {None}
+    grid = _grid(f"Agreement with exact effects by {effect.replace('_', ' ')}", "; ".join(sorted(reasons)))
     for heading in ("ρ", "interval", "ceil", "heads", "MLPs", "τ", "top"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for name, entry in record["methods"].items():
@@ -51,7 +54,7 @@ def _agreement(record: AttributionRecord, effect: str) -> Table:
 def _costs(record: AttributionRecord) -> Table:
     units = record["protocol"]["attribution"]["metric"]
     grid = _grid("Error and cost", PRICE)
-    for heading in ("L1", "missed", "forward", "backward", "double", "equal", "seconds"):
+    for heading in ("L1", "missed", "forward", "backward", "double", "equal", "s"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for name, entry in record["methods"].items():
         cost = entry["cost"]
@@ -63,7 +66,7 @@ def _costs(record: AttributionRecord) -> Table:
 
 
 def _grid(title: str, caption: str) -> Table:
-    grid = Table(title=title, caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid = Table(title=title, caption=escape(caption) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     grid.add_column("method", no_wrap=True)
     return grid
 
@@ -78,14 +81,14 @@ def _patching(record: AttributionRecord) -> list[str]:
     for name, by_metric in record["patching"].items():
         entry = by_metric["exact_match"]
         told.append(f"{name} {number(entry['rho'])} {interval(entry['ci'])}".strip())
-    return [f"Gradient magnitude against activation patching (ρ, exact match): {'; '.join(told)}."]
+    return [f"Gradient magnitude against activation patching (ρ, exact match; noising, all positions): {'; '.join(told)}."]
 
 
 def _sets(record: AttributionRecord) -> list[str]:
     critical = record["sets"]["critical"]
     if critical is None:
         return []
-    few = f"{len(critical['dispensable'])} components cost at most {critical['tolerance']:.0%} each"
+    few = f"{len(critical['dispensable'])} components change exact match by at most {critical['tolerance']:.0%} each"
     if critical["sets"]:
         best = critical["sets"][0]
         joined = " + ".join(best["members"])

@@ -22,7 +22,11 @@ FAMILIES = {
     "control": "#999999",
 }
 SHOWN = ("attribution_patching", "hvp", "ig_midpoint", "gradient", "joint_hvp", "shapley_value")
-UNITS = {"log_prob": "exact drop (nats per scored token)", "logit_difference": "exact drop (logits)"}
+UNITS = {
+    "exact_match": "drop (share of sequences)",
+    "log_prob": "exact drop (nats per scored token)",
+    "logit_difference": "exact drop (logits)",
+}
 
 
 def agreement_and_cost(record: AttributionRecord) -> Figure:
@@ -77,6 +81,7 @@ def _scores(axes: Axes, record: AttributionRecord, name: str, units: str) -> Non
     rho = record["methods"][name]["agreement"][units]["all"]["rho"]
     axes.set_title(f"{name}: ρ = {rho:.2f}" if rho is not None else f"{name}: no ρ", fontsize=9)
     axes.set_xlabel(UNITS[units], fontsize=8)
+    axes.set_ylabel("score", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -95,7 +100,7 @@ def interaction_matrix(record: AttributionRecord) -> Figure:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
         axes.set_title(f"by {effect.replace('_', ' ')}", fontsize=10)
-        figure.colorbar(image, ax=axes, shrink=0.8, label="D(both) - D(one) - D(other)")
+        figure.colorbar(image, ax=axes, shrink=0.8, label=f"D(both) - D(one) - D(other), {UNITS[effect]}")
     meaning = ("redundant", "in need of each other")
     red, blue = meaning if record["setup"]["direction"] == "noising" else reversed(meaning)
     figure.suptitle(f"Interactions (red: {red}, blue: {blue}). {_title(record)}", fontsize=11)

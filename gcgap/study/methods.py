@@ -18,7 +18,6 @@ from gcgap.attribution.record import AttributionRecord, find_attributions
 from gcgap.gap import Array, Judgement, constant, expected_by_chance, is_role, rank
 from gcgap.study.seeds import Summary, summary
 
-EFFECTS = ("log_prob", "exact_match")
 CLOSED = 0.1  # shortfall in rho up to which a method counts as having no gap
 AGAIN = {"again:exact_match": "exact effects on other sequences", "again:log_prob": "exact effects by log-probability"}
 ANSWERS = ("closed", "remains", "cannot be told")
@@ -53,6 +52,11 @@ class MethodGroup:
         """Tasks, reversal before sorting, then any other."""
         found = {record["task"] for record in self.records}
         return [task for task in ("reverse", "sort") if task in found] + sorted(found - {"reverse", "sort"})
+
+    @property
+    def effects(self) -> list[str]:
+        """Metrics of the exact effects: log-probability, that of the scores, exact match."""
+        return list(dict.fromkeys(("log_prob", self.settings["protocol"]["attribution"]["metric"], "exact_match")))
 
     @property
     def methods(self) -> list[str]:

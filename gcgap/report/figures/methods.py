@@ -8,15 +8,15 @@ from gcgap.report.figures.panels import whisker
 from gcgap.report.methods_figures import FAMILIES
 from gcgap.report.style import DPI
 from gcgap.report.tables.left_out import title
-from gcgap.study.methods import EFFECTS, MethodGroup, over_seeds
+from gcgap.study.methods import MethodGroup, over_seeds
 
 
 def rhos(group: MethodGroup) -> Figure:
     """ρ of every method for every task (columns) and exact effect (rows): points are seeds, the mark mean and interval."""
     columns = len(group.tasks)
     figure = Figure(figsize=(3.2 + 3.6 * columns, 0.5 * len(group.methods) + 1.2), dpi=DPI, layout="constrained")
-    axes = figure.subplots(len(EFFECTS), columns, squeeze=False, sharex=True, sharey=True)
-    for row, effect in enumerate(EFFECTS):
+    axes = figure.subplots(len(group.effects), columns, squeeze=False, sharex=True, sharey=True)
+    for row, effect in enumerate(group.effects):
         for column, task in enumerate(group.tasks):
             panel = axes[row, column]
             for at, method in enumerate(group.methods):

@@ -21,6 +21,9 @@ SHORT = (
 )
 
 
+LABELS = {"log_prob": "log-prob", "logit_difference": "logit difference", "exact_match": "exact match"}
+
+
 def tables(group: MethodGroup) -> list[Table]:
     """All tables of a group."""
     by_task = [agreement_table(group, task) for task in group.tasks]
@@ -38,7 +41,7 @@ def agreement_table(group: MethodGroup, task: str) -> Table:
         return [study.over_seeds(group, task, method, effect, key, part) for method in group.methods]
 
     columns = [Column("method", group.methods)]
-    for effect, name in (("log_prob", "log-prob"), ("exact_match", "exact match")):
+    for effect, name in ((effect, LABELS[effect]) for effect in group.effects):
         columns += [
             Column(f"ρ, {name}", column(effect, "rho")),
             Column(f"noise ceiling, {name}", [_mean(cell) for cell in column(effect, "ceiling")]),
@@ -62,7 +65,7 @@ def _undefined(group: MethodGroup, task: str) -> list[str]:
         f"Left out: {task} seed {record['seed']}, {name}, {effect.replace('_', ' ')}: {found['reason']}."
         for record in group.of_task(task)
         for name, entry in record["methods"].items()
-        for effect in study.EFFECTS
+        for effect in group.effects
         if (found := entry["agreement"][effect]["all"])["rho"] is None
     ]
 
@@ -70,7 +73,7 @@ def _undefined(group: MethodGroup, task: str) -> list[str]:
 def gap_table(group: MethodGroup, task: str) -> Table:
     """For which methods the gradient-causal gap remains."""
     columns = [Column("method", [name for name in group.methods if name != "exact"])]
-    for effect, name in (("log_prob", "log-prob"), ("exact_match", "exact match")):
+    for effect, name in ((effect, LABELS[effect]) for effect in group.effects):
         short = [study.shortfall(group, task, str(method), effect) for method in columns[0].cells]
         columns += [Column(f"shortfall in ρ, {name}", short), Column(f"gap, {name}", [study.answer(one) for one in short])]
     text = f"Does the gap remain? {title(task)}"
