@@ -382,7 +382,7 @@ def costing(**entries: tuple[str, float | None, float]) -> dict[str, Any]:
 
 
 EXACT = ("exact", 0.95, 7.0)
-NOISE = "exact effects of all components (ρ = 0.95, 1 but for noise) cost 7.0 forward passes"
+NOISE = "exact effects of all components (ρ = 0.95 with those on other sequences: that is noise) cost 7.0 forward passes"
 
 
 def test_exact_effects_are_advised_where_they_cost_least_of_all_that_rank_as_they_do() -> None:
@@ -510,27 +510,23 @@ def test_tables_of_both_tasks_hold_the_numbers_of_patching_cost_error_and_workfl
 
 
 def test_the_sets_table_says_what_was_proved(group: MethodGroup) -> None:
-    records = [made(seed=seed) for seed in range(3)]
-    for record, changes in zip(
-        records,
-        [
-            {},
-            {"sets": [], "size": None, "searched": 3, "greedy": {"members": ["L0_H0", "L0_H1", "L0_MLP"]} | EFFECT},
-            {"sets": [], "size": None, "searched": 2, "greedy": None, "dispensable": []},
-        ],
-        strict=True,
-    ):
-        record.data["sets"]["critical"] |= changes
+    three = {"members": ["L0_H0", "L0_H1", "L0_MLP"]} | EFFECT
+    nothing = {"sets": [], "size": None, "searched": 2, "greedy": None}
+    changes = [{}, nothing | {"searched": 3, "greedy": three}, nothing, nothing | {"searched": 0, "dispensable": ["L0_H0"]}]
+    records = [made(seed=seed) for seed in range(4)]
+    for record, change in zip(records, changes, strict=True):
+        record.data["sets"]["critical"] |= change
     table = tables.sets_table(MethodGroup(group.settings, tuple(records)))
-    assert list(column(table, "smallest critical set").cells) == ["L0_H0 + L0_H1", "L0_H0 + L0_H1 + L0_MLP", "none"]
-    assert list(column(table, "costs together (points)").cells) == [25.0, 25.0, None]
-    assert list(column(table, "on other sequences").cells) == [12.5, 12.5, None]
-    assert list(column(table, "standard error").cells) == [6.25, 6.25, None]
-    assert list(column(table, "dispensable").cells) == [2, 2, 0]
+    assert list(column(table, "smallest critical set").cells) == ["L0_H0 + L0_H1", "L0_H0 + L0_H1 + L0_MLP", "none", "none"]
+    assert list(column(table, "costs together (points)").cells) == [25.0, 25.0, None, None]
+    assert list(column(table, "on other sequences").cells) == [12.5, 12.5, None, None]
+    assert list(column(table, "standard error").cells) == [6.25, 6.25, None, None]
+    assert list(column(table, "dispensable").cells) == [2, 2, 2, 1]
     assert list(column(table, "smallest").cells) == [
         "yes: every smaller set was tried",
         "no set of up to 3 is; larger ones were not all tried",
         "none of up to 2 is, nor are all together",
+        "there is no set: fewer than two are dispensable",
     ]
     assert "costs at most 5 points" in table.notes[0]
     assert "20 points or more together" in table.notes[0]
@@ -685,7 +681,7 @@ def every_rho_gone(record: AttributionRecord) -> AttributionRecord:
     """No method has ranks, and no component an effect."""
     for entry in record["methods"].values():
         for groups in entry["agreement"].values():
-            groups["all"] |= dict.fromkeys(("rho", "tau_b", "top_k", "missed", "ci", "ceiling"))
+            groups["all"] |= dict.fromkeys(("rho", "tau_b", "top_k", "missed", "ci", "ceiling")) | {"reason": "all the same"}
     for component in record["components"]:
         component["trust"] |= {"reliability": None, "slope": 0.0, "curvature": 0.0}
         component["trust"]["effects"] |= dict.fromkeys(("tangent", "linear", "exact"), 0.0)
@@ -774,11 +770,16 @@ def test_the_table_of_a_terminal_fits_in_80_columns_and_has_every_method(of: str
     assert max(cell_len(line) for line in lines) <= 80
     for name, entry in record["methods"].items():
         rows = [line.split() for line in lines if line.split()[:1] == [name]]
-        assert len(rows) == 3
-        for row, effect in zip(rows, ("log_prob", "exact_match"), strict=False):
+        effects = ["log_prob", *["logit_difference"] * (of == "logit difference"), "exact_match"]
+        assert len(rows) == len(effects) + 1
+        for row, effect in zip(rows, effects, strict=False):
             rho = entry["agreement"][effect]["all"]["rho"]
             assert row[1] == ("–" if rho is None else f"{rho:.2f}")
-        assert rows[2][-1] == f"{entry['cost']['seconds']:.1f}"
+        assert rows[-1][-2:] == [f"{entry['cost'][key]:.1f}" for key in ("forward_equivalents", "seconds")]
+        missed = entry["agreement"]["exact_match"]["all"]["missed"]
+        assert rows[-1][2] == ("–" if missed is None else f"{missed:.2f}")
+    if of == "no numbers":
+        assert "all the same" in " ".join(lines)  # why there is no ρ
     assert record["advice"] in " ".join(" ".join(lines).split())
 
 
@@ -788,7 +789,10 @@ def test_what_was_found_is_told_in_sentences() -> None:
     rho = record["patching"]["patch_token"]["exact_match"]["rho"]
     assert f"patch_token {rho:.2f} -0.50..0.50" in told[0]
     apart = "25% together, 12% ± 6% on other sequences"
-    assert told[1] == f"2 components cost at most 5% each; the smallest of their sets that cost 20%: L0_H0 + L0_H1, {apart}."
+    assert (
+        told[1]
+        == f"2 components change exact match by at most 5% each; the smallest of their sets that cost 20%: L0_H0 + L0_H1, {apart}."
+    )
     total = record["trust"]["error"]["total"]
     assert told[2].startswith(f"Mean error of attribution patching, and of its parts alone: total {total:.3f}, downstream ")
     assert told[3:6] == [
@@ -808,7 +812,7 @@ def test_what_was_not_found_is_told_too() -> None:
     record = made()
     critical = record["sets"]["critical"]
     critical |= {"sets": [], "size": None, "searched": 3, "greedy": {"members": ["L0_H0", "L1_H1"]} | EFFECT}
-    few = "2 components cost at most 5% each; none of their sets of up to 3"
+    few = "2 components change exact match by at most 5% each; none of their sets of up to 3"
     assert found(record)[1] == f"{few} costs 20%, L0_H0 + L1_H1 does: 25% together, 12% ± 6% on other sequences."
     critical |= {"greedy": None}
     assert found(record)[1] == f"{few}, nor all together, costs 20%."

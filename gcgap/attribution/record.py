@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 KIND = "attribution"
+KNOWN = "known.json"  # the record of known circuits, which may lie anywhere
 FOLDER = "attribution"  # of a run, that holds its attribution records
 _TOP = ("task", "seed", "step", "protocol", "setup", "length", "components", "methods", "advice", "versions")
 
@@ -113,5 +114,5 @@ def find_attributions(where: str | Path) -> list[AttributionRecord]:
     """Every attribution record at or below a path, in the order of the file names; none is no error."""
     where = Path(where)
     inside = [where] if where.is_file() else sorted(where.rglob("*.json"))
-    paths = [path for path in inside if path.resolve().parent.name == FOLDER]
+    paths = [path for path in inside if path.resolve().parent.name == FOLDER and path.name != KNOWN]
     return [AttributionRecord.read(path) for path in paths]

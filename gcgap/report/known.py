@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table as Grid
 
+from gcgap.attribution.record import KNOWN
 from gcgap.attribution.verdict import KIND, SCHEMA, cells, failures
 from gcgap.report.parts import Column, Drawing, Section, Table
 from gcgap.report.style import DIVERGING, DPI
@@ -47,8 +48,8 @@ def known_sections(paths: Iterable[Path]) -> list[Section]:
 
 def known_files(paths: Iterable[Path]) -> list[Path]:
     """Every known.json at or below the paths."""
-    below = (sorted(path.rglob("known.json")) if path.is_dir() else [path] for path in paths)
-    return [path for found in below for path in found if path.name == "known.json"]
+    below = (sorted(path.rglob(KNOWN)) if path.is_dir() else [path] for path in paths)
+    return [path for found in below for path in found if path.name == KNOWN]
 
 
 def read_truth(path: Path) -> dict[str, Any]:
