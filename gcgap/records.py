@@ -255,7 +255,7 @@ def read(where: str | Path) -> DataFrame:
 def _long(record: Record) -> Iterator[dict[str, Any]]:
     data = record.data
     head = {key: data[key] for key in ("run", "task", "seed", "step", "length")}
-    head |= {key: str(value) if isinstance(value, list) else value for key, value in data["protocol"].items()}
+    head |= {key: str(value) if isinstance(value, list | dict) else value for key, value in data["protocol"].items()}
     head |= {"accuracy_in_distribution": data["accuracy"]["in_distribution"], "window_length": data["window"]["length"]}
     head |= {f"accuracy_length_{length}": value for length, value in data["accuracy"]["by_length"].items()}
     head |= {"final": data.get("final"), "path": str(record.path)}

@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
         task = progress.add_task("Measuring", total=len(waiting))
         for job in waiting:
             model = load(job.checkpoint)
-            model.origin = replace(model.origin, training=_training(run_directory(job.checkpoint) / "config.yaml"))
+            model.origin = replace(model.origin, training=training_of(run_directory(job.checkpoint) / "config.yaml"))
             record = measure(model, length=job.length, protocol=job.protocol)
             last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
             progress.console.print(f"{job.record}: {sentence(last)}", highlight=False)
@@ -159,7 +159,7 @@ def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:
         raise UsageError(f"`{config}` does not hold a run's config: {reason}") from error
 
 
-def _training(config: Path) -> dict[str, Any] | None:
+def training_of(config: Path) -> dict[str, Any] | None:
     """The settings of training that a record tells, from a run's config; None where there is none."""
     try:
         found = yaml.safe_load(config.read_text())

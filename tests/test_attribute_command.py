@@ -21,6 +21,7 @@ from gcgap.attribution.record import AttributionRecord
 from gcgap.checkpoints import sha256
 from gcgap.cli import main
 from gcgap.importance.baselines import Baseline
+from gcgap.report.known import read_truth
 from gcgap.report.methods_figures import FIGURES
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -331,3 +332,57 @@ def test_help_names_every_method_and_option_with_its_unit(capsys: pytest.Capture
     assert all(baseline in flowing for baseline in Baseline)
     assert "nats per scored token" in flowing
     assert "evaluation sequences (default 128)" in flowing
+
+
+def test_a_record_tells_how_the_model_was_trained(run: Path) -> None:
+    assert attribute(run, "--methods", "exact", "--sequences", "4", "--length", "4") == 0
+    (path,) = (run / "attribution").glob("*.json")
+    assert AttributionRecord.read(path)["training"]["learning_rate"] == tiny.SETTINGS["model.learning_rate"]
+
+
+def test_known_circuits_are_written_reported_and_not_replaced_without_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: tuple[str | Path, ...] = (
+        "--known",
+        "--methods",
+        "exact,attribution_patching",
+        "--sequences",
+        "8",
+        "--out",
+        tmp_path / "known",
+    )
+    assert attribute(*asked) == 0
+    assert "put" in capsys.readouterr().out
+    found = read_truth(tmp_path / "known" / "known.json")
+    assert found["settings"]["sequences"] == 8
+    assert list(found["methods"]) == ["exact", "attribution_patching"]
+    names = ("known-auc.csv", "known-summary.csv", "auc.png", "auc.pdf")
+    assert set(tiny.files(tmp_path / "known")) == {"known.json", *(f"known/{name}" for name in names)}
+    assert "replace it with `--force`" in refused(tmp_path, capsys, *asked)
+    assert main(["report", str(tmp_path / "known"), "--out", str(tmp_path / "report")]) == 0
+    assert found["verdict"] in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--known",), "needs `--out DIR`"),
+        (("--known", "somewhere"), "takes no checkpoints"),
+        (("--known", "--baseline", "zero"), "`--baseline` is not for `--known`"),
+        (("--known", "--length", "9"), "`--length` is not for `--known`"),
+        ((), "give run directories or .ckpt files, or `--known`"),
+    ],
+)
+def test_what_known_circuits_cannot_be_asked_is_said(
+    arguments: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", str(tmp_path / "known")) if "`" in said and "needs" not in said and "--known" in arguments else ()
+    assert said in refused(tmp_path, capsys, *arguments, *out)
+
+
+def test_a_file_that_is_no_record_of_known_circuits_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("{", "[]", '{"kind": "attribution", "schema": 1}'):
+        (tmp_path / "known.json").write_text(text)
+        assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 2
+        assert "is not a record of known circuits" in capsys.readouterr().err

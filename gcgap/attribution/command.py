@@ -21,6 +21,7 @@ from gcgap.cli import ArgumentParser, UsageError
 from gcgap.importance.baselines import Baseline
 from gcgap.known.models import KNOWN
 from gcgap.protocol import Protocol
+from gcgap.remeasure import training_of
 from gcgap.report.known import known_table
 from gcgap.report.methods import method_table
 from gcgap.report.methods_files import write_files, write_truth
@@ -131,8 +132,10 @@ def run(arguments: list[str]) -> int:
         for job in waiting:
             stages = len(job.protocol.attribution.methods) + len(STAGES)
             task = progress.add_task(f"{job.record.parent.parent.name}, {job.record.stem}", total=stages)
+            model = load(job.checkpoint)
+            model.origin = replace(model.origin, training=training_of(run_directory(job.checkpoint) / "config.yaml"))
             record = attribute(
-                load(job.checkpoint),
+                model,
                 setup=job.setup,
                 length=job.length,
                 protocol=job.protocol,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gcgap.attribution.record import FOLDER
 from gcgap.records import PACKED, Record, pack
 from gcgap.study.groups import Group, Run
 from gcgap.study.methods import MethodGroup
@@ -30,11 +31,19 @@ def ship(groups: Sequence[Group], out: Path) -> None:
 
 
 def ship_methods(groups: Sequence[MethodGroup], out: Path) -> None:
-    """Copy attribution records to <out>/<protocol>/<run>/attribution, as they lay below <protocol>/<run>."""
+    """Copy attribution records to <out>/<protocol>/<run>/attribution, as they lay below <protocol>/<run>.
+
+    Raises:
+        ValueError: Two records would go to the same place.
+    """
+    taken: dict[Path, Path] = {}
     for record in (record for group in groups for record in group.records):
         path = (record.path or Path(f"{record['run']}.json")).resolve()
         run = path.parent.parent
-        record.write(out / run.parent.name / run.name / "attribution" / path.name, compact=True)
+        place = out / run.parent.name / run.name / FOLDER / path.name
+        if (other := taken.setdefault(place, path)) != path:
+            raise ValueError(f"`{path}` and `{other}` would both be copied to `{place}`; rename one of their folders.")
+        record.write(place, compact=True)
 
 
 def destination(record: Record, out: Path) -> Path:
