@@ -126,6 +126,7 @@ def gated(
         raise ValueError(f"`gates` must have one column per component, {len(wiring.components)}; got {gates.shape[-1]}.")
     if where is not None and not bool(where.any()):
         raise ValueError("`positions` must choose at least one position; an intervention at none would do nothing.")
+    where = None if where is None else where.to(gates.device)
     asked = gates.requires_grad or layers is not None
     components = wiring.components
     side = "input" if site == Site.COMPONENT else "output"

@@ -120,7 +120,7 @@ def _written_change(drop: Drop, state: State, rows: slice, i: int) -> Float[Tens
         change = torch.zeros_like(own)
         change[:, :, component.head] = (other.heads[component.layer][:, -kept:] - own)[:, :, component.head]
         change = F.linear(change.flatten(-2), block.attention.W_O.weight)
-    return change if drop.where is None else change * drop.where[-kept:, None]
+    return change if drop.where is None else change * drop.where[-kept:, None].to(change.device)
 
 
 def _frozen_norm(norm: torch.nn.LayerNorm, x: Tensor, change: Tensor) -> Tensor:
