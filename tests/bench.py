@@ -170,7 +170,7 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=7, help="runs of every alternative")
     options.add_argument("--only", choices=["measurement", "attribution"], help="one of the two tables")
     asked, bench, console = options.parse_args(), Bench(), Console(width=110)
-    under = f"{torch.get_num_threads()} thread(s), torch {torch.__version__}, median [min, max] of {asked.repeats}"
+    under = f"{torch.get_num_threads()} thread(s), torch {torch.__version__}, median (min, max in brackets) of {asked.repeats}"
     parts = {"measurement": ("figure", measurement), "attribution": (f"forward passes of {ATTRIBUTED} sequences", attribution)}
     for name, (heading, part) in parts.items():
         if asked.only in (None, name):
