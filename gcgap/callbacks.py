@@ -1,33 +1,25 @@
 """The callbacks: save and measure checkpoints while a model trains, and show the steps left.
 
-Owns when something is measured and where its files go; what is measured is `gcgap.measurement`. Measures from train-side hooks,
-because tensors made under Lightning's validation (inference mode) can never have a gradient.
+Owns when something is saved and measured; where it goes is `gcgap.run`. Measures from train-side hooks, because tensors made
+under Lightning's validation (inference mode) can never have a gradient.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from gcgap.attribution.methods import find_methods
 from gcgap.batches import check_context
-from gcgap.checkpoints import sha256
 from gcgap.components import Wiring
-from gcgap.compose import Origin
 from gcgap.data import SequenceData
-from gcgap.measurement import measure
 from gcgap.protocol import Protocol
-from gcgap.records import Record
-from gcgap.report.emergence import emergence
-from gcgap.report.logs import layout, png, scalars, write_pictures
 from gcgap.report.table import table
+from gcgap.run import Run, checkpoint_name
 from gcgap.training import AccuracyTarget, SequenceModel
 
 
@@ -59,12 +51,13 @@ class GapTracker(Checkpoint):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, SequenceModel) or not isinstance(data, SequenceData):
             raise ValueError("`GapTracker` measures a `SequenceModel` that trains on `SequenceData`; give it those.")
-        self.writes = not getattr(trainer, "fast_dev_run", False)
-        if not self.writes:
+        writes = not getattr(trainer, "fast_dev_run", False)
+        if not writes:
             self.protocol = self.protocol.smallest()
         self.check(pl_module, data)
-        self.source, self.run = data.source, Path(trainer.default_root_dir)
-        self.training = _training(trainer, pl_module, data)
+        training, settings = training_settings(trainer, pl_module, data), dict(pl_module.hparams) | dict(data.hparams)
+        directory = Path(trainer.default_root_dir)
+        self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, trainer.is_global_zero)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the untrained model; a run that is interrupted meanwhile can be resumed already."""
@@ -95,77 +88,22 @@ class GapTracker(Checkpoint):
             self._track(trainer, pl_module)
         self._save(trainer, "last.ckpt")
         if trainer.is_global_zero:
-            record = self._measured(trainer, pl_module, "final.json", length=None, protocol=self.protocol)
-            self._log_final(trainer, pl_module, record)
-            Console().print(table(record))
+            assert isinstance(pl_module, SequenceModel)
+            Console().print(table(self.run.finish(pl_module.model, trainer.global_step)))
         trainer.strategy.barrier("gcgap final measurement")
 
     def _track(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save this step's weights, measure them on the first process, write the record and log it."""
+        assert isinstance(pl_module, SequenceModel)
         self.measured = trainer.global_step
-        name = f"step={trainer.global_step:06d}"
-        self._save(trainer, f"{name}.ckpt", weights_only=True)
+        self._save(trainer, checkpoint_name(trainer.global_step), weights_only=True)
         if trainer.is_global_zero:
-            with isolate_rng():  # gcgap draws from generators of its own, but a logger or a plotting library might not
-                tracking = self.protocol.tracking
-                record = self._measured(trainer, pl_module, f"{name}.json", tracking.length, self.protocol.tracked())
-                self._log(trainer, record)
+            self.run.track(pl_module.model, trainer.global_step)
         trainer.strategy.barrier("gcgap tracked measurement")
 
-    def _measured(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, length: int | None, protocol: Protocol
-    ) -> Record:
-        assert isinstance(pl_module, SequenceModel)
-        weights = self.run / "checkpoints" / f"step={trainer.global_step:06d}.ckpt"
-        digest = sha256(weights) if self.writes else None
-        origin = Origin(self.source, self.run.name, trainer.global_step, digest, self.training)
-        record = measure(pl_module.model, length=length, protocol=protocol, origin=origin)
-        record = Record(record.to_dict() | {"final": name == "final.json"})
-        return record.write(self.run / "gap" / name) if self.writes else record
-
     def _save(self, trainer: L.Trainer, name: str, weights_only: bool = False) -> None:
-        """Save under a temporary name beside the last one: a kill in the middle must leave the earlier file whole."""
-        if self.writes:
-            path = self.run / "checkpoints" / name
-            unfinished = path.with_name(f".{name}.unfinished")
-            trainer.save_checkpoint(unfinished, weights_only=weights_only)
-            if trainer.is_global_zero:
-                unfinished.replace(path)
-            trainer.strategy.barrier("gcgap checkpoint")
-
-    def _history(self, step: int) -> list[Record]:
-        """The tracked records of this run up to a step."""
-        records = [Record.read(path) for path in sorted((self.run / "gap").glob("step=*.json"))]
-        return [record for record in records if record["step"] <= step]
-
-    def _log(self, trainer: L.Trainer, record: Record) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics(scalars(record), step=record["step"])
-        if not self.writes:
-            return
-        history = self._history(record["step"])
-        raster = png(emergence(history))
-        (self.run / "gap" / "emergence.png").write_bytes(raster)
-        for logger in _tensorboards(trainer.loggers):
-            if len(history) == 1:
-                logger.experiment.add_custom_scalars(layout(record))
-            write_pictures(logger.experiment, record, raster)
-
-    def _log_final(self, trainer: L.Trainer, pl_module: L.LightningModule, record: Record) -> None:
-        """The config and the final numbers, for TensorBoard's HPARAMS."""
-        first = record["gap"][record.baselines[0]]
-        numbers = {"final/rho": first["rho"], "final/heroes": first["heroes"], "final/bloats": first["bloats"]}
-        numbers |= {"final/accuracy_in_distribution": record["accuracy"]["in_distribution"], "final/steps": trainer.global_step}
-        known = {tag: float(value) for tag, value in numbers.items() if value is not None}
-        data = getattr(trainer, "datamodule", None)
-        assert isinstance(data, SequenceData)
-        settings = dict(pl_module.hparams) | dict(data.hparams)
-        settings |= {f"protocol.{key}": str(value) for key, value in self.protocol.to_dict().items()}
-        settings |= {f"protocol.tracking.{key}": value for key, value in asdict(self.protocol.tracking).items()}
-        target = self.training["target_accuracy"]
-        settings |= {} if target is None else {"target.accuracy": target}
-        for logger in _tensorboards(trainer.loggers):
-            logger.log_hyperparams(settings, known, step=trainer.global_step)
+        self.run.save(lambda path: trainer.save_checkpoint(path, weights_only=weights_only), name)
+        trainer.strategy.barrier("gcgap checkpoint")
 
 
 class StepProgress(TQDMProgressBar):
@@ -182,7 +120,7 @@ class StepProgress(TQDMProgressBar):
         self.train_progress_bar.set_description("Training")
 
 
-def _training(trainer: L.Trainer, model: SequenceModel, data: SequenceData) -> dict[str, Any]:
+def training_settings(trainer: L.Trainer, model: SequenceModel, data: SequenceData) -> dict[str, Any]:
     """The settings of training that a record tells."""
     targets = [one.accuracy for one in _callbacks(trainer) if isinstance(one, AccuracyTarget)]
     return {
@@ -203,7 +141,3 @@ def _validation_follows(trainer: L.Trainer) -> bool:
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _tensorboards(loggers: list[Logger]) -> list[TensorBoardLogger]:
-    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]

@@ -31,7 +31,7 @@ LINES = (
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
-    "attribution.track measurement attribution.attribute data training checkpoints callbacks cli remeasure lightning_cli",
+    "attribution.track measurement attribution.attribute data training checkpoints run callbacks cli remeasure lightning_cli",
     "report.attention report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
 )

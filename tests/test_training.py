@@ -16,10 +16,12 @@ import pytest
 import torch
 import yaml
 
+from gcgap.batches import Source
 from gcgap.callbacks import GapTracker
 from gcgap.data import SequenceData
 from gcgap.protocol import Protocol, Tracking
 from gcgap.records import Record, find_records
+from gcgap.run import Run
 from gcgap.training import AccuracyTarget, SequenceModel
 
 SIZES: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 2, "sequences": 8, "resamples": 100}
@@ -236,21 +238,16 @@ def test_batches_go_on_where_training_is_cut_into_epochs(tmp_path: Path) -> None
     assert seen == [data.source.training_batch(index, 16).inputs.tolist() for index in range(6)]
 
 
-class HalfSaved:
-    """A trainer whose saving breaks off in the middle."""
-
-    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
-        path.write_bytes(b"half")
-        raise OSError("no space left")
-
-
 def test_a_save_that_breaks_off_leaves_the_earlier_checkpoint_whole(tmp_path: Path) -> None:
-    tracker = GapTracker(Protocol())
-    tracker.run, tracker.writes = tmp_path, True
+    run = Run(tmp_path, Source("sort"), Protocol(), {}, {}, [])
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.parent.mkdir()
     last.write_bytes(b"whole")
-    broken: Any = HalfSaved()
+
+    def break_off(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
     with pytest.raises(OSError, match="no space left"):
-        tracker._save(broken, "last.ckpt")
+        run.save(break_off, "last.ckpt")
     assert last.read_bytes() == b"whole"

@@ -1,0 +1,124 @@
+"""One run: its directory, and what is written there about a model that trains.
+
+Owns the names of files and what goes into loggers; when something is written is decided by `gcgap.callbacks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from gcgap.batches import Source
+from gcgap.checkpoints import sha256
+from gcgap.compose import Origin
+from gcgap.measurement import measure
+from gcgap.model import Transformer
+from gcgap.protocol import Protocol
+from gcgap.records import Record
+from gcgap.report.emergence import emergence
+from gcgap.report.logs import layout, png, scalars, write_pictures
+
+
+@dataclass
+class Run:
+    """One run of one model.
+
+    Args:
+        directory: Where its files go: `checkpoints/step=000250.ckpt`, `gap/step=000250.json`, `gap/final.json` and
+            `gap/emergence.png`.
+        source: The data that the model trains on.
+        protocol: What is measured.
+        training: The settings of training that a record tells.
+        settings: The settings of model and data, for TensorBoard's HPARAMS.
+        loggers: Where scalars and pictures go.
+        writes: False for a dry run, which leaves no file.
+        leads: Whether this process is the one, of several that train together, that writes.
+    """
+
+    directory: Path
+    source: Source
+    protocol: Protocol
+    training: dict[str, Any]
+    settings: dict[str, Any]
+    loggers: Sequence[Logger]
+    writes: bool = True
+    leads: bool = True
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a checkpoint lies."""
+        return self.directory / "checkpoints" / name
+
+    def save(self, write: Callable[[Path], None], name: str) -> None:
+        """Let `write` save under a temporary name beside the last one: a kill in the middle must leave the earlier file whole.
+
+        Every process calls it, since `write` may need all of them.
+        """
+        if self.writes:
+            path = self.checkpoint(name)
+            unfinished = path.with_name(f".{name}.unfinished")
+            write(unfinished)
+            if self.leads:
+                unfinished.replace(path)
+
+    def track(self, model: Transformer, step: int) -> None:
+        """Measure the model of a step at the tracking length, write the record and log it."""
+        with isolate_rng():  # gcgap draws from generators of its own, but a logger or a plotting library might not
+            tracked = self.protocol.tracked()
+            self._log(self._measured(model, step, f"step={step:06d}.json", self.protocol.tracking.length, tracked))
+
+    def finish(self, model: Transformer, step: int) -> Record:
+        """Measure the final model under the window rule, write the record, and give TensorBoard its HPARAMS."""
+        record = self._measured(model, step, "final.json", length=None, protocol=self.protocol)
+        self._log_final(record)
+        return record
+
+    def _measured(self, model: Transformer, step: int, name: str, length: int | None, protocol: Protocol) -> Record:
+        digest = sha256(self.checkpoint(checkpoint_name(step))) if self.writes else None
+        origin = Origin(self.source, self.directory.name, step, digest, self.training)
+        record = measure(model, length=length, protocol=protocol, origin=origin)
+        record = Record(record.to_dict() | {"final": name == "final.json"})
+        return record.write(self.directory / "gap" / name) if self.writes else record
+
+    def _history(self, step: int) -> list[Record]:
+        """The tracked records up to a step."""
+        records = [Record.read(path) for path in sorted((self.directory / "gap").glob("step=*.json"))]
+        return [record for record in records if record["step"] <= step]
+
+    def _log(self, record: Record) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(scalars(record), step=record["step"])
+        if not self.writes:
+            return
+        history = self._history(record["step"])
+        raster = png(emergence(history))
+        (self.directory / "gap" / "emergence.png").write_bytes(raster)
+        for logger in self._tensorboards():
+            if len(history) == 1:
+                logger.experiment.add_custom_scalars(layout(record))
+            write_pictures(logger.experiment, record, raster)
+
+    def _log_final(self, record: Record) -> None:
+        """The config and the final numbers, for TensorBoard's HPARAMS."""
+        first = record["gap"][record.baselines[0]]
+        numbers = {"final/rho": first["rho"], "final/heroes": first["heroes"], "final/bloats": first["bloats"]}
+        numbers |= {"final/accuracy_in_distribution": record["accuracy"]["in_distribution"], "final/steps": record["step"]}
+        known = {tag: float(value) for tag, value in numbers.items() if value is not None}
+        settings = self.settings | {f"protocol.{key}": str(value) for key, value in self.protocol.to_dict().items()}
+        settings |= {f"protocol.tracking.{key}": value for key, value in asdict(self.protocol.tracking).items()}
+        target = self.training["target_accuracy"]
+        settings |= {} if target is None else {"target.accuracy": target}
+        for logger in self._tensorboards():
+            logger.log_hyperparams(settings, known, step=record["step"])
+
+    def _tensorboards(self) -> list[TensorBoardLogger]:
+        return [logger for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def checkpoint_name(step: int) -> str:
+    """File name of the checkpoint of a step."""
+    return f"step={step:06d}.ckpt"
