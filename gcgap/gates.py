@@ -146,6 +146,25 @@ def gated(
         yield
 
 
+def skip_mlp(
+    middle: Float[Tensor, "rows pos d_model"], layer: int, wiring: Wiring, replacement: Activations
+) -> Float[Tensor, "rows pos d_model"]:
+    """The residual stream above an MLP whose gate is wholly open at every position: its replacement is added, and it never runs.
+
+    Args:
+        middle: The residual stream between the heads and the MLP.
+        layer: The MLP's.
+        wiring: Where components are.
+        replacement: a, with as many rows as `middle`, or one.
+
+    Raises:
+        FloatingPointError: The replacement is not finite.
+    """
+    _, mlp = wiring.columns(layer)
+    _check_finite(replacement.mlps[layer].unsqueeze(0), wiring.components[mlp : mlp + 1])
+    return middle + replacement.mlps[layer][:, -middle.shape[1] :]
+
+
 def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, z: Tensor) -> Tensor:
     return mix(z.unflatten(-1, (n_heads, -1)), xi.unsqueeze(-1), other, where).flatten(-2)
 

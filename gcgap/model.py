@@ -104,8 +104,14 @@ class Block(nn.Module):
         self, x: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch last d_model"]
     ) -> Float[Tensor, "batch last d_model"]:
         """The residual stream after the heads, then the MLP, have written to it, at the positions that z has."""
-        x = x[:, -z.shape[1] :] + self.attention.W_O(z)
+        x = self.attend(x, z)
         return x + self.mlp(self.norm_mlp(x))
+
+    def attend(
+        self, x: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch last d_model"]
+    ) -> Float[Tensor, "batch last d_model"]:
+        """The residual stream after the heads alone have written to it, at the positions that z has."""
+        return x[:, -z.shape[1] :] + self.attention.W_O(z)
 
 
 class Transformer(nn.Module):
@@ -174,10 +180,11 @@ class Transformer(nn.Module):
 
     def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[tuple[Tensor, Tensor]]:
         """For every layer the residual stream x below it and its heads' outputs z: what `finish` continues from."""
-        x, states = self.embed(tokens), []
-        for layer, block in enumerate(self.blocks):
-            states.append((x, block.heads(x, self.kept(layer, x, last))))
-            x = block.write(*states[-1])
+        x = self.embed(tokens)
+        states = [(x, self.blocks[0].heads(x, self.kept(0, x, last)))]
+        for layer in range(1, self.n_layers):
+            x = self.blocks[layer - 1].write(*states[-1])
+            states.append((x, self.blocks[layer].heads(x, self.kept(layer, x, last))))
         return states
 
     def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
@@ -204,8 +211,13 @@ class Transformer(nn.Module):
         last: int | None = None,
     ) -> Float[Tensor, "batch last vocabulary"]:
         """Logits from the residual stream x below `layer` and the outputs z of that layer's heads."""
-        x = self.blocks[layer].write(x, z)
-        for above in range(layer + 1, self.n_layers):
+        return self.rise(layer + 1, self.blocks[layer].write(x, z), last)
+
+    def rise(
+        self, layer: int, x: Float[Tensor, "batch kept d_model"], last: int | None = None
+    ) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits from the residual stream x below `layer`; above the last one there are as many layers as `n_layers`."""
+        for above in range(layer, self.n_layers):
             x = self.blocks[above].write(x, self.blocks[above].heads(x, self.kept(above, x, last)))
         return self.unembedding(self.norm(x[:, -last:] if last else x))
 
