@@ -130,6 +130,7 @@ def training_settings(trainer: L.Trainer, model: SequenceModel, data: SequenceDa
         "batch_size": data.batch_size,
         "max_steps": trainer.max_steps,
         "target_accuracy": targets[0] if targets else None,
+        "precision": trainer.precision,
     }
 
 

@@ -144,7 +144,10 @@ class GapCLI(LightningCLI):
             callbacks.append(StepProgress())
         if self.subcommand == "fit":
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
-        return super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        if not trainer.precision.startswith(str(config["precision"] or "")):
+            self.chosen.trainer.precision = trainer.precision  # Lightning takes bf16-mixed for 16-mixed on a CPU
+        return trainer
 
     def before_fit(self) -> None:
         """Check what only model, data and protocol together can tell, before a logger writes its first file."""
