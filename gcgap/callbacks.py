@@ -17,6 +17,7 @@ from gcgap.attribution.methods import find_methods
 from gcgap.batches import check_context
 from gcgap.components import Wiring
 from gcgap.data import SequenceData
+from gcgap.processes import sharing
 from gcgap.protocol import Protocol
 from gcgap.report.table import table
 from gcgap.run import Run, checkpoint_name
@@ -57,7 +58,7 @@ class GapTracker(Checkpoint):
         self.check(pl_module, data)
         training, settings = training_settings(trainer, pl_module, data), dict(pl_module.hparams) | dict(data.hparams)
         directory = Path(trainer.default_root_dir)
-        self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, trainer.is_global_zero)
+        self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, sharing(trainer))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the untrained model; a run that is interrupted meanwhile can be resumed already."""
@@ -87,18 +88,18 @@ class GapTracker(Checkpoint):
         if trainer.global_step != self.measured:
             self._track(trainer, pl_module)
         self._save(trainer, "last.ckpt")
+        assert isinstance(pl_module, SequenceModel)
+        record = self.run.finish(pl_module.model, trainer.global_step)
         if trainer.is_global_zero:
-            assert isinstance(pl_module, SequenceModel)
-            Console().print(table(self.run.finish(pl_module.model, trainer.global_step)))
+            Console().print(table(record))
         trainer.strategy.barrier("gcgap final measurement")
 
     def _track(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save this step's weights, measure them on the first process, write the record and log it."""
+        """Save this step's weights and measure them on all processes; the first one writes the record and logs it."""
         assert isinstance(pl_module, SequenceModel)
         self.measured = trainer.global_step
         self._save(trainer, checkpoint_name(trainer.global_step), weights_only=True)
-        if trainer.is_global_zero:
-            self.run.track(pl_module.model, trainer.global_step)
+        self.run.track(pl_module.model, trainer.global_step)
         trainer.strategy.barrier("gcgap tracked measurement")
 
     def _save(self, trainer: L.Trainer, name: str, weights_only: bool = False) -> None:
@@ -129,6 +130,7 @@ def training_settings(trainer: L.Trainer, model: SequenceModel, data: SequenceDa
         "batch_size": data.batch_size,
         "max_steps": trainer.max_steps,
         "target_accuracy": targets[0] if targets else None,
+        "precision": trainer.precision,
     }
 
 

@@ -22,6 +22,7 @@ PREFIX = "model."
 def load(where: str | Path) -> Transformer:
     """The model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
 
+    Its weights have the number format that they were saved in; what `gcgap.measure` computes in is the protocol's `precision`.
     Its `origin` holds task, seed, step and hash, which `gcgap.measure` writes into the record. Loading never unpickles.
 
     Raises:
@@ -37,7 +38,7 @@ def load(where: str | Path) -> Transformer:
         step = content["global_step"]
         weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
         with torch.random.fork_rng(devices=[]):
-            model = Transformer(**settings)
+            model = Transformer(**settings).to(weights["embedding.weight"].dtype)
         model.load_state_dict(weights)
         model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -88,6 +88,7 @@ def _report(error: BaseException, code: int, debug: bool) -> int:
         traceback.print_exception(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     lines = lines if len(lines) <= 3 else [*lines[:2], lines[-1]]  # jsonargparse: the key, what is wrong, .., what was got
+    lines += getattr(error, "__notes__", [])
     if code == 1:
         lines[0] = f"{type(error).__name__}: {lines[0]}"
     print("gcgap: error: " + "\n  ".join(lines), file=sys.stderr)

@@ -16,11 +16,13 @@ import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import StrategyRegistry
 
 from gcgap.callbacks import GapTracker, StepProgress
 from gcgap.checkpoints import MODEL_SETTINGS, read_checkpoint
 from gcgap.cli import UsageError
 from gcgap.data import SequenceData
+from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
 from gcgap.training import AccuracyTarget, SequenceModel
 
@@ -34,6 +36,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
 }
 RUN_FILES = ("config.yaml", "checkpoints", "gap")
+StrategyRegistry.register("ddp", Together, "DDP whose processes end together", override=True)  # also what `auto` means
 SHAPING = ("seed_everything", "data", "model", "protocol", "target")  # what makes a run another run
 
 
@@ -141,7 +144,10 @@ class GapCLI(LightningCLI):
             callbacks.append(StepProgress())
         if self.subcommand == "fit":
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
-        return super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        if not trainer.precision.startswith(str(config["precision"] or "")):
+            self.chosen.trainer.precision = trainer.precision  # Lightning takes bf16-mixed for 16-mixed on a CPU
+        return trainer
 
     def before_fit(self) -> None:
         """Check what only model, data and protocol together can tell, before a logger writes its first file."""
@@ -255,7 +261,9 @@ def run(arguments: list[str]) -> int:
     _quieten()
     _check_config_files(arguments)
     try:
-        GapCLI(**SETTINGS, args=arguments)
+        launcher = GapCLI(**SETTINGS, args=arguments).trainer.strategy.launcher
+        if isinstance(launcher, Launcher):
+            launcher.join()
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0

@@ -23,6 +23,8 @@ from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
 
+SHORT_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's
+
 
 class Parser(ArgumentParser):
     """A parser whose errors become a `UsageError`, and to which a key is that key alone, not its beginning."""
@@ -169,9 +171,16 @@ def training_of(config: Path) -> dict[str, Any] | None:
             "batch_size": found["data"]["batch_size"],
             "max_steps": found["trainer"]["max_steps"],
             "target_accuracy": found["target"]["accuracy"],
+            "precision": _precision(found["trainer"]),
         }
     except (OSError, KeyError, TypeError):
         return None
+
+
+def _precision(trainer: dict[str, Any]) -> str | None:
+    """The precision of training by its full name; None where a plugin might have set another one."""
+    asked = str(trainer["precision"])
+    return None if trainer.get("plugins") else SHORT_NAMES.get(asked, asked)
 
 
 def _protocol(parser: Parser, settings: dict[str, Any]) -> Protocol:

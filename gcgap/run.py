@@ -22,6 +22,7 @@ from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.report.emergence import emergence
 from gcgap.report.logs import layout, png, scalars, write_pictures
+from gcgap.sharing import ALONE, Sharing
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Run:
         settings: The settings of model and data, for TensorBoard's HPARAMS.
         loggers: Where scalars and pictures go.
         writes: False for a dry run, which leaves no file.
-        leads: Whether this process is the one, of several that train together, that writes.
+        sharing: The processes that train together: they share the measuring, and the first one writes.
     """
 
     directory: Path
@@ -47,7 +48,7 @@ class Run:
     settings: dict[str, Any]
     loggers: Sequence[Logger]
     writes: bool = True
-    leads: bool = True
+    sharing: Sharing = ALONE
 
     def checkpoint(self, name: str) -> Path:
         """Where a checkpoint lies."""
@@ -62,27 +63,31 @@ class Run:
             path = self.checkpoint(name)
             unfinished = path.with_name(f".{name}.unfinished")
             write(unfinished)
-            if self.leads:
+            if self.sharing.leads:
                 unfinished.replace(path)
 
     def track(self, model: Transformer, step: int) -> None:
         """Measure the model of a step at the tracking length, write the record and log it."""
         with isolate_rng():  # gcgap draws from generators of its own, but a logger or a plotting library might not
             tracked = self.protocol.tracked()
-            self._log(self._measured(model, step, f"step={step:06d}.json", self.protocol.tracking.length, tracked))
+            record = self._measured(model, step, f"step={step:06d}.json", self.protocol.tracking.length, tracked)
+            if self.sharing.leads:
+                self._log(record)
 
     def finish(self, model: Transformer, step: int) -> Record:
         """Measure the final model under the window rule, write the record, and give TensorBoard its HPARAMS."""
         record = self._measured(model, step, "final.json", length=None, protocol=self.protocol)
-        self._log_final(record)
+        if self.sharing.leads:
+            self._log_final(record)
         return record
 
     def _measured(self, model: Transformer, step: int, name: str, length: int | None, protocol: Protocol) -> Record:
-        digest = sha256(self.checkpoint(checkpoint_name(step))) if self.writes else None
+        writes = self.writes and self.sharing.leads
+        digest = sha256(self.checkpoint(checkpoint_name(step))) if writes else None
         origin = Origin(self.source, self.directory.name, step, digest, self.training)
-        record = measure(model, length=length, protocol=protocol, origin=origin)
+        record = measure(model, length=length, protocol=protocol, origin=origin, sharing=self.sharing)
         record = Record(record.to_dict() | {"final": name == "final.json"})
-        return record.write(self.directory / "gap" / name) if self.writes else record
+        return record.write(self.directory / "gap" / name) if writes else record
 
     def _history(self, step: int) -> list[Record]:
         """The tracked records up to a step."""
