@@ -68,6 +68,11 @@ class SequenceModel(L.LightningModule):
         if isinstance(data, SequenceData):
             self.check(data)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the number format of training before the weights are loaded: Lightning does so after, which would round them."""
+        if self._trainer is not None:  # there is none in `load_from_checkpoint`
+            self._trainer.precision_plugin.convert_module(self)
+
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, at the `last` positions (all by default)."""
         return self.model(tokens, last)
