@@ -13,7 +13,7 @@ from torch import Tensor
 from gcgap.batches import Purpose
 from gcgap.checkpoints import read_checkpoint
 from gcgap.stack.replicas import losses, stack, training_batch
-from gcgap.stack.seat import Seat
+from gcgap.stack.seat import PreparedRun, Seat
 
 
 class Stack(L.LightningModule):
@@ -23,19 +23,17 @@ class Stack(L.LightningModule):
     steps that its run would take alone, but for rounding.
 
     Args:
-        seats: The runs; they differ only in their seeds.
+        runs: The runs; they differ only in their seeds.
     """
 
-    def __init__(self, seats: Sequence[Seat]) -> None:
+    def __init__(self, runs: Sequence[PreparedRun]) -> None:
         super().__init__()
-        self.seats = list(seats)
-        self.model = stack([seat.module.model for seat in seats])
+        self.seats = [Seat(self, run) for run in runs]
+        self.model = stack([run.model.model for run in runs])
         self.losses: list[Tensor] = []
         """Of the steps since they were last looked at, each (replica,): a GPU is not waited for at every step."""
         self.right = torch.tensor(0)
         self.shown: Seat | None = None
-        for seat in self.seats:
-            seat.stack = self
 
     @property
     def seeds(self) -> list[int]:
@@ -93,8 +91,10 @@ class Stack(L.LightningModule):
     def showing(self, seat: Seat) -> Iterator[None]:
         """A checkpoint made meanwhile is that of one run."""
         self.shown = seat
-        yield
-        self.shown = None
+        try:
+            yield
+        finally:
+            self.shown = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make a checkpoint of the run that is shown, as its own trainer would make it."""
@@ -114,7 +114,7 @@ class Stack(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put those of all runs into the place of the one checkpoint that Lightning has read. All are of the same step."""
-        each = [read_checkpoint(seat.resumed_from) for seat in self.seats if seat.resumed_from]
+        each = [read_checkpoint(seat.run.resumed_from) for seat in self.seats if seat.run.resumed_from]
         names = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: torch.stack([one["state_dict"][name] for one in each]) for name in names}
         (adam,), states = checkpoint["optimizer_states"], [one["optimizer_states"][0]["state"] for one in each]

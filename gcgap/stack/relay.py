@@ -52,8 +52,7 @@ class Relay(L.Callback):
         step, every = trainer.global_step, trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         logs, measures = every and step % every == 0, self.stack.seats[0].tracking.due(step)
         if logs or measures:
-            losses = self._look()
-            for seat, loss in zip(self.stack.seats, losses, strict=True):
+            for seat, loss in zip(self.stack.seats, self._look()[-1], strict=True):
                 if logs and not seat.failed:
                     seat.write_log({"loss": loss})
         if measures:
@@ -81,9 +80,9 @@ class Relay(L.Callback):
                 seat.tell(hook, *arguments)
         self.stack.trainer.should_stop |= all(seat.should_stop for seat in self.stack.seats)
 
-    def _look(self) -> list[float]:
-        """The losses of the last step. A run whose loss has not been finite since the last look has failed."""
-        losses = torch.stack(self.stack.losses).tolist() if self.stack.losses else [[0.0] * len(self.stack.seats)]
+    def _look(self) -> list[list[float]]:
+        """The losses of every step since the last look. A run whose loss was not always finite has failed."""
+        losses = torch.stack(self.stack.losses).tolist() if self.stack.losses else []
         for number, seat in enumerate(self.stack.seats):
             back = next((back for back, of in enumerate(losses) if not math.isfinite(of[number])), None)
             if back is not None:
@@ -91,7 +90,7 @@ class Relay(L.Callback):
                 seat.fail(FloatingPointError(f"The loss is {losses[back][number]} at step {step}; lower `model.learning_rate`."))
         self.stack.losses.clear()
         self.stack.trainer.should_stop |= all(seat.should_stop for seat in self.stack.seats)
-        return losses[-1]
+        return losses
 
     def _end(self, seat: Seat) -> None:
         """Measure the final model, unless the run has failed, and close the loggers."""

@@ -11,7 +11,7 @@ import lightning as L  # noqa: N812
 
 from gcgap.callbacks import GapTracker
 from gcgap.cli import UsageError, report_error
-from gcgap.lightning_cli import GapCLI
+from gcgap.lightning_cli import SETTINGS, GapCLI
 from gcgap.protocol import Tracking
 
 if TYPE_CHECKING:
@@ -19,7 +19,21 @@ if TYPE_CHECKING:
 
 
 class PreparedRun(GapCLI):
-    """A run of `gcgap fit`, checked and made ready, that is not trained."""
+    """A run of `gcgap fit`, checked and made ready, that is not trained.
+
+    Args:
+        arguments: Of `gcgap fit`.
+        log: File that takes what is printed about the run.
+    """
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.log = log
+        super().__init__(**SETTINGS, args=["fit", *arguments])
+
+    @property
+    def resumed_from(self) -> Path | None:
+        """The checkpoint that the run goes on from."""
+        return self.chosen.ckpt_path and Path(self.chosen.ckpt_path)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.before_fit()
@@ -38,26 +52,20 @@ class Seat:
     and what `save_checkpoint` writes). Everything else, such as `global_step`, is the stack's.
 
     Args:
+        stack: The stack.
         run: The run.
-        log: File that takes what is printed about the run.
     """
 
-    def __init__(self, run: PreparedRun, log: Path) -> None:
-        self.run, self.log = run, log
+    def __init__(self, stack: Stack, run: PreparedRun) -> None:
+        self.stack, self.run = stack, run
         self.module, self.datamodule = run.model, run.datamodule
         self.callbacks: list[L.Callback] = run.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self.loggers, self.default_root_dir = run.trainer.loggers, run.trainer.default_root_dir
         self.callback_metrics: dict[str, float] = {}
         self.should_stop, self.failed = False, False
-        self.stack: Stack  # set by the stack
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stack.trainer, name)
-
-    @property
-    def resumed_from(self) -> Path | None:
-        """The checkpoint that the run goes on from."""
-        return self.run.chosen.ckpt_path and Path(self.run.chosen.ckpt_path)
 
     @property
     def tracking(self) -> Tracking:
@@ -87,7 +95,7 @@ class Seat:
     def alone(self) -> Iterator[None]:
         """What is printed meanwhile goes to the run's own log, and an error is the end of this run alone."""
         try:
-            with speaking(self.log):
+            with speaking(self.run.log):
                 yield
         except Exception as error:
             self.fail(error)
@@ -95,7 +103,7 @@ class Seat:
     def fail(self, error: Exception) -> None:
         """The run has failed and wants to leave the stack; its log tells why."""
         self.failed = self.should_stop = True
-        complain(self.log, error)
+        complain(self.run.log, error)
 
 
 @contextmanager

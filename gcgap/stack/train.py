@@ -8,10 +8,10 @@ from pathlib import Path
 
 from gcgap.checkpoints import read_checkpoint
 from gcgap.data import Stream
-from gcgap.lightning_cli import SETTINGS, quieten
+from gcgap.lightning_cli import quieten
 from gcgap.stack.module import Stack
 from gcgap.stack.relay import Relay
-from gcgap.stack.seat import PreparedRun, Seat, complain, speaking
+from gcgap.stack.seat import PreparedRun, complain, speaking
 
 
 def train(runs: Sequence[tuple[list[str], Path]]) -> bool:
@@ -23,40 +23,40 @@ def train(runs: Sequence[tuple[list[str], Path]]) -> bool:
         runs: For each run the arguments of `gcgap fit`, and the log that takes what is printed about it.
     """
     quieten()
-    prepared = [_prepared(arguments, log) for arguments, log in runs]
-    seats = sorted((seat for seat in prepared if seat), key=_moment)
-    for _, together in groupby(seats, _moment):
-        _fit(list(together))
-    return len(seats) == len(runs) and not any(seat.failed for seat in seats)
+    prepared = [run for arguments, log in runs if (run := _prepared(arguments, log))]
+    groups = groupby(sorted(prepared, key=_moment), _moment)
+    whole = [_fit(list(together)) for _, together in groups]
+    return len(prepared) == len(runs) and all(whole)
 
 
-def _prepared(arguments: list[str], log: Path) -> Seat | None:
+def _prepared(arguments: list[str], log: Path) -> PreparedRun | None:
     try:
         with speaking(log):
-            return Seat(PreparedRun(**SETTINGS, args=["fit", *arguments]), log)
+            return PreparedRun(arguments, log)
     except Exception as error:
         complain(log, error)
         return None
 
 
-def _moment(seat: Seat) -> tuple[int, str]:
+def _moment(run: PreparedRun) -> tuple[int, str]:
     """How far a run has come: its step, or -1, and whether it has reached its target."""
-    if seat.resumed_from is None:
+    if run.resumed_from is None:
         return -1, ""
-    checkpoint = read_checkpoint(seat.resumed_from)
+    checkpoint = read_checkpoint(run.resumed_from)
     return checkpoint["global_step"], str(checkpoint["callbacks"])
 
 
-def _fit(seats: list[Seat]) -> None:
-    """Train runs of one moment as one stack. What ends the stack fails every run that is still in it."""
-    stack = Stack(seats)
-    trainer = seats[0].run.shared_trainer(Relay(stack))
+def _fit(runs: list[PreparedRun]) -> bool:
+    """Train runs of one moment as one stack; whether none has failed. An error that ends the stack fails all that are in it."""
+    stack = Stack(runs)
+    seats, source = stack.seats, runs[0].datamodule.source
+    trainer = runs[0].shared_trainer(Relay(stack))
     training = Stream(int, start=lambda: trainer.global_step)
-    lengths = list(seats[0].datamodule.source.training_lengths)
-    validation = Stream(lengths.__getitem__, len(lengths))
+    validation = Stream(list(source.training_lengths).__getitem__, len(source.training_lengths))
     try:
-        trainer.fit(stack, training, validation, ckpt_path=seats[0].resumed_from, weights_only=True)
+        trainer.fit(stack, training, validation, ckpt_path=runs[0].resumed_from, weights_only=True)
     except Exception as error:
         for seat in stack.seats:
             if not seat.failed:
                 seat.fail(error)
+    return not any(seat.failed for seat in seats)
