@@ -62,7 +62,8 @@ class SequenceModel(L.LightningModule):
         check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
-        """Refuse lengths that the model cannot read."""
+        """Refuse lengths that the model cannot read, and be ready for the weights of a checkpoint."""
+        double_first(self)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SequenceData):
             self.check(data)
@@ -106,6 +107,12 @@ class SequenceModel(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+
+def double_first(module: L.LightningModule) -> None:
+    """Make a module 64-bit where its trainer will: Lightning does so only after loading a checkpoint, whose weights it rounds."""
+    if module.trainer.precision == "64-true":
+        module.double()
 
 
 def _scored_targets(batch: Batch) -> Int[Tensor, "batch scored"]:

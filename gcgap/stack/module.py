@@ -14,6 +14,7 @@ from gcgap.batches import Purpose
 from gcgap.checkpoints import read_checkpoint
 from gcgap.stack.replicas import losses, stack, training_batch
 from gcgap.stack.seat import PreparedRun, Seat
+from gcgap.training import double_first
 
 
 class Stack(L.LightningModule):
@@ -39,6 +40,10 @@ class Stack(L.LightningModule):
     def seeds(self) -> list[int]:
         """Of the runs."""
         return [seat.datamodule.source.seed for seat in self.seats]
+
+    def setup(self, stage: str) -> None:
+        """Be ready for the weights of checkpoints."""
+        double_first(self)
 
     def training_step(self, index: int, batch_idx: int) -> Tensor:
         """The sum of the replicas' losses, each over its own batch `index`."""
