@@ -42,6 +42,16 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :d_model]
 
 
+class LearnedPositions(nn.Embedding):
+    """Adds to every position the vector that is learned for it."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The first positions, from 0 on."""
+        return x + self.weight[: x.shape[1]]
+
+
 class Attention(nn.Module):
     """Causal multi-head attention in two halves: `heads` gives every head's output z, `W_O` writes it."""
 
@@ -163,7 +173,7 @@ class Transformer(nn.Module):
         self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_model // n_heads
         self.n_ctx = n_ctx
         self.embedding = nn.Embedding(VOCABULARY, d_model)
-        self.position = nn.Embedding(n_ctx, d_model) if positions == "learned" else None
+        self.position = LearnedPositions(n_ctx, d_model) if positions == "learned" else None
         fixed = sinusoids(n_ctx, d_model) if positions == "sinusoidal" else None
         self.register_buffer("sinusoids", fixed, persistent=False)
         rotary = positions == "rotary"
@@ -209,7 +219,7 @@ class Transformer(nn.Module):
         """The residual stream below the first layer."""
         x = self.embedding(tokens)
         if self.position is not None:
-            x = x + self.position.weight[: tokens.shape[1]]
+            x = self.position(x)
         if self.sinusoids is not None:
             x = x + self.sinusoids[: tokens.shape[1]]
         return x

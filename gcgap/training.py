@@ -63,7 +63,8 @@ class SequenceModel(L.LightningModule):
         check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
-        """Refuse lengths that the model cannot read."""
+        """Refuse lengths that the model cannot read, and be ready for the weights of a checkpoint."""
+        double_first(self)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SequenceData):
             self.check(data)
@@ -110,10 +111,21 @@ class SequenceModel(L.LightningModule):
         return self(batch.inputs, _scored_targets(batch).shape[1]).argmax(-1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, all of it in one kernel where nothing forbids it: clipping has to see gradients that a loss scaler has scaled."""
-        trainer = self._trainer
-        clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=not clipped)
+        """Adam."""
+        return adam(self, self.learning_rate)
+
+
+def adam(module: L.LightningModule, learning_rate: float) -> torch.optim.Adam:
+    """Adam, all of it in one kernel where nothing forbids it: clipping has to see gradients that a loss scaler has scaled."""
+    trainer = module._trainer
+    clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
+    return torch.optim.Adam(module.parameters(), lr=learning_rate, fused=not clipped)
+
+
+def double_first(module: L.LightningModule) -> None:
+    """Make a module 64-bit where its trainer will: Lightning does so only after loading a checkpoint, whose weights it rounds."""
+    if module.trainer.precision == "64-true":
+        module.double()
 
 
 def _scored_targets(batch: Batch) -> Int[Tensor, "batch scored"]:

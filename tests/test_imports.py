@@ -32,8 +32,9 @@ LINES = (
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks cli remeasure",
-    "lightning_cli report.attention report.command attribution.command",
-    "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
+    "lightning_cli stack stack.replicas stack.seat stack.module stack.relay stack.train",
+    "report.attention report.command attribution.command",
+    "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.stacks sweep.command __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]
 
