@@ -30,7 +30,7 @@ from gcgap.stack.module import Stack
 from gcgap.stack.replicas import losses, stack, training_batch
 from gcgap.stack.seat import PreparedRun, speaking
 
-WARM = 2  # steps before the clock starts
+WARM = 5  # steps before the clock starts
 SIZE = 64
 
 
@@ -56,13 +56,17 @@ def trained(seeds: Sequence[int], device: str, steps: int) -> float:
     """Seconds of steps as `gcgap fit` takes them for one seed, and as a stack takes them for several; nothing is measured."""
     accelerator, clock = "gpu" if device == "cuda" else device, Clock()
     with tempfile.TemporaryDirectory() as folder, speaking(Path(os.devnull)):
-        common = [
-            f"--trainer.accelerator={accelerator}",
-            f"--trainer.max_steps={WARM + steps}",
-            "--trainer.enable_progress_bar=false",
-        ]
         runs = [
-            PreparedRun([f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}/{seed}", *common], Path(os.devnull))
+            PreparedRun(
+                [
+                    f"--seed_everything={seed}",
+                    f"--trainer.default_root_dir={folder}/{seed}",
+                    f"--trainer.accelerator={accelerator}",
+                    f"--trainer.max_steps={WARM + steps}",
+                    "--trainer.enable_progress_bar=false",
+                ],
+                Path(os.devnull),
+            )
             for seed in seeds
         ]
         trainer = runs[0].shared_trainer(clock)
@@ -119,15 +123,17 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options.add_argument("--replicas", type=int, nargs="+", default=[2, 5, 10], help="sizes of stacks")
-    options.add_argument("--steps", type=int, default=5, help="optimiser steps of every turn; take 200 on a GPU")
+    options.add_argument("--steps", type=int, help="optimiser steps of every turn (default 5, or 200 on a GPU)")
     options.add_argument("--repeats", type=int, default=5, help="turns of every alternative")
     asked = options.parse_args()
     quieten()
     logging.getLogger("lightning").setLevel(logging.ERROR)
-    under = f"{asked.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {asked.repeats} turns of {asked.steps} steps"
+    steps = asked.steps or {"cpu": 5, "cuda": 200}[asked.device]
+    turns = f"{asked.repeats} turns of {steps} steps"
+    under = f"{asked.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {turns}"
     table = Table("what", title=f"stacks: {under}")
     table.add_column("median [min, max]", justify="right")
-    for row in throughput(asked.replicas, asked.device, asked.steps, asked.repeats):
+    for row in throughput(asked.replicas, asked.device, steps, asked.repeats):
         table.add_row(*row)
     Console(width=120).print(table)
 
