@@ -52,7 +52,7 @@ def build_parser() -> ArgumentParser:
         "--only", nargs="+", metavar="PATTERN", help="only the runs whose names match, such as 'default/*' or '*-seed42'"
     )
     texts = {
-        "workers": "runs at a time (a number; default auto: one per CUDA device, or one of one thread per CPU)",
+        "workers": "workers at a time (a number; default auto: one per CUDA device, or one of one thread per CPU)",
         "stack": f"runs (1..{MOST}) that one worker trains as one program, where they differ only in their seed; for a GPU, "
         "which one small model leaves idle (default 1)",
         "engine": "local processes (default), or tasks of the Ray cluster that RAY_ADDRESS names (`local` starts one here); "
