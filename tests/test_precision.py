@@ -139,7 +139,7 @@ def test_accumulated_and_clipped_gradients_are_not_disturbed(precision: str, bas
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_a_run_that_is_resumed_ends_with_the_same_bits(precision: str, base: Path, tmp_path: Path) -> None:
-    half = tiny.arguments(tmp_path / "run", **SHORT | {"trainer.max_steps": 30}) + [f"--trainer.precision={precision}"]
+    half = [*tiny.arguments(tmp_path / "run", **(SHORT | {"trainer.max_steps": 30})), f"--trainer.precision={precision}"]
     assert main(half) == 0
     assert main([*half, "--trainer.max_steps=60", "--ckpt_path=last"]) == 0
     whole, resumed = weights(run(base, precision)), weights(tmp_path / "run")
