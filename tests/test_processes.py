@@ -20,9 +20,10 @@ from gcgap.cli import main
 from gcgap.lightning_cli import ConfigOnly
 from gcgap.processes import TIMEOUT, Together
 
-SMALL = {
-    f"protocol.{block}{name}": size for block in ("", "tracking.") for name, size in {"mean_batches": 1, "sequences": 20}.items()
-}
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+
+SIZES = {"mean_batches": 1, "gradient_batches": 2, "sequences": 20}
+SMALL = {f"protocol.{block}{name}": size for block in ("", "tracking.") for name, size in SIZES.items()}
 SHORT = tiny.SHORT | SMALL | {"protocol.tracking.dense_every": 2, "data.validation_sequences": 4}
 PAIR = {"trainer.devices": 2, "trainer.accelerator": "cpu"}
 SAID = "gcgap: error: "
