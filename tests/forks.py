@@ -6,6 +6,7 @@ takes some seconds, a command uses a process that was forked before it began and
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -15,6 +16,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+LONGEST = 150.0  # seconds that a command may take
 
 
 class Forks:
@@ -97,8 +100,10 @@ class Standby:
 
 
 def leave(arguments: list[str]) -> None:
-    """Run a command, and end this process with its exit code."""
+    """Run a command, and end this process with its exit code; one that would wait for ever is a failure."""
     from gcgap.cli import main
+
+    faulthandler.dump_traceback_later(LONGEST, exit=True)
 
     try:
         code: Any = main(arguments)

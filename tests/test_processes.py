@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,13 +16,14 @@ import torch
 from forks import Forks
 from lightning.pytorch.strategies import StrategyRegistry
 
-import gcgap.lightning_cli  # noqa: F401  which registers the strategy
 from gcgap.cli import main
+from gcgap.lightning_cli import ConfigOnly
 from gcgap.processes import TIMEOUT, Together
 
-SMALL = {
-    f"protocol.{block}{name}": size for block in ("", "tracking.") for name, size in {"mean_batches": 1, "sequences": 20}.items()
-}
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+
+SIZES = {"mean_batches": 1, "gradient_batches": 2, "sequences": 20}
+SMALL = {f"protocol.{block}{name}": size for block in ("", "tracking.") for name, size in SIZES.items()}
 SHORT = tiny.SHORT | SMALL | {"protocol.tracking.dense_every": 2, "data.validation_sequences": 4}
 PAIR = {"trainer.devices": 2, "trainer.accelerator": "cpu"}
 SAID = "gcgap: error: "
@@ -101,10 +104,10 @@ def test_when_one_fails_both_end_and_say_why(case: Case, fit: Run, tmp_path: Pat
         assert len(list(gap.glob("*.json"))) == 4
 
 
-def test_when_the_first_process_is_killed_the_other_one_ends(fit: Run) -> None:
-    code, alone, said = fit(*sabotage(0, "training", "kill"), patience=60)
-    assert (code, alone) == (-9, True)
-    assert said == [f"{SAID}RuntimeError: {GONE.format(TIMEOUT)}"]
+@pytest.mark.parametrize("deaf", [False, True], ids=["and listens", "and is busy"])
+def test_when_the_first_process_is_killed_the_other_one_ends(deaf: bool, fit: Run) -> None:
+    said = "the process of rank 0 is gone" if deaf else GONE.format(TIMEOUT)
+    assert fit(*sabotage(0, "training", "kill", deaf), patience=60) == (-9, True, [f"{SAID}RuntimeError: {said}"])
 
 
 def test_what_fails_in_every_process_is_said_once(fit: Run) -> None:
@@ -128,6 +131,21 @@ def test_records_of_two_processes_are_those_that_one_makes_of_their_checkpoints(
     assert len({component["causal"]["mean"]["log_prob"]["value"] for component in one["components"]}) == 6
     weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_the_page_on_clusters_holds_scripts_and_a_config_that_can_be_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
+    scripts, configs = (re.findall(f"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("bash", "yaml"))
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        assert "gcgap fit --config configs/" in script
+    [config] = configs
+    path = tmp_path / "config.yaml"
+    path.write_text(config)
+    resolved = ConfigOnly().resolve(["--config", str(path)])["trainer"]["strategy"]
+    assert resolved["class_path"] == "gcgap.processes.Together"
+    assert resolved["init_args"]["timeout"] == "0:30:00"
+    assert len(scripts) == 2
 
 
 def test_ddp_is_the_one_whose_processes_end_together() -> None:
