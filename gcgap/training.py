@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassExactMatch
 
 from gcgap.batches import Batch, check_context
 from gcgap.data import SequenceData
+from gcgap.finite import not_finite
 from gcgap.model import Transformer
 from gcgap.tasks import VOCABULARY
 
@@ -81,9 +82,27 @@ class SequenceModel(L.LightningModule):
         total = F.cross_entropy(logits, batch.targets[batch.scored], reduction="sum")
         loss = total * self.trainer.world_size / batch.world_scored
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"The loss is {loss.item()} at step {self.global_step}; lower `model.learning_rate`.")
+            name = not_finite(self.named_parameters())
+            weights = f", and so is the weight `{name}`" if name else ""
+            raise FloatingPointError(
+                f"The loss is not finite at step {self.global_step}: {loss.item()}{weights}. Lower `model.learning_rate`."
+            )
         self.log("loss", loss, prog_bar=True, sync_dist=True)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a gradient that is not finite.
+
+        The scaler of `16-mixed` makes such gradients by too large a scale, and skips the step; below a scale of 1 it does not.
+        """
+        gradients = [(name, weight.grad) for name, weight in self.named_parameters() if weight.grad is not None]
+        if torch.isfinite(torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])):
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if (scaler is None or scaler.get_scale() <= 1) and (name := not_finite(gradients)):
+            raise FloatingPointError(
+                f"The gradient of `{name}` is not finite at step {self.global_step}; lower `model.learning_rate`."
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Exact match over the fixed validation set."""
@@ -106,6 +125,12 @@ class SequenceModel(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep to the learning rate that is asked for; Lightning would take the checkpoint's."""
+        for state in checkpoint.get("optimizer_states", ()):
+            for group in state["param_groups"]:
+                group["lr"] = self.learning_rate
 
 
 def _scored_targets(batch: Batch) -> Int[Tensor, "batch scored"]:
@@ -138,8 +163,11 @@ class AccuracyTarget(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""
-        return {"reached_at": self.reached_at}
+        return {"reached_at": self.reached_at, "accuracy": self.accuracy}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        self.reached_at = state_dict["reached_at"]
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Know that the target has been reached, if it was this target on these data."""
+        state, data = checkpoint["callbacks"].get(self.state_key, {}), getattr(trainer, "datamodule", None)
+        same = data is None or dict(data.hparams) == checkpoint.get("datamodule_hyper_parameters")
+        if same and state.get("accuracy") == self.accuracy:
+            self.reached_at = state["reached_at"]

@@ -13,7 +13,7 @@ import gcgap
 
 PACKAGE = Path(str(gcgap.__file__)).parent
 LINES = (
-    "tasks batches model components gates",
+    "files signals finite tasks batches model components gates",
     "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",
     "importance.causal importance.drop importance.first_order importance.second_order importance.paths importance.shapley",
     "importance.sets importance.linearised attribution attribution.settings",
@@ -31,7 +31,8 @@ LINES = (
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
-    "attribution.track measurement attribution.attribute data training checkpoints run callbacks cli remeasure lightning_cli",
+    "attribution.track measurement attribution.attribute data training checkpoints run callbacks cli remeasure resuming",
+    "lightning_cli",
     "report.attention report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
 )
