@@ -21,6 +21,7 @@ from gcgap.attribution.track import track
 from gcgap.batches import Batch, Purpose, Source, check_context, generator
 from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
+from gcgap.finite import not_finite
 from gcgap.gap import Array, Gap, bootstrap_means, measure_gap
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline
@@ -62,7 +63,7 @@ def measure(
 
     Raises:
         ValueError: An unknown task, no task, or a length that the model cannot read.
-        FloatingPointError: The model gives NaN or Inf.
+        FloatingPointError: A weight, or what the model gives, is NaN or Inf.
     """
     protocol = protocol or Protocol()
     begun = begin(model, task, length, protocol, origin, sharing=sharing)
@@ -129,6 +130,8 @@ def begin(
     if length is not None:
         check_context([length], model.n_ctx, "length")
         source.check_ood([length], "length")
+    if name := not_finite(model.named_parameters()):
+        raise FloatingPointError(f"The weight `{name}` is not finite.")
     model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()
     wiring.check_sets(protocol.sets)
     find_methods(protocol.attribution.methods)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import lzma
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gcgap.files import write_whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -121,7 +122,7 @@ class Record:
         """
         form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
         text = json.dumps(self.data, allow_nan=False, ensure_ascii=False, **form)
-        _replace(Path(path), (text + "\n").encode())
+        write_whole(Path(path), (text + "\n").encode())
         return Record(self.data, Path(path))
 
     @property
@@ -185,7 +186,7 @@ def find_records(where: str | Path) -> list[Record]:
 def pack(records: Sequence[Record], path: str | Path) -> None:
     """Write the records of a run's checkpoints into one compressed file; equal records give equal bytes."""
     lines = [json.dumps(record.data, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for record in records]
-    _replace(Path(path), lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
+    write_whole(Path(path), lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
 
 
 def unpack(path: str | Path) -> list[Record]:
@@ -226,19 +227,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(where: str | Path) -> DataFrame:

@@ -17,6 +17,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from zygote import Zygote
 
 checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws from Python's generator, which tests watch
 PURE = ["gcgap.batches", "gcgap.gap", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.stack.replicas", "gcgap.tasks"]
@@ -40,6 +41,14 @@ with install_import_hook(PURE, "conftest.checked"):
     from gcgap.stack import replicas  # noqa: F401
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Runs commands of gcgap in processes that start at once."""
+    made = Zygote()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import gcgap
 
 PACKAGE = Path(str(gcgap.__file__)).parent
 LINES = (
-    "sharing tasks batches model components gates",
+    "files signals finite sharing tasks batches model components gates",
     "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",
     "importance.causal importance.drop importance.first_order importance.second_order importance.paths importance.shapley",
     "importance.sets importance.linearised attribution attribution.settings",
@@ -32,7 +32,7 @@ LINES = (
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks cli remeasure",
-    "lightning_cli stack stack.replicas stack.seat stack.module stack.relay stack.train",
+    "resuming lightning_cli stack stack.replicas stack.seat stack.module stack.relay stack.train",
     "report.attention report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.stacks sweep.command __main__",
 )

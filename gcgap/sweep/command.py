@@ -15,6 +15,7 @@ from rich.console import Console
 
 from gcgap.cli import ArgumentParser, UsageError
 from gcgap.lightning_cli import other_run
+from gcgap.signals import Interrupted
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
 from gcgap.sweep.plan import Run, read
@@ -36,7 +37,7 @@ Started again, a sweep skips what is done and resumes what is not. A run that fa
 logs/ of the directory. With --stack the runs of one worker share its program and nothing else: each has its own data, target,
 files and log, and ends as it would by itself, but for rounding.
 
-Exit code: 0 done, 1 a run failed, 2 what was typed, 130 Ctrl-C."""
+Exit code: 0 done, 1 a run failed, 2 what was typed, 130 Ctrl-C, 143 SIGTERM."""
 
 
 TRAINING = ("max_steps", "val_check_interval", "precision", "accumulate_grad_batches", "gradient_clip_val")
@@ -140,8 +141,9 @@ def engine(name: str, workers: int | None) -> Iterator[Engine]:
         made = Local(workers)
     try:
         yield made
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Interrupted. The same command goes on where this one stopped.") from None
+    except Interrupted as interrupted:
+        interrupted.told = "Interrupted. The same command goes on where this one stopped."
+        raise
     finally:
         made.close()
 
