@@ -47,19 +47,26 @@ def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 class Held:
-    """The first signal, held back while something must not break off; a second one interrupts at once."""
+    """Holds the first signal back, from `hold` to `release` or within a `with`; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._holding = ExitStack()
 
     def hold(self) -> None:
-        """Hold a signal back from now on."""
+        """Note a signal from now on."""
         self._holding.enter_context(handled_by(self._note))
 
     def release(self) -> None:
         """Let signals do again what they did before."""
         self._holding.close()
+
+    def __enter__(self) -> Held:
+        self.hold()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def _note(self, number: int, frame: Any = None) -> None:
         if self.number is not None:

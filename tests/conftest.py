@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
+from ends import ENDS, fit
 from jaxtyping import install_import_hook
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -49,6 +51,16 @@ def zygote() -> Iterator[Zygote]:
     made = Zygote()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def short_runs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An undisturbed run for each way to end, with the names of its events in `seen.txt` beside it; not to be changed."""
+    runs = {end: tmp_path_factory.mktemp(end) / "run" for end in ENDS}
+    for end, run in runs.items():
+        said, seen = run.with_name("said.txt"), str(run.with_name("seen.txt"))
+        assert zygote(fit(run, end), said, faults={"below": str(run)}, seen=seen) == 0, said.read_text()
+    return runs
 
 
 @pytest.fixture(scope="session")

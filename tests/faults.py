@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import math
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import threading
 from fnmatch import fnmatchcase
 from typing import Any
 
+import lightning as L  # noqa: N812
 import lightning.pytorch.trainer.call as hooks
 
 
@@ -119,3 +121,28 @@ class Watched:
 
     def __exit__(self, *_: Any) -> None:
         self.file.close()
+
+
+class Spoil(L.Callback):
+    """Puts a number into a tensor: into the gradient of a weight before a step, or into the weight after one.
+
+    Args:
+        name: The weight.
+        step: How many steps have been done before.
+        value: The number.
+        gradient: Whether it is the gradient that is spoilt.
+    """
+
+    def __init__(self, name: str, step: int, value: float = math.nan, gradient: bool = False) -> None:
+        self.name, self.step, self.value, self.gradient = name, step, value, gradient
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        grad = pl_module.get_parameter(self.name).grad
+        if self.gradient and trainer.global_step == self.step and grad is not None:
+            grad.view(-1)[0] = self.value
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.gradient and trainer.global_step == self.step:
+            pl_module.get_parameter(self.name).data.view(-1)[0] = self.value

@@ -30,13 +30,6 @@ HELD = [  # where the signal comes, and the step that is saved
 ]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert zygote(fit(run, "steps"), run.with_name("said.txt")) == 0
-    return run
-
-
 def lines(said: Path) -> list[str]:
     """The lines that are not Lightning's usual ones."""
     usual = ("Seed set", "GPU available", "TPU available", "`Trainer.fit`", "Restoring", "Restored", "Loaded")
@@ -45,7 +38,7 @@ def lines(said: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", range(len(HELD)))
 def test_training_finishes_its_step_saves_it_and_goes_on_to_the_same_bits(
-    number: int, zygote: Zygote, undisturbed: Path, tmp_path: Path
+    number: int, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     place, count, step = HELD[number]
     name, run, said = list(CODES)[number % 2], tmp_path / "run", tmp_path / "said.txt"
@@ -55,23 +48,25 @@ def test_training_finishes_its_step_saves_it_and_goes_on_to_the_same_bits(
     assert ends.step(run) == step
     assert not (run / "gap" / "final.json").exists()
     assert zygote(fit(run, "steps"), said) == 0
-    check_same(run, undisturbed)
+    check_same(run, short_runs["steps"])
 
 
 @pytest.mark.parametrize(("place", "name"), [("hook setup", "SIGINT"), ("hook on_train_start", "SIGTERM")])
 def test_before_training_a_signal_stops_at_once_and_the_same_command_begins_again(
-    place: str, name: str, zygote: Zygote, undisturbed: Path, tmp_path: Path
+    place: str, name: str, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     run, said = tmp_path / "run", tmp_path / "said.txt"
     assert zygote(fit(run, "steps"), said, faults={"below": str(run), "at": place, "numbers": [0], "act": name}) == CODES[name]
     assert lines(said) == [f"gcgap: Interrupted by {name}."]
     assert not (run / "checkpoints").exists()
     assert zygote(fit(run, "steps"), said) == 0
-    check_same(run, undisturbed)
+    check_same(run, short_runs["steps"])
 
 
 @pytest.mark.parametrize("end", ends.ENDS)
-def test_in_the_final_measurement_a_signal_stops_at_once(end: str, zygote: Zygote, undisturbed: Path, tmp_path: Path) -> None:
+def test_in_the_final_measurement_a_signal_stops_at_once(
+    end: str, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
+) -> None:
     run, said = tmp_path / "run", tmp_path / "said.txt"
     faults = {"below": str(run), "at": "write final.json", "numbers": [0], "act": "SIGTERM"}
     assert zygote(fit(run, end), said, faults=faults) == 143
@@ -83,7 +78,7 @@ def test_in_the_final_measurement_a_signal_stops_at_once(end: str, zygote: Zygot
 
 
 def test_a_second_signal_stops_at_once_and_costs_only_what_was_not_saved(
-    zygote: Zygote, undisturbed: Path, tmp_path: Path
+    zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     run, said = tmp_path / "run", tmp_path / "said.txt"
     faults = {"below": str(run), "at": "hook on_*_backward", "numbers": [26, 27], "act": "SIGINT"}
@@ -91,13 +86,13 @@ def test_a_second_signal_stops_at_once_and_costs_only_what_was_not_saved(
     assert lines(said) == [f"gcgap: Interrupted at step 13; {GOES_ON}".strip()]
     assert ends.step(run) == 10
     assert zygote(fit(run, "steps"), said) == 0
-    check_same(run, undisturbed)
+    check_same(run, short_runs["steps"])
 
 
 @pytest.mark.parametrize(("command", "name"), [("validate", "SIGINT"), ("test", "SIGTERM"), ("predict", "SIGINT")])
-def test_judging_stops_at_once(command: str, name: str, zygote: Zygote, undisturbed: Path, tmp_path: Path) -> None:
-    config, said = undisturbed.with_name("config.yaml"), tmp_path / "said.txt"
-    arguments = [command, f"--config={config}", f"--ckpt_path={undisturbed / 'checkpoints' / 'last.ckpt'}"]
+def test_judging_stops_at_once(command: str, name: str, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path) -> None:
+    config, said = short_runs["steps"].with_name("config.yaml"), tmp_path / "said.txt"
+    arguments = [command, f"--config={config}", f"--ckpt_path={short_runs['steps'] / 'checkpoints' / 'last.ckpt'}"]
     faults = {"below": str(tmp_path), "at": f"hook on_{command}_batch_start".replace("validate", "validation"), "numbers": [1]}
     assert zygote(arguments, said, faults=faults | {"act": name}) == CODES[name]
     assert lines(said) == [f"gcgap: Interrupted by {name}."]
@@ -105,10 +100,10 @@ def test_judging_stops_at_once(command: str, name: str, zygote: Zygote, undistur
 
 @pytest.mark.parametrize("name", CODES)
 def test_measuring_again_stops_at_once_and_goes_on_where_it_stopped(
-    name: str, zygote: Zygote, undisturbed: Path, tmp_path: Path
+    name: str, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     run, said = tmp_path / "run", tmp_path / "said.txt"
-    shutil.copytree(undisturbed, run)
+    shutil.copytree(short_runs["steps"], run)
     arguments = ["measure", str(run), "--protocol.site=released"]
     faults = {"below": str(run), "at": "write step=000005.json", "numbers": [0], "act": name}
     assert zygote(arguments, said, faults=faults) == CODES[name]
@@ -120,8 +115,8 @@ def test_measuring_again_stops_at_once_and_goes_on_where_it_stopped(
 
 
 @pytest.mark.parametrize("name", CODES)
-def test_reporting_stops_at_once(name: str, zygote: Zygote, undisturbed: Path, tmp_path: Path) -> None:
-    arguments, said = ["report", str(undisturbed), f"--out={tmp_path / 'report'}"], tmp_path / "said.txt"
+def test_reporting_stops_at_once(name: str, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path) -> None:
+    arguments, said = ["report", str(short_runs["steps"]), f"--out={tmp_path / 'report'}"], tmp_path / "said.txt"
     faults = {"below": str(tmp_path), "at": "write *", "numbers": [0], "act": name}
     assert zygote(arguments, said, faults=faults) == CODES[name]
     assert lines(said)[-1] == f"gcgap: Interrupted by {name}."

@@ -5,7 +5,6 @@ The sweep's directory must be on a file system that every node shares, and gcgap
 
 from __future__ import annotations
 
-import signal
 from dataclasses import asdict
 from typing import Any
 
@@ -27,9 +26,7 @@ class OnRay:
     """
 
     def __init__(self, workers: int | None) -> None:
-        before = signal.getsignal(signal.SIGTERM)
         ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False, configure_logging=False)
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler would end this process with exit code 15
         has = ray.cluster_resources()
         gpus = int(has.get("GPU", 0))
         self.slots = workers or gpus or max(1, int(has.get("CPU", 1)))
