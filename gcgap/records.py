@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gcgap.seal import SEAL, check_seal, parsed, sealed
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -93,7 +95,7 @@ class Record:
         return f"Record({told}, {len(self.data['components'])} components)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Exactly the dictionary of the JSON file."""
+        """Exactly the dictionary of the JSON file that it was read from or written to."""
         return self.data
 
     @classmethod
@@ -101,28 +103,30 @@ class Record:
         """Read and check one file.
 
         Raises:
-            ValueError: The file is not a record that this version can read.
+            ValueError: The file is not a record that this version can read, or was changed after it was written.
         """
         try:
-            data = _parsed(Path(path).read_text(encoding="utf-8"))
+            data = parsed(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"`{path}` is not a record: {error}. Measure the checkpoint again.") from error
         try:
-            return cls(data, Path(path))
+            record = cls(data, Path(path))
+            check_seal(data, str(path))
         except RecursionError as error:
             raise ValueError(f"`{path}` is not a record: it is nested too deeply.") from error
+        return record
 
     def write(self, path: str | Path, compact: bool = False) -> Record:
-        """Write to a temporary name in the same directory, then rename: a reader never sees half a record.
+        """Seal, write to a temporary name in the same directory, then rename: a reader never sees half a record.
 
         Args:
             path: The file.
             compact: All on one line, at half the size.
         """
         form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-        text = json.dumps(self.data, allow_nan=False, ensure_ascii=False, **form)
-        _replace(Path(path), (text + "\n").encode())
-        return Record(self.data, Path(path))
+        data = sealed(self.data)
+        _replace(Path(path), (json.dumps(data, ensure_ascii=False, **form) + "\n").encode())
+        return Record(data, Path(path))
 
     @property
     def baselines(self) -> list[str]:
@@ -183,8 +187,12 @@ def find_records(where: str | Path) -> list[Record]:
 
 
 def pack(records: Sequence[Record], path: str | Path) -> None:
-    """Write the records of a run's checkpoints into one compressed file; equal records give equal bytes."""
-    lines = [json.dumps(record.data, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for record in records]
+    """Write the records of a run's checkpoints into one compressed file, which has a checksum of its own.
+
+    Equal records give equal bytes.
+    """
+    plain = ({key: value for key, value in record.data.items() if key != SEAL} for record in records)
+    lines = [json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for data in plain]
     _replace(Path(path), lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
 
 
@@ -211,21 +219,15 @@ def unpack(path: str | Path) -> list[Record]:
 
 def _of_line(line: str, name: str) -> dict[str, Any]:
     try:
-        data = _parsed(line)
+        data = parsed(line)
     except ValueError as error:
         raise ValueError(f"`{name}` is not a record: {error}. Copy the file again.") from error
     try:
         check(data, name)
+        check_seal(data, name)
     except RecursionError as error:
         raise ValueError(f"`{name}` is not a record: it is nested too deeply.") from error
     return data
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -324,7 +326,3 @@ def _check_finite(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` holds {value}; a missing number must be null, with a reason.")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_finite(inner, name)
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"it holds {constant}, and a missing number must be null")

@@ -34,7 +34,7 @@ CONFIG: dict[str, Any] = {
     "target": {"accuracy": 0.09},
     "trainer": {"max_steps": 200, "val_check_interval": 20, "accelerator": "cpu", "enable_progress_bar": False},
 }
-VOLATILE = ("created", "seconds", "checkpoint_sha256", "run", "versions")
+VOLATILE = ("created", "seconds", "checkpoint_sha256", "run", "versions", "sha256")
 # The gradient of a key bias is exactly zero (softmax does not see a constant): Adam turns its rounding noise into steps.
 NOISE_ONLY = "W_K.bias"
 

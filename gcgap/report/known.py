@@ -5,7 +5,6 @@ Takes the plain values of `gcgap.attribution.truth`; imports no torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from gcgap.attribution.verdict import KIND, SCHEMA, cells, failures
 from gcgap.report.parts import Column, Drawing, Section, Table
 from gcgap.report.style import DIVERGING, DPI
 from gcgap.report.tables.render import ALL
+from gcgap.seal import check_seal, parsed
 
 Truth = Mapping[str, Any]
 AREA = "AUC: area under the ROC curve of a method's scores against the true components, 1 is perfect, 0.5 chance."
@@ -56,14 +56,15 @@ def read_truth(path: Path) -> dict[str, Any]:
     """The plain values of a file that `gcgap attribute --known` wrote.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: It holds something else, or was changed after it was written.
     """
     try:
-        truth = json.loads(path.read_text(encoding="utf-8"))
+        truth = parsed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"`{path}` is not a record of known circuits: {error}. Run `gcgap attribute --known` again.") from error
     if not isinstance(truth, dict) or (truth.get("kind"), truth.get("schema")) != (KIND, SCHEMA):
         raise ValueError(f"`{path}` is not a record of known circuits of schema {SCHEMA}. Run `gcgap attribute --known` again.")
+    check_seal(truth, str(path))
     return truth
 
 
