@@ -10,6 +10,7 @@ import json
 import lzma
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +185,12 @@ def find_records(where: str | Path) -> list[Record]:
     if not paths and not packed:
         raise ValueError(f"`{where}` holds no records; expected files such as gap/final.json below it. Run `gcgap fit` first.")
     return sorted([Record.read(path) for path in sorted(paths)] + packed, key=lambda record: record.path or where)
+
+
+def named_step(path: Path) -> int | None:
+    """The optimiser step that the name of a file says, such as 250 for step=000250.ckpt; None if it says none."""
+    found = re.fullmatch(r"step=(\d+)", path.stem)
+    return None if found is None else int(found[1])
 
 
 def pack(records: Sequence[Record], path: str | Path) -> None:

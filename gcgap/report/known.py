@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from gcgap.attribution.record import KNOWN
@@ -85,11 +86,11 @@ def known_table(truth: Truth) -> Group:
     for name, entry in truth["methods"].items():
         numbers = [entry[key] for key in ("mean_auc", "worst_auc", "worst_clear_auc", "mean_cpr", "mean_cmd")]
         told = [*(f"{number:.2f}" for number in numbers), f"{entry['forward_equivalents']:.1f}"]
-        grid.add_row(name, entry["family"], *told, worst(truth, name))
+        grid.add_row(escape(name), escape(entry["family"]), *told, escape(worst(truth, name)))
     which = (
         "AUC, CPR and CMD are means over models and baselines; worst and clear are the smallest AUC and the smallest clear AUC."
     )
-    return Group(grid, *_meaning(truth), which, "", truth["verdict"])
+    return Group(grid, *map(escape, [*_meaning(truth), which, "", truth["verdict"]]))
 
 
 def summary_table(truth: Truth) -> Table:
