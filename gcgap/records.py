@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PACKED = "steps.jsonl.xz"
 """The records of a run's checkpoints in one file, one on each line; each stands for the file step=<step>.json beside it."""
+LARGEST = 2**29  # bytes of them: a thousand checkpoints of a model of a hundred components
 METRICS = ("exact_match", "log_prob", "token_accuracy")
 _TOP: dict[str, tuple[type, ...]] = {
     "task": (str,),
@@ -211,7 +212,7 @@ def unpack(path: str | Path) -> list[Record]:
     """
     path, found = Path(path), dict[Path, Record]()
     try:
-        lines = lzma.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
+        lines = _unpacked(path.read_bytes()).decode().removesuffix("\n").split("\n")
     except (lzma.LZMAError, UnicodeDecodeError) as error:
         raise ValueError(f"`{path}` does not hold packed records: {error}. Copy it again.") from error
     for number, line in enumerate(lines, 1):
@@ -222,6 +223,15 @@ def unpack(path: str | Path) -> list[Record]:
             raise ValueError(f"`{name}`: step {data['step']} is no step, or is there twice; every line needs one of its own.")
         found[own] = Record(data, own)
     return list(found.values())
+
+
+def _unpacked(content: bytes) -> bytes:
+    """What is packed, if that is no more than any run can have."""
+    stream = lzma.LZMADecompressor()
+    found = stream.decompress(content, max_length=LARGEST)
+    if not stream.eof:
+        raise lzma.LZMAError(f"it is cut, or would take more than {LARGEST} bytes")
+    return found
 
 
 def _of_line(line: str, name: str) -> dict[str, Any]:

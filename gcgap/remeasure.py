@@ -144,7 +144,8 @@ def _verify(parser: Parser, options: Namespace, given: Namespace) -> int:
         raise UsageError(f"`--verify` measures as each record says it was measured; leave out `--{other}`.")
     if not options.verify or not 0 <= options.tolerance < 1:
         raise UsageError(f"`--tolerance` belongs to `--verify`, and is a share from 0 to 1; got {options.tolerance}.")
-    return verify([Path(path) for path in options.paths], options.tolerance, partial(_protocol, parser))
+    paths = [_numbered_twin(path) if path.name == "last.ckpt" and path.exists() else path for path in map(Path, options.paths)]
+    return verify(paths, options.tolerance, partial(_protocol, parser))
 
 
 def changed_folder(saved: dict[str, Any], changes: dict[str, Any], length: int | None = None) -> str:
