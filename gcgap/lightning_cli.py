@@ -22,16 +22,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gcgap.callbacks import GapTracker, StepProgress
 from gcgap.checkpoints import MODEL_SETTINGS, read_checkpoint
 from gcgap.cli import UsageError
+from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
 from gcgap.files import write_whole
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
 from gcgap.resuming import overruled
 from gcgap.signals import Interrupted
+from gcgap.tasks import find_task
 from gcgap.training import AccuracyTarget, SequenceModel
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -97,6 +100,8 @@ class GapCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path last`, and refuse a directory that holds another run."""
+        check_given(self.chosen.items())
+        find_task(self.chosen.data.task)  # before it names a directory
         if self.subcommand != "fit" and not self.chosen.ckpt_path:
             raise UsageError(
                 f"`ckpt_path`: {self.subcommand} needs a trained model; give a .ckpt file, or `last` for the run's own."
@@ -170,7 +175,10 @@ class GapCLI(LightningCLI):
             callbacks.append(StepProgress())
         if self.subcommand == "fit":
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
-        trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        except (MisconfigurationException, TypeError) as error:
+            raise UsageError(f"`trainer`: {error}") from error
         if not trainer.precision.startswith(str(config["precision"] or "")):
             self.chosen.trainer.precision = trainer.precision  # Lightning takes bf16-mixed for 16-mixed on a CPU
         return trainer
@@ -234,10 +242,11 @@ class ConfigOnly(GapCLI):
         """Every key that these arguments of `gcgap fit` lead to, with its value.
 
         Raises:
-            UsageError: A key or a value is wrong.
+            UsageError, ValueError: A key or a value is wrong.
         """
         _check_config_files(arguments)
         chosen = self.parser.parse_args(["fit", *arguments])["fit"]
+        check_given(chosen.items())
         return yaml.safe_load(self._parser("fit").dump(chosen, skip_none=False))
 
 
@@ -249,8 +258,7 @@ def other_run(run: Path, asked: dict[str, Any], training: Iterable[str] = ()) ->
         asked: A whole config.
         training: Keys of `trainer` that count too; a run that is resumed by hand may change those.
     """
-    config = run / "config.yaml"
-    saved = yaml.safe_load(config.read_text()) if config.exists() else {}
+    saved = read_run_config(run / "config.yaml")
     pairs = {key: (saved[key], asked[key]) for key in SHAPING if key in saved}
     pairs |= {f"trainer.{key}": (saved["trainer"].get(key), asked["trainer"][key]) for key in training if "trainer" in saved}
     for key, (there, here) in pairs.items():
@@ -287,9 +295,9 @@ def _check_config_files(arguments: list[str]) -> None:
         if name not in ("-c", "--config") or not path.is_file():
             continue
         try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"`--config`: {path} is not YAML: {' '.join(str(error).split())[:160]}") from error
+            content = read_config(path)
+        except ValueError as error:
+            raise UsageError(f"`--config`: {error}") from error
         if not isinstance(content, dict):
             raise UsageError(f"`--config`: {path} must hold keys such as `data` and `trainer`; got {content!r:.60}.")
 

@@ -16,9 +16,9 @@ import gcgap
 from gcgap.batches import Purpose
 from gcgap.callbacks import GapTracker
 from gcgap.cli import main
+from gcgap.config_file import training_of
 from gcgap.protocol import Protocol
 from gcgap.records import Record
-from gcgap.remeasure import training_of
 from gcgap.study.groups import gather
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]

@@ -35,7 +35,8 @@ def measure(*arguments: str | Path) -> int:
 
 
 def numbers(path: Path) -> dict[str, Any]:
-    return {key: value for key, value in json.loads(path.read_text()).items() if key not in ("created", "seconds", "versions")}
+    volatile = ("created", "seconds", "versions", "sha256")
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in volatile}
 
 
 def records(folder: Path) -> dict[str, Record]:
