@@ -6,7 +6,7 @@ and there is no generator state to save. Owns no loader: see `gcgap.data`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -68,22 +68,36 @@ def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
 
 
 def encode(
-    task: Task, inputs: Int[Tensor, "batch n"], longest: int, layout: Layout
+    task: Task,
+    n: Int[np.ndarray, " batch"],
+    values: Int[np.ndarray, "batch most"],
+    longest: Int[np.ndarray, " batch"],
+    layout: Layout,
 ) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
-    """Tokens of examples of one length n, padded to the room that length `longest` needs, and which tokens are scored."""
-    rows, n = inputs.shape
-    gap = longest - n
-    between, after = (0, 2 * gap) if layout == Layout.CONTIGUOUS else (gap, gap)
-    tokens = torch.full((rows, 2 * longest + 3), PAD)
-    tokens[:, 0] = START
-    tokens[:, 1 : n + 1] = inputs
-    tokens[:, n + 1] = SEP
-    first = n + 2 + between
-    tokens[:, first : first + n] = task.target(inputs)
-    tokens[:, first + n] = END
-    scored = torch.zeros(tokens.shape, dtype=torch.bool)
-    scored[:, first : tokens.shape[1] - after] = True
-    return tokens, scored
+    """Tokens of examples, and which of them are scored.
+
+    Example i is the first n_i of its values, laid out in the room that a batch whose longest example has longest_i needs; what
+    other examples need beyond that is PAD on the right.
+    """
+    most = int(longest.max())
+    rows, places = np.nonzero(np.arange(most) < n[:, None])
+    first = n + 2 if layout == Layout.CONTIGUOUS else longest + 2
+    tokens = np.full((len(n), 2 * most + 3), PAD)
+    tokens[:, 0], every = START, np.arange(len(n))
+    tokens[every, n + 1], tokens[every, first + n] = SEP, END
+    tokens[rows, places + 1] = values[rows, places]
+    tokens[rows, places + first[rows]] = _targets(task, n, values)[rows, places]
+    after = np.arange(tokens.shape[1]) - first[:, None]
+    return torch.from_numpy(tokens), torch.from_numpy((after >= 0) & (after <= n[:, None]))
+
+
+def _targets(task: Task, n: Int[np.ndarray, " batch"], values: Int[np.ndarray, "batch most"]) -> Int[np.ndarray, "batch most"]:
+    """The targets of examples, as long as they are; examples of one length together, as a task takes them."""
+    targets = np.empty_like(values)
+    for length in np.flatnonzero(np.bincount(n)):
+        rows = np.flatnonzero(n == length)
+        targets[rows, :length] = task.target(torch.from_numpy(values[rows, :length])).numpy()
+    return targets
 
 
 def as_batch(tokens: Int[Tensor, "batch tokens"], scored: Bool[Tensor, "batch tokens"]) -> Batch:
@@ -91,26 +105,35 @@ def as_batch(tokens: Int[Tensor, "batch tokens"], scored: Bool[Tensor, "batch to
     return Batch(tokens[:, :-1], tokens[:, 1:], scored[:, 1:], int(scored.sum()))
 
 
+def mixed_tokens(
+    task: Task, seeds: Sequence[int], purpose: Purpose, index: int, size: int, lengths: tuple[int, int], layout: Layout
+) -> tuple[Int[Tensor, "seed batch tokens"], Bool[Tensor, "seed batch tokens"]]:
+    """Tokens of batch `index` of every seed, and which are scored: each as its own `mixed_batch`, but PAD to a common length."""
+    drawn = [_drawn(generator(seed, purpose, index), size, lengths) for seed in seeds]
+    longest = np.repeat([n.max() for n, _ in drawn], size)
+    n, values = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    tokens, scored = encode(task, n, values, longest, layout)
+    return tokens.unflatten(0, (len(seeds), size)), scored.unflatten(0, (len(seeds), size))
+
+
+def _drawn(random: np.random.Generator, size: int, lengths: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The lengths of examples, and values for the longest that could be."""
+    return random.integers(lengths[0], lengths[1] + 1, size), random.integers(1, LARGEST + 1, (size, lengths[1]))
+
+
 def mixed_batch(
     task: Task, seed: int, purpose: Purpose, index: int, size: int, lengths: tuple[int, int], layout: Layout
 ) -> Batch:
     """Batch `index` of examples whose lengths are uniform on `lengths` (both ends included), padded as `layout` says."""
-    random = generator(seed, purpose, index)
-    n = random.integers(lengths[0], lengths[1] + 1, size)
-    values = torch.from_numpy(random.integers(1, LARGEST + 1, (size, lengths[1])))
-    longest = int(n.max())
-    tokens = torch.empty((size, 2 * longest + 3), dtype=torch.long)
-    scored = torch.empty(tokens.shape, dtype=torch.bool)
-    for length in np.unique(n).tolist():
-        rows = torch.from_numpy(n == length)
-        tokens[rows], scored[rows] = encode(task, values[rows, :length], longest, layout)
-    return as_batch(tokens, scored)
+    tokens, scored = mixed_tokens(task, [seed], purpose, index, size, lengths, layout)
+    return as_batch(tokens[0], scored[0])
 
 
 def length_batch(task: Task, seed: int, purpose: Purpose, index: int, size: int, length: int) -> Batch:
     """Batch `index` of `size` examples that all have `length` integers: no PAD, and the last length + 1 positions are scored."""
-    values = torch.from_numpy(generator(seed, purpose, length, index).integers(1, LARGEST + 1, (size, length)))
-    return as_batch(*encode(task, values, length, Layout.CONTIGUOUS))
+    values = generator(seed, purpose, length, index).integers(1, LARGEST + 1, (size, length))
+    n = np.full(size, length)
+    return as_batch(*encode(task, n, values, n, Layout.CONTIGUOUS))
 
 
 def rank_slice(batch: Batch, rank: int, world: int, key: str) -> Batch:

@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except (UsageError, ValueError) as error:
-        return _report(error, 2, debug)
+        return report_error(error, 2, debug)
     except KeyboardInterrupt as error:
-        return _report(error, 130, debug)
+        return report_error(error, 130, debug)
     except Exception as error:
-        return _report(error, 1, debug)
+        return report_error(error, 1, debug)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -82,7 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
     return run(arguments)
 
 
-def _report(error: BaseException, code: int, debug: bool) -> int:
+def report_error(error: BaseException, code: int, debug: bool) -> int:
     """One to three lines on stderr; the traceback only where it was asked for."""
     if debug:
         traceback.print_exception(error)

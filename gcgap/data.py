@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L  # noqa: N812
 
@@ -16,12 +16,12 @@ from gcgap.batches import Batch, Layout, Purpose, Source, rank_slice
 
 
 class Stream:
-    """Batches `make(i)`: for i below `stop`, or without end from the number that `start` gives whenever iteration begins."""
+    """Items `make(i)`, mostly batches: for i below `stop`, or without end from the number that `start` gives at its beginning."""
 
-    def __init__(self, make: Callable[[int], Batch], stop: int | None = None, start: Callable[[], int] = int) -> None:
+    def __init__(self, make: Callable[[int], Any], stop: int | None = None, start: Callable[[], int] = int) -> None:
         self.make, self.stop, self.start = make, stop, start
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return map(self.make, count(self.start()) if self.stop is None else range(self.stop))
 
     def __len__(self) -> int:

@@ -63,7 +63,7 @@ def mix(
     `own` holds only the last positions, the last ones of `other` and of `where` are used.
     """
     rows, kept = other.shape[0], own.shape[1]
-    weight = gate.unflatten(0, (-1, rows)).unsqueeze(2)
+    weight, other = gate.unflatten(0, (-1, rows)).unsqueeze(2).to(own.dtype), other.to(own.dtype)
     if where is not None:
         weight = weight * where[-kept:].reshape(-1, *[1] * (own.dim() - 2))
     return torch.lerp(own.unflatten(0, (-1, rows)), other[:, -kept:], weight).flatten(0, 1)
@@ -144,6 +144,25 @@ def gated(
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
     with _hooked(places):
         yield
+
+
+def skip_mlp(
+    middle: Float[Tensor, "rows pos d_model"], layer: int, wiring: Wiring, replacement: Activations
+) -> Float[Tensor, "rows pos d_model"]:
+    """The residual stream above an MLP whose gate is wholly open at every position: its replacement is added, and it never runs.
+
+    Args:
+        middle: The residual stream between the heads and the MLP.
+        layer: The MLP's.
+        wiring: Where components are.
+        replacement: a, with as many rows as `middle`, or one.
+
+    Raises:
+        FloatingPointError: The replacement is not finite.
+    """
+    _, mlp = wiring.columns(layer)
+    _check_finite(replacement.mlps[layer].unsqueeze(0), wiring.components[mlp : mlp + 1])
+    return middle + replacement.mlps[layer][:, -middle.shape[1] :]
 
 
 def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, z: Tensor) -> Tensor:

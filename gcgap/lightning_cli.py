@@ -176,7 +176,7 @@ class ConfigOnly(GapCLI):
     """Resolves configs of `gcgap fit` and runs nothing."""
 
     def __init__(self) -> None:
-        _quieten()
+        quieten()
         super().__init__(**SETTINGS, args=["fit"])
 
     def _set_seed(self) -> None:
@@ -249,7 +249,7 @@ def _check_config_files(arguments: list[str]) -> None:
             raise UsageError(f"`--config`: {path} must hold keys such as `data` and `trainer`; got {content!r:.60}.")
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Leave out messages that tell a user of this command nothing."""
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning 2.6 with torch 2.13
@@ -258,7 +258,7 @@ def _quieten() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one of LightningCLI's subcommands."""
-    _quieten()
+    quieten()
     _check_config_files(arguments)
     try:
         launcher = GapCLI(**SETTINGS, args=arguments).trainer.strategy.launcher

@@ -6,7 +6,6 @@ Owns the order of the stages and what of their results a record holds. The quant
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +28,12 @@ from gcgap.importance.causal import Intervention
 from gcgap.importance.gradient import weight_sizes
 from gcgap.importance.scores import METRICS
 from gcgap.model import Transformer
+from gcgap.precision import in_precision
 from gcgap.protocol import Protocol, window_length
 from gcgap.pruning import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
 from gcgap.records import Record
 from gcgap.sharing import ALONE, Sharing
 from gcgap.subject import Subject, id_batches, shared_base_scores, shared_means
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def measure(
@@ -131,7 +129,7 @@ def begin(
     if length is not None:
         check_context([length], model.n_ctx, "length")
         source.check_ood([length], "length")
-    model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
+    model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()
     wiring.check_sets(protocol.sets)
     find_methods(protocol.attribution.methods)
     with seconds("accuracy"):
@@ -164,12 +162,6 @@ def _origin(model: Transformer, task: str | None, origin: Origin | None) -> Orig
     if known is None:
         return Origin(Source(str(task)))
     return replace(known, source=replace(known.source, task=task or known.source.task))
-
-
-def _in_precision(model: Transformer, protocol: Protocol) -> Transformer:
-    """The model itself, or a converted copy where the protocol names another number format."""
-    dtype = DTYPES[protocol.precision]
-    return model if next(model.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)
 
 
 def _accuracy(

@@ -42,6 +42,16 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :d_model]
 
 
+class LearnedPositions(nn.Embedding):
+    """Adds to every position the vector that is learned for it."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The first positions, from 0 on."""
+        return x + self.weight[: x.shape[1]]
+
+
 class Attention(nn.Module):
     """Causal multi-head attention in two halves: `heads` gives every head's output z, `W_O` writes it."""
 
@@ -52,28 +62,38 @@ class Attention(nn.Module):
 
     def heads(self, x: Float[Tensor, "batch pos d_model"], last: int) -> Float[Tensor, "batch last d_model"]:
         """Outputs z = softmax(q k / sqrt(d_head)) v of all heads side by side, at the `last` positions only."""
-        before = x.shape[1] - last
-        q, k = self._queries_and_keys(x, before)
-        v = self._split(self.W_V(x))
-        mask = torch.ones(last, x.shape[1], dtype=torch.bool, device=x.device).tril(before) if before else None
-        with sdpa_kernel(SDPBackend.MATH) if self.path == "math" else nullcontext():
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.attend(self.W_Q(x[:, x.shape[1] - last :]), self.W_K(x), self.W_V(x))
+
+    def attend(
+        self, q: Float[Tensor, "batch last d_model"], k: Float[Tensor, "batch pos d_model"], v: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch last d_model"]:
+        """z from the queries of the last positions, and the keys and values of all, of all heads side by side."""
+        last, before = q.shape[1], k.shape[1] - q.shape[1]
+        q, k = self._queries_and_keys(q, k)
+        mask = torch.ones(last, k.shape[2], dtype=torch.bool, device=q.device).tril(before) if before else None
+        with sdpa_kernel(SDPBackend.MATH) if self.path == "math" or _slow_backward(q) else nullcontext():
+            z = F.scaled_dot_product_attention(q, k, self._split(v), attn_mask=mask, is_causal=mask is None)
         return z.transpose(1, 2).flatten(2)
 
     def pattern(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch head query key"]:
         """The weights softmax(q k / sqrt(d_head)) with which `heads` sums the values; every row sums to 1."""
-        q, k = self._queries_and_keys(x, before=0)
+        q, k = self._queries_and_keys(self.W_Q(x), self.W_K(x))
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
         return scores.masked_fill(future, -math.inf).softmax(-1)
 
-    def _queries_and_keys(self, x: Tensor, before: int) -> tuple[Tensor, Tensor]:
-        """Queries of the positions from `before` on, and keys of all, each (batch, head, pos, d_head)."""
-        q, k = self._split(self.W_Q(x[:, before:])), self._split(self.W_K(x))
+    def _queries_and_keys(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries of the last positions, and keys of all, each (batch, head, pos, d_head)."""
+        before, q, k = k.shape[1] - q.shape[1], self._split(q), self._split(k)
         return (rotate(q, start=before), rotate(k, start=0)) if self.rotary else (q, k)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+
+def _slow_backward(q: Tensor) -> bool:
+    """Whether the fused kernel's backward pass is slower than plain matrix products: in bfloat16 on a CPU."""
+    return q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad
 
 
 class MLP(nn.Module):
@@ -104,8 +124,14 @@ class Block(nn.Module):
         self, x: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch last d_model"]
     ) -> Float[Tensor, "batch last d_model"]:
         """The residual stream after the heads, then the MLP, have written to it, at the positions that z has."""
-        x = x[:, -z.shape[1] :] + self.attention.W_O(z)
+        x = self.attend(x, z)
         return x + self.mlp(self.norm_mlp(x))
+
+    def attend(
+        self, x: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch last d_model"]
+    ) -> Float[Tensor, "batch last d_model"]:
+        """The residual stream after the heads alone have written to it, at the positions that z has."""
+        return x[:, -z.shape[1] :] + self.attention.W_O(z)
 
 
 class Transformer(nn.Module):
@@ -118,7 +144,8 @@ class Transformer(nn.Module):
         d_ff: Width of the MLPs.
         positions: `none` (causal attention alone tells positions apart; the default), `learned`, `sinusoidal` or `rotary`.
         n_ctx: Largest number of input tokens; an example of N integers needs 2 N + 2.
-        attention: `fused` kernels, or `math`, which also has second derivatives.
+        attention: `fused` kernels (but not for gradients in bfloat16 on a CPU, where they are slow), or `math`: plain matrix
+            products, which also have second derivatives.
         seed: Seed of the initial weights.
 
     Raises:
@@ -146,7 +173,7 @@ class Transformer(nn.Module):
         self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_model // n_heads
         self.n_ctx = n_ctx
         self.embedding = nn.Embedding(VOCABULARY, d_model)
-        self.position = nn.Embedding(n_ctx, d_model) if positions == "learned" else None
+        self.position = LearnedPositions(n_ctx, d_model) if positions == "learned" else None
         fixed = sinusoids(n_ctx, d_model) if positions == "sinusoidal" else None
         self.register_buffer("sinusoids", fixed, persistent=False)
         rotary = positions == "rotary"
@@ -174,10 +201,11 @@ class Transformer(nn.Module):
 
     def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[tuple[Tensor, Tensor]]:
         """For every layer the residual stream x below it and its heads' outputs z: what `finish` continues from."""
-        x, states = self.embed(tokens), []
-        for layer, block in enumerate(self.blocks):
-            states.append((x, block.heads(x, self.kept(layer, x, last))))
-            x = block.write(*states[-1])
+        x = self.embed(tokens)
+        states = [(x, self.blocks[0].heads(x, self.kept(0, x, last)))]
+        for layer in range(1, self.n_layers):
+            x = self.blocks[layer - 1].write(*states[-1])
+            states.append((x, self.blocks[layer].heads(x, self.kept(layer, x, last))))
         return states
 
     def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
@@ -191,7 +219,7 @@ class Transformer(nn.Module):
         """The residual stream below the first layer."""
         x = self.embedding(tokens)
         if self.position is not None:
-            x = x + self.position.weight[: tokens.shape[1]]
+            x = self.position(x)
         if self.sinusoids is not None:
             x = x + self.sinusoids[: tokens.shape[1]]
         return x
@@ -204,8 +232,13 @@ class Transformer(nn.Module):
         last: int | None = None,
     ) -> Float[Tensor, "batch last vocabulary"]:
         """Logits from the residual stream x below `layer` and the outputs z of that layer's heads."""
-        x = self.blocks[layer].write(x, z)
-        for above in range(layer + 1, self.n_layers):
+        return self.rise(layer + 1, self.blocks[layer].write(x, z), last)
+
+    def rise(
+        self, layer: int, x: Float[Tensor, "batch kept d_model"], last: int | None = None
+    ) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits from the residual stream x below `layer`; above the last one there are as many layers as `n_layers`."""
+        for above in range(layer, self.n_layers):
             x = self.blocks[above].write(x, self.blocks[above].heads(x, self.kept(above, x, last)))
         return self.unembedding(self.norm(x[:, -last:] if last else x))
 

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassExactMatch
 from gcgap.batches import Batch, check_context
 from gcgap.data import SequenceData
 from gcgap.model import Transformer
+from gcgap.packing import scored_logits
 from gcgap.tasks import VOCABULARY
 
 
@@ -27,8 +28,8 @@ class SequenceModel(L.LightningModule):
         d_ff: Width of the MLPs.
         positions: `none` (causal attention alone tells positions apart), `learned`, `sinusoidal` or `rotary`.
         n_ctx: Largest number of input tokens; an example of N integers needs 2 N + 2.
-        attention: `fused` kernels, or `math`: plain matrix products, which also have second derivatives, and whose backward
-            pass is the faster one in bf16 on some CPUs.
+        attention: `fused` kernels (but not for gradients in bfloat16 on a CPU, where they are slow), or `math`: plain matrix
+            products, which also have second derivatives.
         learning_rate: Adam's step size.
         seed: Seed of the initial weights (linked to `seed_everything`).
 
@@ -62,7 +63,8 @@ class SequenceModel(L.LightningModule):
         check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
-        """Refuse lengths that the model cannot read."""
+        """Refuse lengths that the model cannot read, and be ready for the weights of a checkpoint."""
+        double_first(self)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SequenceData):
             self.check(data)
@@ -82,7 +84,7 @@ class SequenceModel(L.LightningModule):
         Each process sums over its own rows and divides by the global count, so that DDP's average over processes is the
         gradient of exactly that mean.
         """
-        logits = self(batch.inputs)[batch.scored]
+        logits = scored_logits(self.model, batch.inputs, batch.scored)
         total = F.cross_entropy(logits, batch.targets[batch.scored], reduction="sum")
         loss = total * self.trainer.world_size / batch.world_scored
         if not torch.isfinite(loss):
@@ -110,7 +112,20 @@ class SequenceModel(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        return adam(self, self.learning_rate)
+
+
+def adam(module: L.LightningModule, learning_rate: float) -> torch.optim.Adam:
+    """Adam, all of it in one kernel where nothing forbids it: clipping has to see gradients that a loss scaler has scaled."""
+    trainer = module._trainer
+    clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
+    return torch.optim.Adam(module.parameters(), lr=learning_rate, fused=not clipped)
+
+
+def double_first(module: L.LightningModule) -> None:
+    """Make a module 64-bit where its trainer will: Lightning does so only after loading a checkpoint, whose weights it rounds."""
+    if module.trainer.precision == "64-true":
+        module.double()
 
 
 def _scored_targets(batch: Batch) -> Int[Tensor, "batch scored"]:

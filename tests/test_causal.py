@@ -213,6 +213,27 @@ def test_a_head_without_columns_in_w_o_has_no_effect_at_all_but_the_released_sit
     assert all(found[1].abs().mean() > 0.01 for found in released.values())
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_an_mlp_that_is_replaced_does_not_run_and_its_effect_is_that_of_an_open_gate(site: Site) -> None:
+    model, source = Transformer(**SIZES).double(), Source("sort", seed=3)
+    batch = source.batch(Purpose.EVALUATION, 4, 7)
+    sets = [frozenset(members) for members in ([2], [5], [2, 5], [2, 3], [5, 0])]
+    asked = [Intervention(members, baseline) for baseline in BASELINES for members in sets]
+    found = all_replacements(model, source, batch)
+    everywhere = torch.ones(2 * 4 + 2, dtype=torch.bool)  # chosen positions are replaced by gates, which need the MLP to run
+    _, gates = ablated_scores(model, WIRING, batch, asked, found, site, everywhere)
+    runs: list[int] = []
+    hooks = [block.mlp.register_forward_hook(lambda *_, layer=i: runs.append(layer)) for i, block in enumerate(model.blocks)]
+    _, skipped = ablated_scores(model, WIRING, batch, asked, found, site)
+    torch.testing.assert_close(torch.stack(list(skipped)), torch.stack(list(gates)), atol=1e-12, rtol=1e-12)
+    runs.clear()
+    zero = {Baseline.ZERO: found[Baseline.ZERO]}
+    ablated_scores(model, WIRING, batch, [Intervention(sets[1], Baseline.ZERO)], zero, site)
+    for hook in hooks:
+        hook.remove()
+    assert runs == [0, 1], "the untouched model alone runs the last MLP"
+
+
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_replacing_a_component_by_its_own_output_changes_nothing(positions: Positions) -> None:
     model = Transformer(**SIZES, positions=positions).double()

@@ -17,7 +17,7 @@ LINES = (
     "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",
     "importance.causal importance.drop importance.first_order importance.second_order importance.paths importance.shapley",
     "importance.sets importance.linearised attribution attribution.settings",
-    "protocol gap records compose subject pruning",
+    "protocol precision gap records compose subject pruning",
     "attribution.record attribution.workflow attribution.methods attribution.scoring attribution.agreement",
     "attribution.reliability attribution.trust attribution.advice attribution.setup attribution.compose",
     "known known.wires known.parts known.models attribution.recovery attribution.verdict attribution.circuits attribution.truth",
@@ -31,9 +31,10 @@ LINES = (
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
-    "attribution.track measurement attribution.attribute data training checkpoints processes run callbacks cli remeasure",
-    "lightning_cli report.attention report.command attribution.command",
-    "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
+    "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks cli remeasure",
+    "lightning_cli stack stack.replicas stack.seat stack.module stack.relay stack.train",
+    "report.attention report.command attribution.command",
+    "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.stacks sweep.command __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]
 

@@ -4,7 +4,8 @@
 
 `ablated_scores` gives the values of M from which every drop follows, for any list of interventions in one pass over the
 sequences. What lies below the ablated components is computed once per chunk of sequences and shared by all interventions and
-baselines; the last layer is computed at scored positions only; chunks are small enough to stay in cache.
+baselines; an MLP that is replaced wholly is not computed; the last layer is computed at scored positions only; chunks are small
+enough to stay in cache.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from gcgap.batches import Batch
 from gcgap.components import Wiring
-from gcgap.gates import Site, gated, undisturbed
+from gcgap.gates import Activations, Site, gated, skip_mlp, undisturbed
 from gcgap.importance.baselines import Baseline, Replacement
 from gcgap.importance.scores import METRICS, Scores, score
 from gcgap.model import Transformer
 
 CHUNK = 16  # sequences whose shared prefix is held at once
 ROWS = 80  # sequences x interventions that run together: five interventions of one layer on one chunk
+LARGER = 5  # times as many of both off the CPU: fewer and larger kernels, still below twice the memory of a training step
 
 
 class Intervention(NamedTuple):
@@ -60,23 +62,21 @@ def ablated_scores(
         Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
     """
     device = next(model.parameters()).device
-    last = int(batch.scored[0].sum())
-    groups = _by_first_layer(wiring, interventions)
+    scale, last = _scale(device), int(batch.scored[0].sum())
+    groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
     base, ablated = [], []
     with undisturbed(model):
-        for start in range(0, len(batch.inputs), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for start in range(0, len(batch.inputs), CHUNK * scale):
+            rows = slice(start, start + CHUNK * scale)
             inputs, targets = batch.inputs[rows].to(device), batch.targets[rows, -last:].to(device)
             states = model.states(inputs, last)
             base.append(torch.stack(score(model.finish(model.n_layers - 1, *states[-1], last), targets)))
             other = {baseline: give(rows) for baseline, give in replacement.items()}
             ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
-            for (layer, baseline), numbers in groups.items():
-                for few in _pieces(numbers, max(1, ROWS // len(inputs))):
-                    gates = _gates(wiring, [interventions[number].members for number in few], states[layer][0])
-                    x, z = (state.repeat(len(few), 1, 1) for state in states[layer])
-                    with gated(model, wiring, gates.repeat_interleave(len(inputs), 0), other[baseline], site, where):
-                        logits = model.finish(layer, x, z, last)
+            for first, numbers in groups.items():
+                for few in _pieces(numbers, max(1, ROWS * scale // len(inputs))):
+                    gates = _gates(wiring, [interventions[number].members for number in few], states[0][0])
+                    logits = _ablated(model, wiring, states, first, gates, other[first.baseline], site, where, last)
                     names = [_name(wiring, interventions[number]) for number in few]
                     scores = torch.stack(score(logits, targets.repeat(len(few), 1), names))
                     ablated[-1][:, few] = scores.unflatten(1, (len(few), -1))
@@ -87,10 +87,10 @@ def ablated_scores(
 def base_scores(model: Transformer, batch: Batch) -> Scores:
     """M(0) of every sequence of a batch of one length."""
     device = next(model.parameters()).device
-    last = int(batch.scored[0].sum())
+    size, last = CHUNK * _scale(device), int(batch.scored[0].sum())
     pieces = []
     with undisturbed(model):
-        for inputs, targets in zip(batch.inputs.split(CHUNK), batch.targets.split(CHUNK), strict=True):
+        for inputs, targets in zip(batch.inputs.split(size), batch.targets.split(size), strict=True):
             pieces.append(torch.stack(score(model(inputs.to(device), last), targets[:, -last:].to(device))))
     return Scores(*torch.cat(pieces, -1).cpu())
 
@@ -100,12 +100,53 @@ def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention s
     return torch.stack([getattr(base, name) - getattr(ablated, name) for name in METRICS])
 
 
-def _by_first_layer(wiring: Wiring, interventions: Sequence[Intervention]) -> dict[tuple[int, Baseline], list[int]]:
-    """Numbers of the interventions that share a baseline and the lowest layer that they touch."""
+def _scale(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else LARGER
+
+
+class First(NamedTuple):
+    """Where interventions first change the model, and with what: what lies below is shared."""
+
+    layer: int
+    baseline: Baseline
+    skips: bool
+    """No head of the layer is replaced, but its MLP is, at every position: what the MLP puts out is not needed."""
+
+
+def _by_first_layer(
+    model: Transformer, wiring: Wiring, interventions: Sequence[Intervention], everywhere: bool
+) -> dict[First, list[int]]:
+    """Numbers of the interventions that begin at the same place."""
     groups = defaultdict(list)
     for number, (members, baseline) in enumerate(interventions):
-        groups[min(wiring.components[member].layer for member in members), baseline].append(number)
+        layer = min(wiring.components[member].layer for member in members)
+        heads, _ = wiring.columns(layer)
+        apart = members.isdisjoint(range(heads.start, heads.stop))
+        skips = everywhere and apart and wiring.module(model, wiring.mlp, layer) is model.blocks[layer].mlp
+        groups[First(layer, baseline, skips)].append(number)
     return groups
+
+
+def _ablated(
+    model: Transformer,
+    wiring: Wiring,
+    states: list[tuple[Tensor, Tensor]],
+    first: First,
+    gates: Float[Tensor, "set component"],
+    other: Activations,
+    site: Site,
+    where: Tensor | None,
+    last: int,
+) -> Float[Tensor, "rows last vocabulary"]:
+    """Logits of M(xi) for every set and sequence, from where the sets first change the model."""
+    (x, z), rows, sets = states[first.layer], len(states[0][0]), len(gates)
+    if first.skips:
+        x = skip_mlp(model.blocks[first.layer].attend(x, z), first.layer, wiring, other)
+        gates[:, wiring.columns(first.layer)[1]] = 0
+        with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site):
+            return model.rise(first.layer + 1, x.repeat(sets, 1, 1), last)
+    with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site, where):
+        return model.finish(first.layer, x.repeat(sets, 1, 1), z.repeat(sets, 1, 1), last)
 
 
 def _name(wiring: Wiring, intervention: Intervention) -> str:

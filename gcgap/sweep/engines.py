@@ -13,17 +13,17 @@ POLL = 0.2  # seconds between two looks at the workers
 
 
 class Engine(Protocol):
-    """Runs jobs, each in a process of its own."""
+    """Runs jobs, each in a process of its own or several in one."""
 
     slots: int
-    """Jobs at a time."""
+    """Processes at a time."""
 
-    def start(self, job: Job) -> None:
-        """Start a job; there is a free slot."""
+    def start(self, jobs: list[Job]) -> None:
+        """Start a process for jobs; there is a free slot."""
         ...
 
     def ended(self) -> dict[str, int | str]:
-        """Wait a moment; the exit code, or what went wrong, of every job that has ended meanwhile, by its name."""
+        """Wait a moment; the exit code, or what went wrong, of every process that has ended, by the name of its first job."""
         ...
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class Local:
     """Processes of this machine: one per device, or one of one thread per CPU.
 
     Args:
-        workers: Jobs at a time; None takes all devices, or all CPUs that this process may use where there is no device.
+        workers: Processes at a time; None takes all devices, or all CPUs that this process may use where there is no device.
     """
 
     def __init__(self, workers: int | None) -> None:
@@ -43,23 +43,23 @@ class Local:
 
         self.devices = devices(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         self.slots = workers or len(self.devices) or len(os.sched_getaffinity(0))
-        self.running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self.running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
 
-    def start(self, job: Job) -> None:
-        """Start a job on the first free slot."""
+    def start(self, jobs: list[Job]) -> None:
+        """Start a process on the first free slot."""
         slot = min(set(range(self.slots)) - set(self.running))
-        self.running[slot] = job, launch(job, environment(slot, self.devices))
+        self.running[slot] = jobs[0].name, launch(jobs, environment(slot, self.devices))
 
     def ended(self) -> dict[str, int | str]:
-        """The exit codes of the jobs that have ended."""
+        """The exit codes of the processes that have ended."""
         time.sleep(POLL)
         over = {slot: process.returncode for slot, (_, process) in self.running.items() if process.poll() is not None}
         return {self._take(slot): code for slot, code in over.items()}
 
     def _take(self, slot: int) -> str:
-        job, process = self.running.pop(slot)
+        name, process = self.running.pop(slot)
         process.communicate()
-        return job.name
+        return name
 
     def close(self) -> None:
         """Close the workers' standard input, at which they end."""

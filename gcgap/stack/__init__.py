@@ -1,0 +1,1 @@
+"""Many runs that differ only in their seed, trained as one program."""
