@@ -89,7 +89,7 @@ class Launcher(_SubprocessScriptLauncher):
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            told = self._told() if _is_of_others(error) else ""
+            told = self._told(error) if _is_of_others(error) else ""
             self.end()
             if told:
                 raise RuntimeError(told) from error
@@ -124,12 +124,13 @@ class Launcher(_SubprocessScriptLauncher):
         if told := self.failed():
             raise RuntimeError(told)
 
-    def _told(self) -> str:
+    def _told(self, error: Exception) -> str:
         """What it means that this process could not reach the others."""
         deadline = time.monotonic() + (GRACE if self.procs else 0)
         while not (told := self.failed()) and time.monotonic() < deadline:
             time.sleep(PERIOD / 10)  # its connections close a moment before its exit code is known
-        return told or f"another process has ended, or did not answer within {self.timeout}, the `timeout` of `trainer.strategy`"
+        late = f"another process has ended, or did not answer within {self.timeout}, the `timeout` of `trainer.strategy`"
+        return told or f"{late}\n{str(error).splitlines()[0][:160]}"
 
 
 def _watch(fails: Callable[[], str], end: Callable[[], None]) -> None:
@@ -148,7 +149,7 @@ def _watch(fails: Callable[[], str], end: Callable[[], None]) -> None:
 
 def _is_of_others(error: Exception) -> bool:
     """Whether an error says that another process is gone or late, and nothing of this one."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "third_party/gloo" in str(error))
 
 
 def _ending(code: int) -> str:
