@@ -12,6 +12,7 @@ from typing import Any
 import ends
 import pytest
 from ends import check_same, fit
+from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTHING_SIZE_GUIDANCE, EventAccumulator
 from zygote import Zygote
 
 from gcgap.files import remove_unfinished
@@ -64,6 +65,21 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
         assert killed(zygote, run, end, at=place, numbers=[rng.randrange(max(1, count // 6))]), place
     assert not killed(zygote, run, end)
     check_same(run, short_runs[end])
+
+
+def test_tensorboard_shows_each_step_once_though_some_were_trained_twice(
+    zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert killed(zygote, run, "steps", at="hook on_validation_end", numbers=[1])  # step 20 is logged, and not saved
+    assert not killed(zygote, run, "steps")
+    check_same(run, short_runs["steps"])
+    events = EventAccumulator(str(run), size_guidance=STORE_EVERYTHING_SIZE_GUIDANCE).Reload()
+    for tag in events.Tags()["scalars"]:
+        if tag != "epoch":  # which Lightning logs with the loss and with the validation
+            steps = [event.step for event in events.Scalars(tag)]
+            assert steps == sorted(set(steps)), tag
+    assert [event.step for event in events.Images("gap/scatter")] == [0, 5, 10, 20, 25]
 
 
 def test_a_run_killed_at_random_times_ends_with_the_same_bits(
