@@ -69,11 +69,6 @@ class SequenceModel(L.LightningModule):
         if isinstance(data, SequenceData):
             self.check(data)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the number format of training before the weights are loaded: Lightning does so after, which would round them."""
-        if self._trainer is not None:  # there is none in `load_from_checkpoint`
-            self._trainer.precision_plugin.convert_module(self)
-
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, at the `last` positions (all by default)."""
         return self.model(tokens, last)
@@ -116,9 +111,9 @@ class SequenceModel(L.LightningModule):
 
 
 def adam(module: L.LightningModule, learning_rate: float) -> torch.optim.Adam:
-    """Adam, all of it in one kernel where nothing forbids it: clipping has to see gradients that a loss scaler has scaled."""
+    """Adam, all of it in one kernel unless Lightning clips gradients in mixed precision: it refuses to with such a kernel."""
     trainer = module._trainer
-    clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
+    clipped = trainer is not None and trainer.precision.endswith("-mixed") and bool(trainer.gradient_clip_val)
     return torch.optim.Adam(module.parameters(), lr=learning_rate, fused=not clipped)
 
 
