@@ -105,9 +105,9 @@ class Launcher(_SubprocessScriptLauncher):
 
     def end(self) -> None:
         """End every process that this one started, those too that do not answer."""
-        for process in self.procs:
+        while self.procs:  # what is ended here has not failed
+            process = self.procs.pop()
             process.kill()
-        for process in self.procs:
             process.wait()
 
     def join(self) -> None:
@@ -116,11 +116,12 @@ class Launcher(_SubprocessScriptLauncher):
         Raises:
             RuntimeError: One has failed, or does not end.
         """
-        try:
-            for process in self.procs:
+        for process in self.procs:
+            try:
                 process.wait(self.timeout.total_seconds())
-        except subprocess.TimeoutExpired:
-            self.end()
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         if told := self.failed():
             raise RuntimeError(told)
 
@@ -134,12 +135,14 @@ class Launcher(_SubprocessScriptLauncher):
 
 
 def _watch(fails: Callable[[], str], end: Callable[[], None]) -> None:
-    """In a thread: when `fails` tells of another process, give this one time to end by itself, then end it."""
+    """In a thread: when `fails` tells of another process, give this one time to deal with it, then end it."""
 
     def watch() -> None:
-        while not (told := fails()):
+        while not fails():
             time.sleep(PERIOD)
         time.sleep(GRACE)
+        if not (told := fails()):
+            return  # this process has ended the others
         print(f"gcgap: error: RuntimeError: {told}", file=sys.stderr, flush=True)
         end()
         os._exit(1)  # the main thread may be waiting where no exception reaches it

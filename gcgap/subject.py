@@ -13,7 +13,7 @@ from gcgap.components import Wiring
 from gcgap.gap import Array
 from gcgap.gates import Activations, Site
 from gcgap.importance.baselines import Replacement, averaged, batch_means, replacements
-from gcgap.importance.causal import CHUNK, Intervention, ablated_scores, base_scores, drops
+from gcgap.importance.causal import Intervention, ablated_scores, base_scores, chunk_size, drops
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import Scores
 from gcgap.model import Transformer
@@ -66,7 +66,7 @@ class Subject:
 
     def _scores(self, sets: list[Intervention], batch: Batch, sharing: Sharing) -> tuple[Scores, Scores]:
         """`ablated_scores`, each process with whole chunks of the sequences, so that the same ones run together as in one."""
-        p, used, mine = self.protocol, {one.baseline for one in sets}, sharing.part(len(batch.inputs), CHUNK)
+        p, used, mine = self.protocol, {one.baseline for one in sets}, _chunks(self.model, batch, sharing)
         average = partial(shared_means, sharing)
         other = replacements(self.model, self.wiring, self.source, batch, used, self.mean, p.mean_batches, p.batch_size, average)
         found = torch.zeros(len(Scores._fields), 1 + len(sets), len(batch.inputs), dtype=torch.float64)
@@ -92,7 +92,7 @@ def shared_means(
 
 def shared_base_scores(model: Transformer, batch: Batch, sharing: Sharing) -> Scores:
     """As `base_scores`, each process with whole chunks of the sequences."""
-    mine = sharing.part(len(batch.inputs), CHUNK)
+    mine = _chunks(model, batch, sharing)
     found = torch.zeros(len(Scores._fields), len(batch.inputs), dtype=torch.float64)
     if mine.start < mine.stop:
         found[:, mine] = torch.stack(base_scores(model, _rows(batch, mine)))
@@ -103,6 +103,11 @@ def id_batches(source: Source, sequences: int) -> list[Batch]:
     """In-distribution evaluation sequences: about `sequences` in all, the same number of each training length."""
     each = max(2, sequences // len(source.training_lengths))
     return [source.batch(Purpose.EVALUATION, length, each) for length in source.training_lengths]
+
+
+def _chunks(model: Transformer, batch: Batch, sharing: Sharing) -> slice:
+    """The rows of this process."""
+    return sharing.part(len(batch.inputs), chunk_size(next(model.parameters()).device))
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:

@@ -141,9 +141,9 @@ class SequenceModel(L.LightningModule):
 
 
 def adam(module: L.LightningModule, learning_rate: float) -> torch.optim.Adam:
-    """Adam, all of it in one kernel where nothing forbids it: clipping has to see gradients that a loss scaler has scaled."""
+    """Adam, all of it in one kernel unless Lightning clips gradients in mixed precision: it refuses to with such a kernel."""
     trainer = module._trainer
-    clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
+    clipped = trainer is not None and trainer.precision.endswith("-mixed") and bool(trainer.gradient_clip_val)
     return torch.optim.Adam(module.parameters(), lr=learning_rate, fused=not clipped)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class Saboteur(L.Callback):
     """Fails once: a resumed run goes on.
 
     Args:
-        rank: The process that fails.
+        rank: The process that fails; -1 is every one, the first a second later.
         place: `starting`, `training` (at step 3), `measuring` (in the midst of step 2's), `writing` (its record) or `ending`.
         how: `raise`, `kill` (SIGKILL) or `stop` (SIGSTOP).
         deaf: Whether the other process no longer listens by then: it is busy for ever.
@@ -58,7 +59,9 @@ class Saboteur(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         resumed = trainer.ckpt_path  # pyright: ignore[reportAttributeAccessIssue]
         if self.place == "training" and trainer.global_step == 3 and not resumed:
-            if trainer.global_rank == self.rank:
+            if self.rank == -1 and trainer.global_rank == 0:
+                time.sleep(1)
+            if self.rank in (-1, trainer.global_rank):
                 self.fail()
             elif self.deaf:
                 threading.Event().wait()

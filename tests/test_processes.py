@@ -113,11 +113,9 @@ def test_when_the_first_process_is_killed_the_other_one_ends(deaf: bool, fit: Ru
 
 
 def test_what_fails_in_every_process_is_said_once(fit: Run) -> None:
-    assert fit(**{"data.batch_size": 63}) == (
-        2,
-        True,
-        [f"{SAID}`data.batch_size` must be divisible by the number of processes, 2; got 63."],
-    )
+    assert fit(*sabotage(-1, "training", "raise")) == (1, True, raised("training")[:1])
+    said = f"{SAID}`data.batch_size` must be divisible by the number of processes, 2; got 63."
+    assert fit(**{"data.batch_size": 63}) == (2, True, [said])
 
 
 def test_records_of_two_processes_are_those_that_one_makes_of_their_checkpoints(fit: Run, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_process_alone_has_everything_and_leads() -> None:
     [
         ({"sets": (("L0_H0", "L1_MLP"),)}, 2),
         ({"paired": False, "baselines": ("mean_by_position", "resample")}, 2),
-        ({"site": "released", "sequences": 100, "baselines": ("mean", "patch_token")}, 3),
+        ({"site": "released", "sequences": 100, "baselines": ("mean", "patch_token"), "precision": "bf16"}, 3),
         ({"baselines": ("mean", "resample"), "precision": "float64"}, 7),  # more processes than chunks, so that some have none
     ],
     ids=["paired", "unpaired", "three", "seven"],

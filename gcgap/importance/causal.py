@@ -62,19 +62,19 @@ def ablated_scores(
         Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
     """
     device = next(model.parameters()).device
-    scale, last = _scale(device), int(batch.scored[0].sum())
+    size, last = chunk_size(device), int(batch.scored[0].sum())
     groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
     base, ablated = [], []
     with undisturbed(model):
-        for start in range(0, len(batch.inputs), CHUNK * scale):
-            rows = slice(start, start + CHUNK * scale)
+        for start in range(0, len(batch.inputs), size):
+            rows = slice(start, start + size)
             inputs, targets = batch.inputs[rows].to(device), batch.targets[rows, -last:].to(device)
             states = model.states(inputs, last)
             base.append(torch.stack(score(model.finish(model.n_layers - 1, *states[-1], last), targets)))
             other = {baseline: give(rows) for baseline, give in replacement.items()}
             ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
             for first, numbers in groups.items():
-                for few in _pieces(numbers, max(1, ROWS * scale // len(inputs))):
+                for few in _pieces(numbers, max(1, ROWS * size // CHUNK // len(inputs))):
                     gates = _gates(wiring, [interventions[number].members for number in few], states[0][0])
                     logits = _ablated(model, wiring, states, first, gates, other[first.baseline], site, where, last)
                     names = [_name(wiring, interventions[number]) for number in few]
@@ -87,7 +87,7 @@ def ablated_scores(
 def base_scores(model: Transformer, batch: Batch) -> Scores:
     """M(0) of every sequence of a batch of one length."""
     device = next(model.parameters()).device
-    size, last = CHUNK * _scale(device), int(batch.scored[0].sum())
+    size, last = chunk_size(device), int(batch.scored[0].sum())
     pieces = []
     with undisturbed(model):
         for inputs, targets in zip(batch.inputs.split(size), batch.targets.split(size), strict=True):
@@ -100,8 +100,9 @@ def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention s
     return torch.stack([getattr(base, name) - getattr(ablated, name) for name in METRICS])
 
 
-def _scale(device: torch.device) -> int:
-    return 1 if device.type == "cpu" else LARGER
+def chunk_size(device: torch.device) -> int:
+    """Sequences that run together on a device; their numbers do not depend on those of other chunks."""
+    return CHUNK if device.type == "cpu" else CHUNK * LARGER
 
 
 class First(NamedTuple):
