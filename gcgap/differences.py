@@ -93,7 +93,7 @@ def told(record: Record, repeated: dict[str, Any], found: list[Difference]) -> G
     """What came out, for a terminal: one line, and where anything differs a table and what may explain it."""
     name, every = record.path, values(record.data)
     if not found:
-        return Group(Text(f"{name}: the same in every number ({every} values)."))
+        return Group(_line(f"{name}: the same in every number ({every} values)."))
     numbers = [one for one in found if math.isfinite(one.relative)]
     largest = max(numbers, key=lambda one: one.relative, default=None)
     text = f"{name}: {len(found)} of {every} values differ"
@@ -106,7 +106,12 @@ def told(record: Record, repeated: dict[str, Any], found: list[Difference]) -> G
         relative = f"{one.relative:.2g}" if math.isfinite(one.relative) else ""
         grid.add_row(*(Text(cell) for cell in (one.key, _short(one.recorded), _short(one.repeated), relative)))
     more = [Text(f"and {len(found) - SHOWN} more")] if len(found) > SHOWN else []
-    return Group(Text(text), grid, *more, Text(_reason(record["versions"], repeated["versions"])))
+    return Group(_line(text), grid, *more, Text(_reason(record["versions"], repeated["versions"])))
+
+
+def _line(text: str) -> Text:
+    """A text that begins with a path: the terminal may break it where it must, nobody else, so that it can be searched for."""
+    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def _short(value: Any) -> str:

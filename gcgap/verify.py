@@ -57,7 +57,7 @@ def verify(paths: list[Path], tolerance: float, make: Make) -> int:
             again = repeat(case, make)
             unlike = differences(case.record.data, again, tolerance)
             differ += bool(unlike)
-            progress.console.print(told(case.record, again, unlike), highlight=False)
+            progress.console.print(told(case.record, again, unlike), highlight=False, crop=False)
             progress.advance(task)
     return 1 if differ else 2 * bool(replaced)
 
