@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import threading
+import time
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -37,12 +38,19 @@ class Faults:
         act: `kill` (in the middle, if it is a write), `full` (this write and every later one stops half way), or the name of a
             signal, which is sent before.
         seconds: Instead, when to act, from now on.
+        delay: Seconds that each write to TensorBoard's file takes.
     """
 
     def __init__(
-        self, below: str, at: str = "", numbers: tuple[int, ...] = (), act: str = "kill", seconds: float | None = None
+        self,
+        below: str,
+        at: str = "",
+        numbers: tuple[int, ...] = (),
+        act: str = "kill",
+        seconds: float | None = None,
+        delay: float = 0,
     ) -> None:
-        self.below, self.at, self.numbers, self.act = os.path.realpath(below), at, numbers, act
+        self.below, self.at, self.numbers, self.act, self.delay = os.path.realpath(below), at, numbers, act, delay
         self.seen: list[str] = []
         self.matched, self.is_full = 0, False
         if seconds is not None:
@@ -102,6 +110,8 @@ class Watched:
 
     def write(self, content: Any) -> int:
         """Write all, or half and then act."""
+        if "tfevents" in self.name:
+            time.sleep(self.faults.delay)
         if not self.faults.due(f"write {self.name}") and not self.faults.is_full:
             return self.file.write(content)
         if self.faults.act in ("kill", "full"):

@@ -82,6 +82,17 @@ def test_tensorboard_shows_each_step_once_though_some_were_trained_twice(
     assert [event.step for event in events.Images("gap/scatter")] == [0, 5, 10, 20, 25]
 
 
+def test_a_checkpoint_knows_of_no_step_that_tensorboard_does_not(
+    zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """TensorBoard writes in a thread of its own, which may be behind."""
+    run = tmp_path / "run"
+    assert killed(zygote, run, "steps", at="hook on_train_batch_start", numbers=[5], delay=0.02)
+    assert ends.step(run) == 5
+    assert not killed(zygote, run, "steps")
+    check_same(run, short_runs["steps"])
+
+
 def test_a_run_killed_at_random_times_ends_with_the_same_bits(
     zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
 ) -> None:
