@@ -88,12 +88,12 @@ class Launcher(_SubprocessScriptLauncher):
         _set_num_threads_if_needed(num_processes=self.num_processes)
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:  # the others must not outlive a signal either
             told = self._told(error) if _is_of_others(error) else ""
             self.end()
             if told:
                 raise RuntimeError(told) from error
-            if rank := self.cluster_environment.global_rank():
+            if isinstance(error, Exception) and (rank := self.cluster_environment.global_rank()):
                 error.add_note(f"in the process of rank {rank}")
                 time.sleep(4 * PERIOD)  # if the first process fails likewise, it ends this one: one message is enough
             raise
@@ -125,7 +125,7 @@ class Launcher(_SubprocessScriptLauncher):
         if told := self.failed():
             raise RuntimeError(told)
 
-    def _told(self, error: Exception) -> str:
+    def _told(self, error: BaseException) -> str:
         """What it means that this process could not reach the others."""
         deadline = time.monotonic() + (GRACE if self.procs else 0)
         while not (told := self.failed()) and time.monotonic() < deadline:
@@ -150,7 +150,7 @@ def _watch(fails: Callable[[], str], end: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True, name="gcgap-watch").start()
 
 
-def _is_of_others(error: Exception) -> bool:
+def _is_of_others(error: BaseException) -> bool:
     """Whether an error says that another process is gone or late, and nothing of this one."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "third_party/gloo" in str(error))
 

@@ -23,7 +23,7 @@ class Saboteur(L.Callback):
     Args:
         rank: The process that fails; -1 is every one, the first a second later.
         place: `starting`, `training` (at step 3), `measuring` (in the midst of step 2's), `writing` (its record) or `ending`.
-        how: `raise`, `kill` (SIGKILL) or `stop` (SIGSTOP).
+        how: `raise`, or the name of a signal.
         deaf: Whether the other process no longer listens by then: it is busy for ever.
     """
 
@@ -73,4 +73,4 @@ class Saboteur(L.Callback):
     def fail(self) -> None:
         if self.how == "raise":
             raise ArithmeticError(f"sabotage while {self.place}")
-        os.kill(os.getpid(), signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
+        os.kill(os.getpid(), signal.Signals[self.how])

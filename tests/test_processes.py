@@ -86,11 +86,11 @@ CASES = {
     "rank 1 raises at the end": Case(sabotage(1, "ending", "raise"), raised("ending"), 3),
     "rank 0 raises while measuring": Case(sabotage(0, "measuring", "raise"), raised("measuring")[:1], 1),
     "rank 0 raises while writing": Case(sabotage(0, "writing", "raise"), raised("writing")[:1], 1),
-    "rank 1 is killed in training": Case(sabotage(1, "training", "kill"), KILLED, 2),
-    "rank 1 is killed while measuring": Case(sabotage(1, "measuring", "kill"), KILLED, 1, resumed=True),
-    "rank 1 is killed and rank 0 is busy": Case(sabotage(1, "training", "kill", deaf=True), KILLED, 2),
+    "rank 1 is killed in training": Case(sabotage(1, "training", "SIGKILL"), KILLED, 2),
+    "rank 1 is killed while measuring": Case(sabotage(1, "measuring", "SIGKILL"), KILLED, 1, resumed=True),
+    "rank 1 is killed and rank 0 is busy": Case(sabotage(1, "training", "SIGKILL", deaf=True), KILLED, 2),
     "rank 1 does not answer": Case(
-        [*sabotage(1, "measuring", "stop"), *SOON], [f"{SAID}RuntimeError: {GONE.format('0:00:10')}"], 1, resumed=True
+        [*sabotage(1, "measuring", "SIGSTOP"), *SOON], [f"{SAID}RuntimeError: {GONE.format('0:00:10')}"], 1, resumed=True
     ),
 }
 
@@ -109,7 +109,14 @@ def test_when_one_fails_both_end_and_say_why(case: Case, fit: Run, tmp_path: Pat
 @pytest.mark.parametrize("deaf", [False, True], ids=["and listens", "and is busy"])
 def test_when_the_first_process_is_killed_the_other_one_ends(deaf: bool, fit: Run) -> None:
     said = "the process of rank 0 is gone" if deaf else GONE.format(TIMEOUT)
-    assert fit(*sabotage(0, "training", "kill", deaf), patience=60) == (-9, True, [f"{SAID}RuntimeError: {said}"])
+    assert fit(*sabotage(0, "training", "SIGKILL", deaf), patience=60) == (-9, True, [f"{SAID}RuntimeError: {said}"])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_stops_both_with_everything_saved(rank: int, fit: Run) -> None:
+    code, alone, _ = fit(*sabotage(rank, "training", "SIGTERM"))
+    assert (code, alone) == (143, True)
+    assert fit("--ckpt_path=last") == (0, True, [])
 
 
 def test_what_fails_in_every_process_is_said_once(fit: Run) -> None:
