@@ -28,7 +28,7 @@ check: env
 	$(MAKE) test
 
 bench: env
-	$(BIN)/python tests/bench.py
+	cd tests && ../$(BIN)/python -m bench
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ under Lightning's validation (inference mode) can never have a gradient.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from gcgap.attribution.methods import find_methods
 from gcgap.batches import check_context
 from gcgap.components import Wiring
 from gcgap.data import SequenceData
+from gcgap.files import remove_unfinished
+from gcgap.finite import not_finite
+from gcgap.processes import sharing
 from gcgap.protocol import Protocol
 from gcgap.report.table import table
-from gcgap.run import Run, checkpoint_name
+from gcgap.run import Run, WholeCheckpoints, checkpoint_name
+from gcgap.signals import Held, Interrupted
 from gcgap.training import AccuracyTarget, SequenceModel
 
 
@@ -37,6 +42,8 @@ class GapTracker(Checkpoint):
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
         self.measured: int | None = None
+        self.ended = False
+        self.signals = Held()
 
     def check(self, model: SequenceModel, data: SequenceData) -> None:
         """Raise a ValueError unless the protocol fits this model and data."""
@@ -57,13 +64,23 @@ class GapTracker(Checkpoint):
         self.check(pl_module, data)
         training, settings = training_settings(trainer, pl_module, data), dict(pl_module.hparams) | dict(data.hparams)
         directory = Path(trainer.default_root_dir)
-        self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, trainer.is_global_zero)
+        self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, sharing(trainer))
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if writes and trainer.is_global_zero:
+            for folder in (directory, directory / "checkpoints", directory / "gap"):
+                remove_unfinished(folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the untrained model; a run that is interrupted meanwhile can be resumed already."""
+        self.signals.hold()
         if trainer.global_step == 0:
-            self._save(trainer, "last.ckpt")
+            self._save_last(trainer)
             self._track(trainer, pl_module)
+            self._go_on(trainer, save=False)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Log at the optimiser step: Lightning is one ahead of it after resuming from the untrained model."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,37 +89,78 @@ class GapTracker(Checkpoint):
 
         Where a validation follows, `last.ckpt` is saved after it, so that a resumed run knows of its outcome.
         """
-        if trainer.global_step != self.measured and self.protocol.tracking.due(trainer.global_step):
+        due = trainer.global_step != self.measured and self.protocol.tracking.due(trainer.global_step)
+        if due:
             self._track(trainer, pl_module)
-            if not _validation_follows(trainer):
-                self._save(trainer, "last.ckpt")
+        if _has_stepped(trainer) and not _validation_follows(trainer):
+            self._go_on(trainer, save=due)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save `last.ckpt` with what the validation has decided."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save(trainer, "last.ckpt")
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and _has_stepped(trainer):
+            self._go_on(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the last step at the tracking length, and the final model under the window rule."""
+        self.ended = True
         if trainer.global_step != self.measured:
             self._track(trainer, pl_module)
-        self._save(trainer, "last.ckpt")
+        self._go_on(trainer)
+        self.signals.release()
+        self._finish(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure a run that was resumed at the most steps it may take: Lightning then trains nothing and calls no other hook."""
+        if not self.ended and 0 < trainer.max_steps == trainer.global_step:
+            pl_module.to(trainer.strategy.root_device)
+            self._track(trainer, pl_module)
+            self._finish(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say how an interrupted run goes on."""
+        self.signals.release()
+        if not isinstance(exception, Interrupted):
+            return
+        if not trainer.is_global_zero:
+            exception.code, exception.told = 0, ""  # else Lightning would kill the first process for it
+        elif (Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt").exists():
+            exception.told = f"Interrupted at step {trainer.global_step}; the same command with `--ckpt_path last` goes on."
+
+    def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SequenceModel)
+        record = self.run.finish(pl_module.model, trainer.global_step)
         if trainer.is_global_zero:
-            assert isinstance(pl_module, SequenceModel)
-            Console().print(table(self.run.finish(pl_module.model, trainer.global_step)))
+            Console().print(table(record))
         trainer.strategy.barrier("gcgap final measurement")
 
     def _track(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save this step's weights, measure them on the first process, write the record and log it."""
+        """Save this step's weights and measure them on all processes; the first one writes the record and logs it."""
         assert isinstance(pl_module, SequenceModel)
         self.measured = trainer.global_step
         self._save(trainer, checkpoint_name(trainer.global_step), weights_only=True)
-        if trainer.is_global_zero:
-            self.run.track(pl_module.model, trainer.global_step)
+        self.run.track(pl_module.model, trainer.global_step)
         trainer.strategy.barrier("gcgap tracked measurement")
 
+    def _go_on(self, trainer: L.Trainer, save: bool = True) -> None:
+        """Save `last.ckpt` if it is due; if any process got a signal meanwhile, stop with it saved."""
+        if save:
+            self._save_last(trainer)
+        if trainer.strategy.reduce_boolean_decision(self.signals.number is not None, all=False):
+            if not save:
+                self._save_last(trainer)
+            raise Interrupted(self.signals.number or signal.SIGTERM)
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        """Save all that resuming needs, after what is logged: a checkpoint must not know of steps that TensorBoard does not."""
+        self.run.flush()
+        self._save(trainer, "last.ckpt")
+
     def _save(self, trainer: L.Trainer, name: str, weights_only: bool = False) -> None:
-        self.run.save(lambda path: trainer.save_checkpoint(path, weights_only=weights_only), name)
+        if weight := not_finite(trainer.lightning_module.named_parameters()):
+            told = f"The weight `{weight}` is not finite at step {trainer.global_step}, and is not saved"
+            raise FloatingPointError(f"{told}; lower `model.learning_rate`.")
+        if self.run.writes:
+            trainer.save_checkpoint(self.run.checkpoint(name), weights_only=weights_only)
         trainer.strategy.barrier("gcgap checkpoint")
 
 
@@ -129,7 +187,13 @@ def training_settings(trainer: L.Trainer, model: SequenceModel, data: SequenceDa
         "batch_size": data.batch_size,
         "max_steps": trainer.max_steps,
         "target_accuracy": targets[0] if targets else None,
+        "precision": trainer.precision,
     }
+
+
+def _has_stepped(trainer: L.Trainer) -> bool:
+    """Whether no gradients are being accumulated over batches; no checkpoint would hold them."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
 
 
 def _validation_follows(trainer: L.Trainer) -> bool:

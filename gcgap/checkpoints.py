@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from gcgap.batches import Layout, Source
 from gcgap.compose import Origin
 from gcgap.model import Transformer
+from gcgap.records import named_step
 
 MODEL_SETTINGS = ("n_layers", "n_heads", "d_model", "d_ff", "positions", "n_ctx", "attention")
 PREFIX = "model."
@@ -22,6 +22,7 @@ PREFIX = "model."
 def load(where: str | Path) -> Transformer:
     """The model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
 
+    Its weights have the number format that they were saved in; what `gcgap.measure` computes in is the protocol's `precision`.
     Its `origin` holds task, seed, step and hash, which `gcgap.measure` writes into the record. Loading never unpickles.
 
     Raises:
@@ -35,9 +36,12 @@ def load(where: str | Path) -> Transformer:
         source = {field.name: data[field.name] for field in fields(Source)}
         source |= {"layout": Layout(source["layout"])} | {key: tuple(source[key]) for key in ("lengths", "ood_lengths")}
         step = content["global_step"]
+        if not isinstance(step, int):
+            raise TypeError(f"`global_step` must be a number; got {step!r:.60}")
         weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
+        _check_sizes(settings, weights)
         with torch.random.fork_rng(devices=[]):
-            model = Transformer(**settings)
+            model = Transformer(**settings).to(weights["embedding.weight"].dtype)
         model.load_state_dict(weights)
         model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -53,9 +57,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: The file cannot be read without unpickling, or at all.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not check the sums, and a flipped bit would be a wrong weight
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"{damaged} in it is damaged.")
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"`{path}` does not exist; give a run directory or a .ckpt file.") from None
@@ -65,6 +67,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"`{path}` is not a checkpoint: it holds a {type(content).__name__}, not a dictionary.")
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Raise unless a file is a zip archive that holds what it says; torch checks no sums, and a flipped bit is a wrong weight."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise ValueError("what is in it would take more room than the file itself")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} in it is damaged")
+
+
+def _check_sizes(settings: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Raise a ValueError if the weights are not of the sizes that the settings say, before any room is made for those."""
+    if settings["n_layers"] > len(weights):
+        raise ValueError(f"`n_layers` is {settings['n_layers']}, of {len(weights)} weights")
+    with torch.device("meta"):
+        expected = Transformer(**settings).state_dict()
+    for name, weight in expected.items():
+        if name in weights and weights[name].shape != weight.shape:
+            raise ValueError(f"{name} must be of size {list(weight.shape)}, as its settings say; got {list(weights[name].shape)}")
 
 
 def last_checkpoint(where: str | Path) -> Path:
@@ -85,8 +107,19 @@ def last_checkpoint(where: str | Path) -> Path:
 
 def step_checkpoints(run: Path) -> list[Path]:
     """The numbered checkpoints of a run directory, in the order of their steps."""
-    numbers = {path: re.fullmatch(r"step=(\d+)", path.stem) for path in (run / "checkpoints").glob("step=*.ckpt")}
-    return sorted((path for path, found in numbers.items() if found), key=lambda path: int(path.stem.removeprefix("step=")))
+    steps = ((named_step(path), path) for path in (run / "checkpoints").glob("step=*.ckpt"))
+    return [path for _, path in sorted((step, path) for step, path in steps if step is not None)]
+
+
+def misnamed(path: Path) -> str:
+    """What is wrong with a checkpoint that holds another step than its name says; empty if nothing is."""
+    step = read_checkpoint(path).get("global_step")
+    if named_step(path) in (None, step) or not isinstance(step, int):
+        return ""  # `load` refuses what has no step at all
+    others = [other for other in step_checkpoints(run_directory(path)) if other.name != path.name]
+    same = [other.name for other in others if sha256(other) == sha256(path)]
+    bytes_of = f", with the bytes of {', '.join(same)}" if same else ""
+    return f"`{path}` is another checkpoint than its name says: it holds step {step}{bytes_of}"
 
 
 def run_directory(checkpoint: Path) -> Path:

@@ -1,6 +1,7 @@
 """The command `gcgap`: which subcommand runs, and how errors reach the user.
 
-Imports nothing heavy: `gcgap --help` and `gcgap --version` start at once. Exit codes: 0 done, 1 failed, 2 what the user typed.
+Imports nothing heavy: `gcgap --help` and `gcgap --version` start at once. Exit codes: 0 done, 1 failed, 2 what the user typed,
+130 and 143 interrupted by SIGINT (Ctrl-C) and SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
+
+from gcgap.signals import Interrupted, handled_by, interrupt
 
 COMMANDS = {
     "fit": ("gcgap.lightning_cli", "train a model to its accuracy target and measure every checkpoint"),
@@ -58,11 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return _dispatch(arguments)
+        with handled_by(interrupt):
+            return _dispatch(arguments)
+    except Interrupted as interrupted:
+        if interrupted.told:
+            print(f"gcgap: {interrupted.told}", file=sys.stderr)
+        return int(interrupted.code or 0)
     except (UsageError, ValueError) as error:
         return report_error(error, 2, debug)
-    except KeyboardInterrupt as error:
-        return report_error(error, 130, debug)
     except Exception as error:
         return report_error(error, 1, debug)
 
@@ -86,7 +92,8 @@ def report_error(error: BaseException, code: int, debug: bool) -> int:
     """One to three lines on stderr; the traceback only where it was asked for."""
     if debug:
         traceback.print_exception(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = "\n".join([str(error), *getattr(error, "__notes__", ())])
+    lines = [line.strip() for line in told.splitlines() if line.strip()] or [type(error).__name__]
     lines = lines if len(lines) <= 3 else [*lines[:2], lines[-1]]  # jsonargparse: the key, what is wrong, .., what was got
     if code == 1:
         lines[0] = f"{type(error).__name__}: {lines[0]}"

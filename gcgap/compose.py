@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from gcgap.batches import Source
 from gcgap.components import Component
@@ -70,7 +71,7 @@ def head(
         "training": origin.training,
         "protocol": protocol.to_dict() | data,
         "checkpoint_sha256": origin.checkpoint_sha256,
-        "versions": libraries | {"python": platform.python_version()},
+        "versions": libraries | {"python": platform.python_version(), "threads": str(torch.get_num_threads())},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "accuracy": accuracy,
         "window": window,

@@ -63,7 +63,7 @@ def mix(
     `own` holds only the last positions, the last ones of `other` and of `where` are used.
     """
     rows, kept = other.shape[0], own.shape[1]
-    weight = gate.unflatten(0, (-1, rows)).unsqueeze(2)
+    weight, other = gate.unflatten(0, (-1, rows)).unsqueeze(2).to(own.dtype), other.to(own.dtype)
     if where is not None:
         weight = weight * where[-kept:].reshape(-1, *[1] * (own.dim() - 2))
     return torch.lerp(own.unflatten(0, (-1, rows)), other[:, -kept:], weight).flatten(0, 1)

@@ -6,8 +6,12 @@ Owns the config: its keys, its defaults, and the run directory that belongs to i
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,12 +20,21 @@ import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gcgap.callbacks import GapTracker, StepProgress
 from gcgap.checkpoints import MODEL_SETTINGS, read_checkpoint
 from gcgap.cli import UsageError
+from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
+from gcgap.files import write_whole
+from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
+from gcgap.resuming import overruled
+from gcgap.signals import Interrupted
+from gcgap.tasks import find_task
 from gcgap.training import AccuracyTarget, SequenceModel
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -34,6 +47,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
 }
 RUN_FILES = ("config.yaml", "checkpoints", "gap")
+StrategyRegistry.register("ddp", Together, "DDP whose processes end together", override=True)  # also what `auto` means
 SHAPING = ("seed_everything", "data", "model", "protocol", "target")  # what makes a run another run
 
 
@@ -57,8 +71,7 @@ class RunConfig(SaveConfigCallback):
         """Write `config.yaml` unless a resumed run has it already."""
         path = Path(trainer.default_root_dir) / "config.yaml"
         if trainer.is_global_zero and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_none=False)
+            write_whole(path, self.parser.dump(self.config, skip_none=False).encode())
 
 
 class GapCLI(LightningCLI):
@@ -87,6 +100,8 @@ class GapCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path last`, and refuse a directory that holds another run."""
+        check_given(self.chosen.items())
+        find_task(self.chosen.data.task)  # before it names a directory
         if self.subcommand != "fit" and not self.chosen.ckpt_path:
             raise UsageError(
                 f"`ckpt_path`: {self.subcommand} needs a trained model; give a .ckpt file, or `last` for the run's own."
@@ -95,13 +110,20 @@ class GapCLI(LightningCLI):
             self.chosen.ckpt_path = str(self.run_directory / "checkpoints" / "last.ckpt")
         if self.chosen.ckpt_path and not Path(self.chosen.ckpt_path).is_file():
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
-        if self.chosen.ckpt_path:
-            self._check_checkpoint(Path(self.chosen.ckpt_path))
+        saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
+        self.step = saved.get("global_step", 0)
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
             self._check_run_directory()
+        if saved:
+            _say(overruled(saved, yaml.safe_load(self.text), trains=self.subcommand == "fit"))
 
-    def _check_checkpoint(self, path: Path) -> None:
-        """Refuse a file that is no checkpoint, one of another model, and for training one that holds weights alone."""
+    @property
+    def text(self) -> str:
+        """The config of the subcommand as `config.yaml` holds it."""
+        return self._parser(self.subcommand).dump(self.chosen, skip_none=False)
+
+    def _checkpoint(self, path: Path) -> dict[str, Any]:
+        """What a checkpoint holds; refuse one of another model, and for training one of weights alone or of a later step."""
         content = read_checkpoint(path)
         model, saved = self.chosen.model, content.get("hyper_parameters")
         if not isinstance(saved, dict) or not isinstance(content.get("state_dict"), dict):
@@ -113,20 +135,31 @@ class GapCLI(LightningCLI):
                 )
         if self.subcommand == "fit" and "optimizer_states" not in content:
             raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to go on; give last.ckpt.")
+        if self.subcommand == "fit" and 0 <= self.chosen.trainer.max_steps < content["global_step"]:
+            raise UsageError(
+                f"`trainer.max_steps` must be at least {content['global_step']}, the step of {path}; "
+                f"got {self.chosen.trainer.max_steps}."
+            )
+        return content
 
     def _check_run_directory(self) -> None:
         run = self.run_directory
-        if not any((run / name).exists() for name in RUN_FILES):
+        if not any((run / name).exists() for name in RUN_FILES) or self._has_saved_nothing(run):
             return
         if not self.chosen.ckpt_path:
             raise UsageError(
                 f"`trainer.default_root_dir`: {run} already holds a run, and nothing of it is overwritten.\n"
                 "Resume it with `--ckpt_path last`, or name another directory."
             )
-        asked = yaml.safe_load(self._parser("fit").dump(self.chosen, skip_none=False))
-        if told := other_run(run, asked):
+        if told := other_run(run, yaml.safe_load(self.text)):
             advice = "Resume with that run's own config.yaml, or name another `trainer.default_root_dir`."
             raise UsageError(f"{told}.\n{advice}")
+
+    def _has_saved_nothing(self, run: Path) -> bool:
+        """Whether a run of this very config ended in this directory before its first checkpoint: it begins anew."""
+        config, folders = run / "config.yaml", (run / "checkpoints", run / "gap")
+        saved = [path for folder in folders for path in folder.glob("[!.]*")]
+        return not saved and config.is_file() and config.read_text() == self.text
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that works in the run directory and logs to TensorBoard there, unless the config says otherwise."""
@@ -135,13 +168,20 @@ class GapCLI(LightningCLI):
         if self.subcommand != "fit":
             logger = logger or False
         elif logger in (None, True):
-            logger = TensorBoardLogger(run.parent, name=run.name, version="", default_hp_metric=False)
+            again = self.step + 1 if self.step else 0  # TensorBoard drops what an earlier attempt logged from this step on
+            logger = TensorBoardLogger(run.parent, name=run.name, version="", default_hp_metric=False, purge_step=again)
         callbacks = list(config["callbacks"] or [])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
             callbacks.append(StepProgress())
         if self.subcommand == "fit":
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
-        return super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
+        except (MisconfigurationException, TypeError) as error:
+            raise UsageError(f"`trainer`: {error}") from error
+        if not trainer.precision.startswith(str(config["precision"] or "")):
+            self.chosen.trainer.precision = trainer.precision  # Lightning takes bf16-mixed for 16-mixed on a CPU
+        return trainer
 
     def before_fit(self) -> None:
         """Check what only model, data and protocol together can tell, before a logger writes its first file."""
@@ -149,6 +189,19 @@ class GapCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, GapTracker):
                 callback.check(self.model, self.datamodule)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Name what cannot be read or written, and say how a run that ends so goes on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            before = error.__context__  # a logger that cannot close may hide what came first
+            first = before if isinstance(before, OSError) and before.filename and not error.filename else error
+            named = OSError(first.errno, first.strerror, os.fsdecode(first.filename or self.run_directory))
+            if subcommand == "fit":
+                option = " with `--ckpt_path last`" if (self.run_directory / "checkpoints" / "last.ckpt").exists() else ""
+                named.add_note(f"Earlier files are whole: once this is mended, the same command{option} goes on.")
+            raise named from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Checkpoints are never unpickled."""
@@ -189,10 +242,11 @@ class ConfigOnly(GapCLI):
         """Every key that these arguments of `gcgap fit` lead to, with its value.
 
         Raises:
-            UsageError: A key or a value is wrong.
+            UsageError, ValueError: A key or a value is wrong.
         """
         _check_config_files(arguments)
         chosen = self.parser.parse_args(["fit", *arguments])["fit"]
+        check_given(chosen.items())
         return yaml.safe_load(self._parser("fit").dump(chosen, skip_none=False))
 
 
@@ -204,8 +258,7 @@ def other_run(run: Path, asked: dict[str, Any], training: Iterable[str] = ()) ->
         asked: A whole config.
         training: Keys of `trainer` that count too; a run that is resumed by hand may change those.
     """
-    config = run / "config.yaml"
-    saved = yaml.safe_load(config.read_text()) if config.exists() else {}
+    saved = read_run_config(run / "config.yaml")
     pairs = {key: (saved[key], asked[key]) for key in SHAPING if key in saved}
     pairs |= {f"trainer.{key}": (saved["trainer"].get(key), asked["trainer"][key]) for key in training if "trainer" in saved}
     for key, (there, here) in pairs.items():
@@ -218,6 +271,12 @@ def _seed(value: bool | int) -> int:
     if isinstance(value, bool) or value < 0:
         raise ValueError(f"`seed_everything` must be an integer of 0 or more, the seed of data and weights; got {value}.")
     return value
+
+
+@rank_zero_only
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"gcgap: {line}", file=sys.stderr)
 
 
 def _difference(saved: Any, asked: Any) -> str:
@@ -236,9 +295,9 @@ def _check_config_files(arguments: list[str]) -> None:
         if name not in ("-c", "--config") or not path.is_file():
             continue
         try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"`--config`: {path} is not YAML: {' '.join(str(error).split())[:160]}") from error
+            content = read_config(path)
+        except ValueError as error:
+            raise UsageError(f"`--config`: {error}") from error
         if not isinstance(content, dict):
             raise UsageError(f"`--config`: {path} must hold keys such as `data` and `trainer`; got {content!r:.60}.")
 
@@ -247,7 +306,19 @@ def quieten() -> None:
     """Leave out messages that tell a user of this command nothing."""
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning 2.6 with torch 2.13
+    logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda said: "Tip:" not in said.getMessage())
+
+
+@contextmanager
+def _failing_threads_left_to_the_main_one() -> Iterator[None]:
+    """The thread that writes TensorBoard's file prints an error that whoever logs next raises again."""
+    before = threading.excepthook
+    threading.excepthook = lambda failed: None if issubclass(failed.exc_type, OSError) else before(failed)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def run(arguments: list[str]) -> int:
@@ -255,7 +326,12 @@ def run(arguments: list[str]) -> int:
     quieten()
     _check_config_files(arguments)
     try:
-        GapCLI(**SETTINGS, args=arguments)
+        with _failing_threads_left_to_the_main_one():
+            launcher = GapCLI(**SETTINGS, args=arguments).trainer.strategy.launcher
+            if isinstance(launcher, Launcher):
+                launcher.join()
+    except Interrupted:
+        raise
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0

@@ -6,7 +6,6 @@ Owns the order of the stages and what of their results a record holds. The quant
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,25 +14,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gcgap.attribution.methods import find_methods
 from gcgap.attribution.track import track
-from gcgap.batches import Purpose, Source, check_context, generator
+from gcgap.batches import Batch, Purpose, Source, check_context, generator
 from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
+from gcgap.finite import not_finite
 from gcgap.gap import Array, Gap, bootstrap_means, measure_gap
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline, mean_activations
-from gcgap.importance.causal import Intervention, base_scores
-from gcgap.importance.gradient import gradient_norms, weight_sizes
+from gcgap.importance.baselines import Baseline
+from gcgap.importance.causal import Intervention
+from gcgap.importance.gradient import weight_sizes
 from gcgap.importance.scores import METRICS
 from gcgap.model import Transformer
+from gcgap.precision import in_precision
 from gcgap.protocol import Protocol, window_length
 from gcgap.pruning import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
 from gcgap.records import Record
-from gcgap.subject import Subject, id_batches
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+from gcgap.sharing import ALONE, Sharing
+from gcgap.subject import Subject, id_batches, shared_base_scores, shared_means
 
 
 def measure(
@@ -43,6 +44,7 @@ def measure(
     length: int | None = None,
     protocol: Protocol | None = None,
     origin: Origin | None = None,
+    sharing: Sharing = ALONE,
 ) -> Record:
     """Measure what each component's gradient says and what it causes.
 
@@ -54,27 +56,27 @@ def measure(
         length: Length of the OOD sequences. By default the paper's window rule picks it.
         protocol: What is measured, and how.
         origin: Where the model comes from; known for a model from `gcgap.load`.
+        sharing: The processes that all make this call and share its work; each gets the whole record.
 
     Returns:
         The record. If the window rule finds no length the record says so and holds no components.
 
     Raises:
         ValueError: An unknown task, no task, or a length that the model cannot read.
-        FloatingPointError: The model gives NaN or Inf.
+        FloatingPointError: A weight, or what the model gives, is NaN or Inf.
     """
     protocol = protocol or Protocol()
-    begun = begin(model, task, length, protocol, origin)
+    begun = begin(model, task, length, protocol, origin, sharing=sharing)
     model, wiring, source, length, record, seconds = begun
     if length is None:
         return Record(record | skipped(protocol, record["accuracy"]) | {"seconds": seconds.by_stage})
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
-        mean = mean_activations(model, wiring, means, by_position=False)
+        mean = shared_means(sharing, model, wiring, means, by_position=False)
         activity = activation_norms(model, wiring, means[0]).numpy(), attention_entropies(model, means[0]).numpy()
-    subject = Subject(model, wiring, source, protocol, length, mean)
+    subject = Subject(model, wiring, source, protocol, length, mean, sharing)
     with seconds("gradient"):
-        gradients = source.batches(Purpose.GRADIENT, length, protocol.gradient_batches, protocol.batch_size)
-        norms = gradient_norms(model, wiring, gradients, protocol.normalise_gradient).numpy()
+        norms = subject.norms()
     with seconds("causal"):
         causal = _causal(subject, protocol.paired)
     rng = generator(source.seed, Purpose.STATISTICS, length)
@@ -115,6 +117,7 @@ def begin(
     protocol: Protocol,
     origin: Origin | None,
     sequences: int | None = None,
+    sharing: Sharing = ALONE,
 ) -> Begun:
     """Check what was asked for, and find the accuracy and the length to measure; arguments as in `measure`.
 
@@ -127,12 +130,14 @@ def begin(
     if length is not None:
         check_context([length], model.n_ctx, "length")
         source.check_ood([length], "length")
-    model, wiring, seconds = _in_precision(model, protocol), Wiring.of(model), Stopwatch()
+    if name := not_finite(model.named_parameters()):
+        raise FloatingPointError(f"The weight `{name}` is not finite.")
+    model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()
     wiring.check_sets(protocol.sets)
     find_methods(protocol.attribution.methods)
     with seconds("accuracy"):
         sized = protocol if sequences is None else replace(protocol, sequences=sequences)
-        accuracy, window = _accuracy(model, source, sized, lengths)
+        accuracy, window = _accuracy(model, source, sized, lengths, sharing)
     given, length = length is not None, window["length"] if length is None else length
     record = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given}
     return Begun(model, wiring, source, length, record, seconds)
@@ -162,19 +167,17 @@ def _origin(model: Transformer, task: str | None, origin: Origin | None) -> Orig
     return replace(known, source=replace(known.source, task=task or known.source.task))
 
 
-def _in_precision(model: Transformer, protocol: Protocol) -> Transformer:
-    """The model itself, or a converted copy where the protocol names another number format."""
-    dtype = DTYPES[protocol.precision]
-    return model if next(model.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)
-
-
 def _accuracy(
-    model: Transformer, source: Source, protocol: Protocol, lengths: tuple[int, ...]
+    model: Transformer, source: Source, protocol: Protocol, lengths: tuple[int, ...], sharing: Sharing
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Exact match in distribution and at every OOD length, and the length that the window rule picks."""
-    inside = [base_scores(model, batch).exact_match for batch in id_batches(source, protocol.sequences)]
+
+    def right(batch: Batch) -> Tensor:
+        return shared_base_scores(model, batch, sharing).exact_match
+
+    inside = [right(batch) for batch in id_batches(source, protocol.sequences)]
     by_length = {
-        length: float(base_scores(model, source.batch(Purpose.EVALUATION, length, protocol.sequences)).exact_match.mean())
+        length: float(right(source.batch(Purpose.EVALUATION, length, protocol.sequences)).mean())
         for length in dict.fromkeys(lengths)
     }
     found = window_length(((length, by_length[length]) for length in source.ood_lengths), protocol.window)

@@ -62,28 +62,38 @@ class Attention(nn.Module):
 
     def heads(self, x: Float[Tensor, "batch pos d_model"], last: int) -> Float[Tensor, "batch last d_model"]:
         """Outputs z = softmax(q k / sqrt(d_head)) v of all heads side by side, at the `last` positions only."""
-        before = x.shape[1] - last
-        q, k = self._queries_and_keys(x, before)
-        v = self._split(self.W_V(x))
-        mask = torch.ones(last, x.shape[1], dtype=torch.bool, device=x.device).tril(before) if before else None
-        with sdpa_kernel(SDPBackend.MATH) if self.path == "math" else nullcontext():
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.attend(self.W_Q(x[:, x.shape[1] - last :]), self.W_K(x), self.W_V(x))
+
+    def attend(
+        self, q: Float[Tensor, "batch last d_model"], k: Float[Tensor, "batch pos d_model"], v: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch last d_model"]:
+        """z from the queries of the last positions, and the keys and values of all, of all heads side by side."""
+        last, before = q.shape[1], k.shape[1] - q.shape[1]
+        q, k = self._queries_and_keys(q, k)
+        mask = torch.ones(last, k.shape[2], dtype=torch.bool, device=q.device).tril(before) if before else None
+        with sdpa_kernel(SDPBackend.MATH) if self.path == "math" or _slow_backward(q) else nullcontext():
+            z = F.scaled_dot_product_attention(q, k, self._split(v), attn_mask=mask, is_causal=mask is None)
         return z.transpose(1, 2).flatten(2)
 
     def pattern(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch head query key"]:
         """The weights softmax(q k / sqrt(d_head)) with which `heads` sums the values; every row sums to 1."""
-        q, k = self._queries_and_keys(x, before=0)
+        q, k = self._queries_and_keys(self.W_Q(x), self.W_K(x))
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
         return scores.masked_fill(future, -math.inf).softmax(-1)
 
-    def _queries_and_keys(self, x: Tensor, before: int) -> tuple[Tensor, Tensor]:
-        """Queries of the positions from `before` on, and keys of all, each (batch, head, pos, d_head)."""
-        q, k = self._split(self.W_Q(x[:, before:])), self._split(self.W_K(x))
+    def _queries_and_keys(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries of the last positions, and keys of all, each (batch, head, pos, d_head)."""
+        before, q, k = k.shape[1] - q.shape[1], self._split(q), self._split(k)
         return (rotate(q, start=before), rotate(k, start=0)) if self.rotary else (q, k)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+
+def _slow_backward(q: Tensor) -> bool:
+    """Whether the fused kernel's backward pass is slower than plain matrix products: in bfloat16 on a CPU."""
+    return q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad
 
 
 class MLP(nn.Module):
@@ -134,7 +144,8 @@ class Transformer(nn.Module):
         d_ff: Width of the MLPs.
         positions: `none` (causal attention alone tells positions apart; the default), `learned`, `sinusoidal` or `rotary`.
         n_ctx: Largest number of input tokens; an example of N integers needs 2 N + 2.
-        attention: `fused` kernels, or `math`, which also has second derivatives.
+        attention: `fused` kernels (but not for gradients in bfloat16 on a CPU, where they are slow), or `math`: plain matrix
+            products, which also have second derivatives.
         seed: Seed of the initial weights.
 
     Raises:

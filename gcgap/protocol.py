@@ -16,7 +16,7 @@ from gcgap.attribution.settings import Attribution
 BaselineName = Literal["mean", "mean_by_position", "zero", "resample", "patch_sequence", "patch_token", "patch_swap"]
 SiteName = Literal["component", "released"]
 RanksName = Literal["average", "ordinal"]
-PrecisionName = Literal["float32", "float64"]
+PrecisionName = Literal["float32", "float64", "bf16"]
 CHOICES = {"site": get_args(SiteName), "ranks": get_args(RanksName), "precision": get_args(PrecisionName)}
 
 
@@ -105,7 +105,8 @@ class Protocol(Sizes):
         threshold: Rank difference that makes a Hero or a Bloat, as a share of the number of components (0.3 of 20 is 6).
         strict: Whether a rank difference equal to the threshold does not count.
         confidence: Coverage of every interval.
-        precision: Number format of the measurement, whatever the training used.
+        precision: Number format of the measurement, whatever the training used: float32, float64, or bf16 (matrix products inside
+            the layers in bfloat16, all else in float32), which pays where the processor has units for it.
         sets: Sets of components, by name, whose joint ablation is measured too, such as [[L0_H1, L1_H2]].
         tracking: When and how large during training.
         attribution: Which attribution methods are run beside G and C, under the first baseline.

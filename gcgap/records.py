@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import lzma
 import math
-import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gcgap.files import write_whole
+from gcgap.seal import SEAL, check_seal, parsed, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PACKED = "steps.jsonl.xz"
 """The records of a run's checkpoints in one file, one on each line; each stands for the file step=<step>.json beside it."""
+LARGEST = 2**29  # bytes of them: a thousand checkpoints of a model of a hundred components
 METRICS = ("exact_match", "log_prob", "token_accuracy")
 _TOP: dict[str, tuple[type, ...]] = {
     "task": (str,),
@@ -93,7 +97,7 @@ class Record:
         return f"Record({told}, {len(self.data['components'])} components)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Exactly the dictionary of the JSON file."""
+        """Exactly the dictionary of the JSON file that it was read from or written to."""
         return self.data
 
     @classmethod
@@ -101,28 +105,30 @@ class Record:
         """Read and check one file.
 
         Raises:
-            ValueError: The file is not a record that this version can read.
+            ValueError: The file is not a record that this version can read, or was changed after it was written.
         """
         try:
-            data = _parsed(Path(path).read_text(encoding="utf-8"))
+            data = parsed(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"`{path}` is not a record: {error}. Measure the checkpoint again.") from error
         try:
-            return cls(data, Path(path))
+            record = cls(data, Path(path))
+            check_seal(data, str(path))
         except RecursionError as error:
             raise ValueError(f"`{path}` is not a record: it is nested too deeply.") from error
+        return record
 
     def write(self, path: str | Path, compact: bool = False) -> Record:
-        """Write to a temporary name in the same directory, then rename: a reader never sees half a record.
+        """Seal, write to a temporary name in the same directory, then rename: a reader never sees half a record.
 
         Args:
             path: The file.
             compact: All on one line, at half the size.
         """
         form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-        text = json.dumps(self.data, allow_nan=False, ensure_ascii=False, **form)
-        _replace(Path(path), (text + "\n").encode())
-        return Record(self.data, Path(path))
+        data = sealed(self.data)
+        write_whole(Path(path), (json.dumps(data, ensure_ascii=False, **form) + "\n").encode())
+        return Record(data, Path(path))
 
     @property
     def baselines(self) -> list[str]:
@@ -182,10 +188,20 @@ def find_records(where: str | Path) -> list[Record]:
     return sorted([Record.read(path) for path in sorted(paths)] + packed, key=lambda record: record.path or where)
 
 
+def named_step(path: Path) -> int | None:
+    """The optimiser step that the name of a file says, such as 250 for step=000250.ckpt; None if it says none."""
+    found = re.fullmatch(r"step=(\d+)", path.stem)
+    return None if found is None else int(found[1])
+
+
 def pack(records: Sequence[Record], path: str | Path) -> None:
-    """Write the records of a run's checkpoints into one compressed file; equal records give equal bytes."""
-    lines = [json.dumps(record.data, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for record in records]
-    _replace(Path(path), lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
+    """Write the records of a run's checkpoints into one compressed file, which has a checksum of its own.
+
+    Equal records give equal bytes.
+    """
+    plain = ({key: value for key, value in record.data.items() if key != SEAL} for record in records)
+    lines = [json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for data in plain]
+    write_whole(Path(path), lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
 
 
 def unpack(path: str | Path) -> list[Record]:
@@ -196,7 +212,7 @@ def unpack(path: str | Path) -> list[Record]:
     """
     path, found = Path(path), dict[Path, Record]()
     try:
-        lines = lzma.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
+        lines = _unpacked(path.read_bytes()).decode().removesuffix("\n").split("\n")
     except (lzma.LZMAError, UnicodeDecodeError) as error:
         raise ValueError(f"`{path}` does not hold packed records: {error}. Copy it again.") from error
     for number, line in enumerate(lines, 1):
@@ -209,36 +225,26 @@ def unpack(path: str | Path) -> list[Record]:
     return list(found.values())
 
 
+def _unpacked(content: bytes) -> bytes:
+    """What is packed, if that is no more than any run can have."""
+    stream = lzma.LZMADecompressor()
+    found = stream.decompress(content, max_length=LARGEST)
+    if not stream.eof:
+        raise lzma.LZMAError(f"it is cut, or would take more than {LARGEST} bytes")
+    return found
+
+
 def _of_line(line: str, name: str) -> dict[str, Any]:
     try:
-        data = _parsed(line)
+        data = parsed(line)
     except ValueError as error:
         raise ValueError(f"`{name}` is not a record: {error}. Copy the file again.") from error
     try:
         check(data, name)
+        check_seal(data, name)
     except RecursionError as error:
         raise ValueError(f"`{name}` is not a record: it is nested too deeply.") from error
     return data
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(where: str | Path) -> DataFrame:
@@ -324,7 +330,3 @@ def _check_finite(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` holds {value}; a missing number must be null, with a reason.")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_finite(inner, name)
-
-
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"it holds {constant}, and a missing number must be null")

@@ -6,22 +6,29 @@ that names them, `gap/site=released/` say, so that two protocols never mix.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.checkpoints import load, read_checkpoint, run_directory, sha256, step_checkpoints
+from gcgap.checkpoints import load, misnamed, read_checkpoint, run_directory, sha256, step_checkpoints
 from gcgap.cli import UsageError
+from gcgap.config_file import check_given, read_run_config, training_of
 from gcgap.measurement import measure
 from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
+from gcgap.verify import verify
+
+LONGEST = 160  # characters of a folder's name; file systems allow 255
+COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 
 
 class Parser(ArgumentParser):
@@ -73,10 +80,15 @@ def build_parser() -> Parser:
         "length": "Length of the OOD sequences (integers per example), instead of the run's own.",
         "full": "Measure every checkpoint with the final sizes under the window rule (a flag, or true / false).",
         "force": "Replace records that are there already (a flag, or true / false).",
+        "verify": "Measure again what the records say, write nothing, and tell what differs (a flag, or true / false).",
+        "tolerance": "Largest relative difference of two numbers that `--verify` takes for the same (0 is bit for bit, as on the "
+        "same machine; 1e-4 serves for another one).",
     }
     parser.add_argument("--length", type=int | None, default=None, help=texts["length"])
     parser.add_argument("--full", type=bool, default=False, help=texts["full"])
     parser.add_argument("--force", type=bool, default=False, help=texts["force"])
+    parser.add_argument("--verify", type=bool, default=False, help=texts["verify"])
+    parser.add_argument("--tolerance", type=float, default=0.0, help=texts["tolerance"])
     parser.add_class_arguments(Protocol, "protocol")
     return parser
 
@@ -84,29 +96,56 @@ def build_parser() -> Parser:
 def run(arguments: list[str]) -> int:
     """Measure what the arguments name; skips what is done."""
     parser = build_parser()
-    arguments = [f"{argument}=true" if argument in ("--full", "--force") else argument for argument in arguments[1:]]
+    arguments = [f"{argument}=true" if argument in ("--full", "--force", "--verify") else argument for argument in arguments[1:]]
     options = parser.parse_args(arguments)
-    changes = parser.parse_args(arguments, defaults=False).get("protocol", Namespace()).as_dict()
-    jobs = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
+    given = parser.parse_args(arguments, defaults=False)
+    if options.verify or "tolerance" in given:
+        return _verify(parser, options, given)
+    changes = given.get("protocol", Namespace()).as_dict()
+    planned = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
+    jobs = _honest(planned)
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
     console = Console()
     if len(waiting) < len(jobs):
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
-    if not waiting:
-        return 0
     last = None
-    with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+    with Progress(*COLUMNS, console=console, disable=not waiting) as progress:
         task = progress.add_task("Measuring", total=len(waiting))
         for job in waiting:
             model = load(job.checkpoint)
             model.origin = replace(model.origin, training=training_of(run_directory(job.checkpoint) / "config.yaml"))
             record = measure(model, length=job.length, protocol=job.protocol)
             last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
-            progress.console.print(f"{job.record}: {sentence(last)}", highlight=False)
+            progress.console.print(f"{job.record}: {sentence(last)}", highlight=False, markup=False)
             progress.advance(task)
     if last is not None:
         console.print(table(last))
-    return 0
+    return int(len(jobs) < len(planned))
+
+
+def _honest(jobs: list[Job]) -> list[Job]:
+    """The jobs without those of a checkpoint that holds another step than its name says, each of which is told.
+
+    Raises:
+        UsageError: None is left.
+    """
+    wrong = {path: misnamed(path) for path in dict.fromkeys(job.checkpoint for job in jobs)}
+    told = [text for text in wrong.values() if text]
+    if len(told) == len(wrong):
+        raise UsageError(f"{told[0]}.\nRename it, or copy the right one to its place.")
+    for text in told:
+        print(f"gcgap: warning: {text}; it is not measured. Rename it, or copy the right one to its place.", file=sys.stderr)
+    return [job for job in jobs if not wrong[job.checkpoint]]
+
+
+def _verify(parser: Parser, options: Namespace, given: Namespace) -> int:
+    """Measure again what the records say, each as it says."""
+    if other := next((key for key in vars(given.as_flat()) if key not in ("paths", "verify", "tolerance")), None):
+        raise UsageError(f"`--verify` measures as each record says it was measured; leave out `--{other}`.")
+    if not options.verify or not 0 <= options.tolerance < 1:
+        raise UsageError(f"`--tolerance` belongs to `--verify`, and is a share from 0 to 1; got {options.tolerance}.")
+    paths = [_numbered_twin(path) if path.name == "last.ckpt" and path.exists() else path for path in map(Path, options.paths)]
+    return verify(paths, options.tolerance, partial(_protocol, parser))
 
 
 def changed_folder(saved: dict[str, Any], changes: dict[str, Any], length: int | None = None) -> str:
@@ -143,39 +182,24 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
 
 def _numbered_twin(last: Path) -> Path:
     """The numbered checkpoint of the step that last.ckpt holds, whose hash is in its record; last.ckpt if there is none."""
-    twin = last.with_name(f"step={read_checkpoint(last).get('global_step', 0):06d}.ckpt")
+    step = read_checkpoint(last).get("global_step")
+    twin = last.with_name(f"step={step:06d}.ckpt") if isinstance(step, int) else last
     return twin if twin.exists() else last
 
 
 def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:
     """The protocol that a run was configured with, as its config says it and as it is; the defaults where there is no config."""
+    found = read_run_config(config).get("protocol", {})
     try:
-        found = (yaml.safe_load(config.read_text()) or {}).get("protocol", {}) if config.exists() else {}
-        if not isinstance(found, dict):
-            raise TypeError(f"`protocol` must hold settings; got {found!r:.60}.")
         return found, _protocol(parser, found)
-    except (yaml.YAMLError, AttributeError, TypeError, UsageError, ValueError) as error:
+    except (UsageError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(f"`{config}` does not hold a run's config: {reason}") from error
 
 
-def training_of(config: Path) -> dict[str, Any] | None:
-    """The settings of training that a record tells, from a run's config; None where there is none."""
-    try:
-        found = yaml.safe_load(config.read_text())
-        return {
-            "optimizer": "Adam",
-            "learning_rate": found["model"]["learning_rate"],
-            "batch_size": found["data"]["batch_size"],
-            "max_steps": found["trainer"]["max_steps"],
-            "target_accuracy": found["target"]["accuracy"],
-        }
-    except (OSError, KeyError, TypeError):
-        return None
-
-
 def _protocol(parser: Parser, settings: dict[str, Any]) -> Protocol:
     config = parser.parse_object({"paths": ["-"], "protocol": settings})
+    check_given(config.items())
     return parser.instantiate(config).protocol
 
 
@@ -191,7 +215,8 @@ def _variant(own: Protocol, protocol: Protocol, options: Namespace) -> str:
     names = [f"{key}={value}" for key, value in flat[1].items() if flat[0][key] != value]
     names += [f"length={options.length}"] if options.length is not None else []
     names += ["full"] if options.full else []
-    return re.sub(r"[^\w=.,+-]+", "+", ",".join(names)).strip("+")
+    name = re.sub(r"[^\w=.,+-]+", "+", ",".join(names), flags=re.ASCII).strip("+")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}+{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,23 +5,38 @@ Owns the names of files and what goes into loggers; when something is written is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from gcgap.batches import Source
 from gcgap.checkpoints import sha256
 from gcgap.compose import Origin
+from gcgap.files import write_whole
 from gcgap.measurement import measure
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.report.emergence import emergence
 from gcgap.report.logs import layout, png, scalars, write_pictures
+from gcgap.sharing import ALONE, Sharing
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lets Lightning save a checkpoint whole or not at all; by itself it writes elsewhere first, perhaps on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write what Lightning has collected."""
+        buffer = BytesIO()
+        torch.save(checkpoint, buffer)
+        write_whole(Path(path), buffer.getvalue())
 
 
 @dataclass
@@ -37,7 +52,7 @@ class Run:
         settings: The settings of model and data, for TensorBoard's HPARAMS.
         loggers: Where scalars and pictures go.
         writes: False for a dry run, which leaves no file.
-        leads: Whether this process is the one, of several that train together, that writes.
+        sharing: The processes that train together: they share the measuring, and the first one writes.
     """
 
     directory: Path
@@ -47,42 +62,39 @@ class Run:
     settings: dict[str, Any]
     loggers: Sequence[Logger]
     writes: bool = True
-    leads: bool = True
+    sharing: Sharing = ALONE
 
     def checkpoint(self, name: str) -> Path:
         """Where a checkpoint lies."""
         return self.directory / "checkpoints" / name
 
-    def save(self, write: Callable[[Path], None], name: str) -> None:
-        """Let `write` save under a temporary name beside the last one: a kill in the middle must leave the earlier file whole.
-
-        Every process calls it, since `write` may need all of them.
-        """
-        if self.writes:
-            path = self.checkpoint(name)
-            unfinished = path.with_name(f".{name}.unfinished")
-            write(unfinished)
-            if self.leads:
-                unfinished.replace(path)
-
     def track(self, model: Transformer, step: int) -> None:
         """Measure the model of a step at the tracking length, write the record and log it."""
         with isolate_rng():  # gcgap draws from generators of its own, but a logger or a plotting library might not
             tracked = self.protocol.tracked()
-            self._log(self._measured(model, step, f"step={step:06d}.json", self.protocol.tracking.length, tracked))
+            record = self._measured(model, step, f"step={step:06d}.json", self.protocol.tracking.length, tracked)
+            if self.sharing.leads:
+                self._log(record)
+
+    def flush(self) -> None:
+        """Bring to TensorBoard's files what has been logged."""
+        for logger in self._tensorboards():
+            logger.experiment.flush()
 
     def finish(self, model: Transformer, step: int) -> Record:
         """Measure the final model under the window rule, write the record, and give TensorBoard its HPARAMS."""
         record = self._measured(model, step, "final.json", length=None, protocol=self.protocol)
-        self._log_final(record)
+        if self.sharing.leads:
+            self._log_final(record)
         return record
 
     def _measured(self, model: Transformer, step: int, name: str, length: int | None, protocol: Protocol) -> Record:
-        digest = sha256(self.checkpoint(checkpoint_name(step))) if self.writes else None
+        writes = self.writes and self.sharing.leads
+        digest = sha256(self.checkpoint(checkpoint_name(step))) if writes else None
         origin = Origin(self.source, self.directory.name, step, digest, self.training)
-        record = measure(model, length=length, protocol=protocol, origin=origin)
+        record = measure(model, length=length, protocol=protocol, origin=origin, sharing=self.sharing)
         record = Record(record.to_dict() | {"final": name == "final.json"})
-        return record.write(self.directory / "gap" / name) if self.writes else record
+        return record.write(self.directory / "gap" / name) if writes else record
 
     def _history(self, step: int) -> list[Record]:
         """The tracked records up to a step."""
@@ -96,7 +108,7 @@ class Run:
             return
         history = self._history(record["step"])
         raster = png(emergence(history))
-        (self.directory / "gap" / "emergence.png").write_bytes(raster)
+        write_whole(self.directory / "gap" / "emergence.png", raster)
         for logger in self._tensorboards():
             if len(history) == 1:
                 logger.experiment.add_custom_scalars(layout(record))

@@ -6,6 +6,7 @@ drawn at random is the business of `gcgap.batches`.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from jaxtyping import Int
@@ -24,6 +25,8 @@ class Task:
     name: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", cls.name):
+            raise ValueError(f"`name` of a task must be letters, digits and _.+-, since it names directories; got {cls.name!r}.")
         TASKS[cls.name] = cls()
 
     def target(self, inputs: Int[Tensor, "batch n"]) -> Int[Tensor, "batch n"]:

@@ -13,7 +13,9 @@ from torchmetrics.classification import MulticlassExactMatch
 
 from gcgap.batches import Batch, check_context
 from gcgap.data import SequenceData
+from gcgap.finite import not_finite
 from gcgap.model import Transformer
+from gcgap.packing import scored_logits
 from gcgap.tasks import VOCABULARY
 
 
@@ -27,8 +29,8 @@ class SequenceModel(L.LightningModule):
         d_ff: Width of the MLPs.
         positions: `none` (causal attention alone tells positions apart), `learned`, `sinusoidal` or `rotary`.
         n_ctx: Largest number of input tokens; an example of N integers needs 2 N + 2.
-        attention: `fused` kernels, or `math`: plain matrix products, which also have second derivatives, and whose backward
-            pass is the faster one in bf16 on some CPUs.
+        attention: `fused` kernels (but not for gradients in bfloat16 on a CPU, where they are slow), or `math`: plain matrix
+            products, which also have second derivatives.
         learning_rate: Adam's step size.
         seed: Seed of the initial weights (linked to `seed_everything`).
 
@@ -62,11 +64,20 @@ class SequenceModel(L.LightningModule):
         check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
-        """Refuse lengths that the model cannot read, and be ready for the weights of a checkpoint."""
-        double_first(self)
+        """Refuse lengths that the model cannot read."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SequenceData):
             self.check(data)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the number format of training before the weights are loaded, and keep to the learning rate that is asked for.
+
+        Lightning does the first afterwards, which would round the weights, and would take the checkpoint's learning rate.
+        """
+        if self._trainer is not None:  # there is none in `load_from_checkpoint`
+            self._trainer.precision_plugin.convert_module(self)
+        for group in (group for optimizer in checkpoint.get("optimizer_states", ()) for group in optimizer["param_groups"]):
+            group["lr"] = self.learning_rate
 
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, at the `last` positions (all by default)."""
@@ -78,13 +89,33 @@ class SequenceModel(L.LightningModule):
         Each process sums over its own rows and divides by the global count, so that DDP's average over processes is the
         gradient of exactly that mean.
         """
-        logits = self(batch.inputs)[batch.scored]
+        logits = scored_logits(self.model, batch.inputs, batch.scored)
         total = F.cross_entropy(logits, batch.targets[batch.scored], reduction="sum")
         loss = total * self.trainer.world_size / batch.world_scored
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"The loss is {loss.item()} at step {self.global_step}; lower `model.learning_rate`.")
+            name = not_finite(self.named_parameters())
+            weights = f", and so is the weight `{name}`" if name else ""
+            raise FloatingPointError(
+                f"The loss is not finite at step {self.global_step}: {loss.item()}{weights}. Lower `model.learning_rate`."
+            )
         self.log("loss", loss, prog_bar=True, sync_dist=True)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a gradient that is not finite.
+
+        The scaler of `16-mixed` makes such gradients by too large a scale, and skips the step; a scale of at most 1 makes none.
+        """
+        gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+        if torch.stack(torch._foreach_norm(gradients)).isfinite().all():  # far cheaper than to look at each by itself
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and scaler.get_scale() > 1:
+            return
+        if name := not_finite((name, weight.grad) for name, weight in self.named_parameters() if weight.grad is not None):
+            raise FloatingPointError(
+                f"The gradient of `{name}` is not finite at step {self.global_step}; lower `model.learning_rate`."
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Exact match over the fixed validation set."""
@@ -106,13 +137,14 @@ class SequenceModel(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        return adam(self, self.learning_rate)
 
 
-def double_first(module: L.LightningModule) -> None:
-    """Make a module 64-bit where its trainer will: Lightning does so only after loading a checkpoint, whose weights it rounds."""
-    if module.trainer.precision == "64-true":
-        module.double()
+def adam(module: L.LightningModule, learning_rate: float) -> torch.optim.Adam:
+    """Adam, all of it in one kernel where nothing forbids it: clipping has to see gradients that a loss scaler has scaled."""
+    trainer = module._trainer
+    clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
+    return torch.optim.Adam(module.parameters(), lr=learning_rate, fused=not clipped)
 
 
 def _scored_targets(batch: Batch) -> Int[Tensor, "batch scored"]:
@@ -145,8 +177,11 @@ class AccuracyTarget(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""
-        return {"reached_at": self.reached_at}
+        return {"reached_at": self.reached_at, "accuracy": self.accuracy}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
-        self.reached_at = state_dict["reached_at"]
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Know that the target has been reached, if it was this target on these data."""
+        state, data = checkpoint["callbacks"].get(self.state_key, {}), getattr(trainer, "datamodule", None)
+        same = data is None or dict(data.hparams) == checkpoint.get("datamodule_hyper_parameters")
+        if same and state.get("accuracy") == self.accuracy:
+            self.reached_at = state["reached_at"]

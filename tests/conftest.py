@@ -8,15 +8,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
+from ends import ENDS, fit
 from jaxtyping import install_import_hook
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from zygote import Zygote
 
 checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws from Python's generator, which tests watch
 PURE = ["gcgap.batches", "gcgap.gap", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.stack.replicas", "gcgap.tasks"]
@@ -40,6 +43,24 @@ with install_import_hook(PURE, "conftest.checked"):
     from gcgap.stack import replicas  # noqa: F401
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Runs commands of gcgap in processes that start at once."""
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def short_runs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An undisturbed run for each way to end, with the names of its events in `seen.txt` beside it; not to be changed."""
+    runs = {end: tmp_path_factory.mktemp(end) / "run" for end in ENDS}
+    for end, run in runs.items():
+        said, seen = run.with_name("said.txt"), str(run.with_name("seen.txt"))
+        assert zygote(fit(run, end), said, faults={"below": str(run)}, seen=seen) == 0, said.read_text()
+    return runs
 
 
 @pytest.fixture(scope="session")

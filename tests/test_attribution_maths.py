@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,8 +31,8 @@ from handmade import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import peak
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcgap.components import Wiring
 from gcgap.gates import gated
@@ -462,42 +460,6 @@ def test_pairs_of_an_order_and_its_reverse_spread_less_than_independent_orders()
 
 
 # Memory.
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensor storages made inside that are alive, and the most that ever were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.alive: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **kwargs or {})
-        for one in found if isinstance(found, (tuple, list)) else [found]:
-            if isinstance(one, Tensor):
-                self.see(one.untyped_storage())
-        return found
-
-    def see(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.alive:
-            return
-        self.alive.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.gone, key, size)
-
-    def gone(self, key: int, size: int) -> None:
-        self.alive.discard(key)
-        self.now -= size
-
-
-def peak(call: Callable[[], Any]) -> int:
-    gc.collect()
-    with LiveBytes() as live:
-        call()
-    return live.peak
 
 
 def all_at_once(drop: Drop, rule: Rule, steps: int) -> Tensor:

@@ -15,6 +15,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gcgap.cli import COMMANDS, main
 from gcgap.records import Record
@@ -360,6 +361,12 @@ def test_the_config_of_a_run_is_resolved(run: Path) -> None:
     assert config["trainer"]["max_steps"] == tiny.STEPS[-1]
 
 
+def logged(run: Path) -> dict[tuple[str, int], float]:
+    """Every scalar in the event files of a run, with every bit."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    return {(tag, event.step): event.value for tag in events.Tags()["scalars"] for event in events.Scalars(tag)}
+
+
 def test_the_config_of_a_run_makes_the_same_run_again(run: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     assert main(["fit", "--config", str(run / "config.yaml"), "--trainer.default_root_dir", str(again)]) == 0
@@ -370,6 +377,8 @@ def test_the_config_of_a_run_makes_the_same_run_again(run: Path, tmp_path: Path)
         assert all(torch.equal(first[key], second[key]) for key in first)
         assert tiny.told(run / "gap" / f"step={step:06d}.json") == tiny.told(again / "gap" / f"step={step:06d}.json")
     assert tiny.told(run / "gap" / "final.json") == tiny.told(again / "gap" / "final.json")
+    assert logged(run) == logged(again)
+    assert len(logged(run)) > 100
     configs = [yaml.safe_load((one / "config.yaml").read_text()) for one in (run, again)]
     for config in configs:
         del config["trainer"]["default_root_dir"]

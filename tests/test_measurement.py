@@ -21,6 +21,7 @@ from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, mean_activations, replacements, zero_activations
 from gcgap.importance.causal import Intervention, ablated_scores, base_scores, drops
 from gcgap.model import Transformer
+from gcgap.precision import in_precision
 from gcgap.protocol import Protocol, window_length
 from gcgap.records import METRICS, Record
 from gcgap.subject import id_batches
@@ -359,6 +360,28 @@ def test_precision_is_that_of_the_measurement_and_not_of_the_model(trained: Tran
     assert column(measure(trained, source, replace(SMALL, precision="float64")), "gradient", "value") == column(
         double, "gradient", "value"
     )
+
+
+@pytest.mark.parametrize("trained_in", [torch.float32, torch.float64])
+def test_bf16_rounds_the_products_inside_the_layers_and_nothing_else(
+    trained_in: torch.dtype, trained: Transformer, source: Source
+) -> None:
+    model = trained.to(trained_in)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    rounded = in_precision(model, "bf16")
+    linear = {name for name, module in rounded.named_modules() if name.startswith("blocks.") and isinstance(module, nn.Linear)}
+    formats = {name: weight.dtype for name, weight in rounded.state_dict().items()}
+    assert {name for name, dtype in formats.items() if dtype == torch.bfloat16} == {
+        f"{name}.{kind}" for name in linear for kind in ("weight", "bias")
+    }
+    assert set(formats.values()) == {torch.bfloat16, torch.float32}
+    single, half = (measure(model, source, replace(SMALL, precision=precision)) for precision in ("float32", "bf16"))
+    for key in (("gradient", "value"), ("causal", "mean", "log_prob", "value")):
+        ours, theirs = column(half, *key), column(single, *key)
+        assert ours == pytest.approx(theirs, rel=0.05, abs=0.02)
+        assert ours != theirs
+    assert half["protocol"]["precision"] == "bf16"
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
 
 
 def test_an_untrained_model_has_no_rho_by_accuracy_and_one_by_log_probability(source: Source) -> None:

@@ -17,6 +17,7 @@ import torch
 
 import gcgap
 from gcgap.records import METRICS, PACKED, Record, find_records, pack
+from gcgap.seal import sealed
 
 BASELINES = ("mean", "zero")
 CONTRACT = (
@@ -73,7 +74,7 @@ def test_a_measured_record_is_exactly_its_json_and_holds_what_the_contract_names
     record = gcgap.measure(Transformer(2, 4, 16, 32), task="sort", length=9, protocol=protocol)
     data = record.to_dict()
     assert json.loads(json.dumps(data)) == data
-    assert Record.read(record.write(tmp_path / "final.json").path or "").to_dict() == data
+    assert Record.read(record.write(tmp_path / "final.json").path or "").to_dict() == sealed(data)
     for place in CONTRACT:
         container, key = at(data, place)
         container[key]
@@ -108,7 +109,7 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         container, key = at(data, place)
         container[key] = {"text": "Größe", "numbers": [1, 2.5, None]}
     Record.read(saved(data, tmp_path / "a.json")).write(tmp_path / "b.json")
-    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == data
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == sealed(data)
 
 
 @pytest.mark.parametrize("schema", [0, 2, 1.5, "1", None, [1], {"1": 1}])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
 from gcgap.checkpoints import sha256
 from gcgap.cli import main
@@ -35,7 +36,8 @@ def measure(*arguments: str | Path) -> int:
 
 
 def numbers(path: Path) -> dict[str, Any]:
-    return {key: value for key, value in json.loads(path.read_text()).items() if key not in ("created", "seconds", "versions")}
+    volatile = ("created", "seconds", "versions", "sha256")
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in volatile}
 
 
 def records(folder: Path) -> dict[str, Record]:
@@ -201,13 +203,52 @@ def test_a_truncated_checkpoint_is_refused_and_nothing_is_written(
 
 
 def test_a_record_of_another_checkpoint_is_replaced_only_by_force(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoints = run / "checkpoints"
-    shutil.copyfile(checkpoints / "step=000000.ckpt", checkpoints / "step=000150.ckpt")
+    path = run / "checkpoints" / "step=000150.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.embedding.weight"] *= 1.5
+    torch.save(content, path)
     said = refused(run, capsys, run)
     assert "step=000150.json" in said
     assert "--force" in said
     assert measure(run, "--force") == 0
-    assert Record.read(run / "gap" / "step=000150.json")["checkpoint_sha256"] == sha256(checkpoints / "step=000000.ckpt")
+    assert Record.read(run / "gap" / "step=000150.json")["checkpoint_sha256"] == sha256(path)
+
+
+def test_a_checkpoint_with_the_bytes_of_another_step_is_told_and_the_honest_ones_are_measured(
+    run: Path, original: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints, gap = run / "checkpoints", run / "gap"
+    shutil.copyfile(checkpoints / "step=000000.ckpt", checkpoints / "step=000150.ckpt")
+    for name in RECORDS:
+        (gap / name).unlink()
+    capsys.readouterr()
+    assert measure(run) == 1
+    said = capsys.readouterr().err
+    assert f"`{checkpoints / 'step=000150.ckpt'}` is another checkpoint than its name says: it holds step 0" in said
+    assert "with the bytes of step=000000.ckpt; it is not measured" in said
+    assert sorted(path.name for path in gap.glob("*.json")) == ["final.json", "step=000000.json", "step=000300.json"]
+    for path in gap.glob("*.json"):
+        assert numbers(path) == numbers(original / "gap" / path.name)
+    assert "step=000150.ckpt" in refused(run, capsys, checkpoints / "step=000150.ckpt")
+
+
+@pytest.mark.parametrize("command", ["measure", "attribute"])
+def test_a_file_named_after_another_step_is_measured_under_no_wrong_step(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = (run / "checkpoints" / "step=000150.ckpt").rename(run / "checkpoints" / "step=000400.ckpt")
+    before = tiny.files(run)
+    assert main([command, str(path)]) == 2
+    assert f"`{path}` is another checkpoint than its name says: it holds step 150." in capsys.readouterr().err
+    assert tiny.files(run) == before
+
+
+def test_the_final_record_is_not_made_from_a_file_named_after_a_later_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copyfile(run / "checkpoints" / "step=000150.ckpt", run / "checkpoints" / "step=000400.ckpt")
+    before = tiny.files(run)
+    assert measure(run) == 1
+    assert "it holds step 150, with the bytes of step=000150.ckpt" in capsys.readouterr().err
+    assert new_files(before, run) == set()
 
 
 @pytest.mark.parametrize("change", [{"length": 5}, {"protocol": {"site": "released"}}])

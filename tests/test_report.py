@@ -14,7 +14,7 @@ import tiny
 
 import gcgap
 from gcgap.cli import main
-from gcgap.records import PACKED, find_records
+from gcgap.records import PACKED, Record, find_records
 from gcgap.report.contents import contents
 from gcgap.report.page import page
 from gcgap.report.parts import Column, Section, Table
@@ -100,6 +100,25 @@ def test_the_same_run_twice_under_one_protocol_is_refused(root: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+def test_records_that_cannot_be_of_one_run_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gcgap.report.write.write", lambda *_: None)  # figures take long
+    gap = tmp_path / "run" / "gap"
+    final = paper_runs.record("sort", 42).write(gap / "final.json")
+    early = paper_runs.record("sort", 42, 50, final=False).write(gap / "step=000050.json")
+    for changes in ({}, {"checkpoint_sha256": final["checkpoint_sha256"]}, {"step": 60}):
+        Record(early.to_dict() | changes).write(gap / "step=000050.json")
+        assert main(["report", str(gap.parent), "--out", str(tmp_path / "out")]) == 0
+        said = capsys.readouterr().err
+        if not changes:
+            assert said == ""
+        elif "step" in changes:
+            assert said.startswith(f"gcgap: warning: `{gap}/step=000050.json` is a record of step 60, and not of the one")
+        else:
+            assert f"`{gap}/step=000050.json` and `{gap}/final.json` are of steps 50 and 1000 but of the same checkpoint" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -135,7 +154,7 @@ def test_help_tells_the_options(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_shipped_records_are_the_records(root: Path, report: Path) -> None:
     found = [
-        {(str(r["protocol"]), r["task"], r["seed"], r["step"], r["final"]): r.data for r in find_records(p)}
+        {(str(r["protocol"]), r["task"], r["seed"], r["step"], r["final"]): r.data | {"sha256": ""} for r in find_records(p)}
         for p in (root, report)
     ]
     assert found[0] == found[1]

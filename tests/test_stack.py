@@ -24,8 +24,8 @@ from torch.nn import functional as F  # noqa: N812
 import gcgap
 from gcgap.batches import Layout, Source
 from gcgap.cli import main
+from gcgap.files import write_whole
 from gcgap.model import Transformer
-from gcgap.run import Run
 from gcgap.stack import module
 from gcgap.stack.replicas import UNSCORED, losses, stack, training_batch
 from gcgap.stack.train import train
@@ -202,13 +202,13 @@ from gcgap.sweep import plan, stacks, worker
 from gcgap.sweep.command import end
 from gcgap.sweep.live import Row
 {UNSEEN}
-save, left = gcgap.run.Run.save, [int(sys.argv[2])]
-def save_and_die(*arguments):
-    save(*arguments)
-    left[0] -= 1
+write, left = gcgap.run.write_whole, [int(sys.argv[2])]
+def write_and_die(path, content):
+    write(path, content)
+    left[0] -= path.suffix == ".ckpt"
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-gcgap.run.Run.save = save_and_die
+gcgap.run.write_whole = write_and_die
 train([(arguments, Path(log)) for arguments, log in json.loads(sys.argv[1])])
 """
 
@@ -257,7 +257,6 @@ def test_a_run_of_a_killed_stack_can_be_resumed_by_itself(alone: Path, killed: P
 
 def test_runs_that_fail_say_why_and_leave_the_others_alone(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    save = Run.save
 
     def spoilt(*given: Any) -> Tensor:
         """The second run's loss is not a number from step 7 on."""
@@ -265,14 +264,14 @@ def test_runs_that_fail_say_why_and_leave_the_others_alone(alone: Path, tmp_path
         found = losses(*given)
         return found * torch.tensor([1.0, torch.nan, 1.0]) if len(calls) > 7 and len(found) == 3 else found
 
-    def failing(run: Run, write: Any, name: str) -> None:
+    def failing(path: Path, content: bytes) -> None:
         """The first run's directory cannot be written any more from step 20 on."""
-        if run.directory.name == "4" and name == "step=000020.ckpt":
+        if path.parts[-3:] == ("4", "checkpoints", "step=000020.ckpt"):
             raise OSError("No space left on device")
-        save(run, write, name)
+        write_whole(path, content)
 
     monkeypatch.setattr(module, "losses", spoilt)
-    monkeypatch.setattr(Run, "save", failing)
+    monkeypatch.setattr("gcgap.run.write_whole", failing)
     assert not together(tmp_path)
     assert "gcgap: error: FloatingPointError: The loss is nan at step 7;" in (tmp_path / "6.log").read_text()
     assert "gcgap: error: OSError: No space left on device" in (tmp_path / "4.log").read_text()

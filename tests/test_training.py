@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,10 @@ import pytest
 import torch
 import yaml
 
-from gcgap.batches import Source
 from gcgap.callbacks import GapTracker
 from gcgap.data import SequenceData
 from gcgap.protocol import Protocol, Tracking
-from gcgap.records import Record, find_records
-from gcgap.run import Run
+from gcgap.records import Record
 from gcgap.training import AccuracyTarget, SequenceModel
 
 SIZES: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 2, "sequences": 8, "resamples": 100}
@@ -34,7 +31,6 @@ CONFIG: dict[str, Any] = {
     "target": {"accuracy": 0.09},
     "trainer": {"max_steps": 200, "val_check_interval": 20, "accelerator": "cpu", "enable_progress_bar": False},
 }
-VOLATILE = ("created", "seconds", "checkpoint_sha256", "run", "versions")
 # The gradient of a key bias is exactly zero (softmax does not see a constant): Adam turns its rounding noise into steps.
 NOISE_ONLY = "W_K.bias"
 
@@ -76,38 +72,11 @@ def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def numbers(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in record.to_dict().items() if key not in VOLATILE}
-
-
 def test_the_target_stops_training_at_a_validation_step(undisturbed: Path) -> None:
     state = torch.load(undisturbed / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] < CONFIG["trainer"]["max_steps"]
     assert state["global_step"] % CONFIG["trainer"]["val_check_interval"] == 0
-    assert state["callbacks"]["AccuracyTarget"] == {"reached_at": state["global_step"]}
-
-
-MOMENTS = [
-    ("on_train_batch_start", 5),
-    ("on_train_batch_end", 20),
-    ("on_save_checkpoint", 40),
-    ("on_validation_start", 80),
-    ("on_train_end", 80),
-]
-
-
-@pytest.mark.parametrize(("hook", "at"), MOMENTS)
-def test_a_run_killed_and_resumed_ends_with_the_same_bits(
-    config: Path, undisturbed: Path, tmp_path: Path, hook: str, at: int
-) -> None:
-    run = tmp_path / "killed"
-    bomb = ["--trainer.callbacks+=killer.Killer", f"--trainer.callbacks.hook={hook}", f"--trainer.callbacks.step={at}"]
-    assert fit(config, run, *bomb).wait() == -signal.SIGKILL, (tmp_path / "killed.txt").read_text()
-    assert fit(config, run, "--ckpt_path", "last").wait() == 0, (tmp_path / "killed.txt").read_text()
-    assert step(run) == step(undisturbed)
-    assert same_bits(weights(run), weights(undisturbed))
-    mine, theirs = (sorted(map(repr, map(numbers, find_records(where)))) for where in (run, undisturbed))
-    assert mine == theirs
+    assert state["callbacks"]["AccuracyTarget"] == {"reached_at": state["global_step"], "accuracy": 0.09}
 
 
 def test_two_processes_see_the_batches_of_one_and_agree_to_rounding(config: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -236,18 +205,3 @@ def test_batches_go_on_where_training_is_cut_into_epochs(tmp_path: Path) -> None
     )  # fmt: skip
     trainer.fit(model, data)
     assert seen == [data.source.training_batch(index, 16).inputs.tolist() for index in range(6)]
-
-
-def test_a_save_that_breaks_off_leaves_the_earlier_checkpoint_whole(tmp_path: Path) -> None:
-    run = Run(tmp_path, Source("sort"), Protocol(), {}, {}, [])
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    last.parent.mkdir()
-    last.write_bytes(b"whole")
-
-    def break_off(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        run.save(break_off, "last.ckpt")
-    assert last.read_bytes() == b"whole"

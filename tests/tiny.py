@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
 }
 SETTINGS |= {f"protocol.{block}{name}": size for block in ("", "tracking.") for name, size in SIZES.items()}
 SHORT: dict[str, Any] = {"trainer.max_steps": 4, "trainer.val_check_interval": 2, "protocol.tracking.dense_every": 4}
-RUN_DEPENDENT = ("created", "seconds", "run", "checkpoint_sha256", "versions")
+RUN_DEPENDENT = ("created", "seconds", "run", "checkpoint_sha256", "versions", "sha256")
 LIGHTNING_WARNINGS = (
     "ignore:.*LeafSpec.*:FutureWarning",  # lightning 2.6 with torch 2.13
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",  # of calls that lightning 2.6 makes

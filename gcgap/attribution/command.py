@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gcgap.attribution.attribute import STAGES, attribute, default_protocol
@@ -16,12 +17,12 @@ from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
-from gcgap.checkpoints import last_checkpoint, load, run_directory, sha256
+from gcgap.checkpoints import last_checkpoint, load, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
+from gcgap.config_file import training_of
 from gcgap.importance.baselines import Baseline
 from gcgap.known.models import KNOWN
 from gcgap.protocol import Protocol
-from gcgap.remeasure import training_of
 from gcgap.report.known import known_table
 from gcgap.report.methods import method_table
 from gcgap.report.methods_files import write_files, write_truth
@@ -131,7 +132,7 @@ def run(arguments: list[str]) -> int:
     with Progress(*COLUMNS, console=console) as progress:
         for job in waiting:
             stages = len(job.protocol.attribution.methods) + len(STAGES)
-            task = progress.add_task(f"{job.record.parent.parent.name}, {job.record.stem}", total=stages)
+            task = progress.add_task(escape(f"{job.record.parent.parent.name}, {job.record.stem}"), total=stages)
             model = load(job.checkpoint)
             model.origin = replace(model.origin, training=training_of(run_directory(job.checkpoint) / "config.yaml"))
             record = attribute(
@@ -144,7 +145,7 @@ def run(arguments: list[str]) -> int:
             write_files(record, job.record.with_suffix(""))
             progress.remove_task(task)
             progress.console.print(method_table(record), highlight=False)
-            progress.console.print(f"{job.record}\n", highlight=False, soft_wrap=True)
+            progress.console.print(f"{job.record}\n", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -167,7 +168,7 @@ def run_known(options: argparse.Namespace) -> int:
         )
     write_truth(found, options.out)
     console.print(known_table(found), highlight=False)
-    console.print(f"{options.out / 'known.json'}", highlight=False, soft_wrap=True)
+    console.print(f"{options.out / 'known.json'}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -178,6 +179,8 @@ def _jobs(path: Path, options: argparse.Namespace) -> list[Job]:
     find_methods(options.methods)
     shared = {name: getattr(options, name) for name in ("methods", "metric", "budget", "steps", "pairs")}
     checkpoint, found = last_checkpoint(path), []
+    if told := misnamed(checkpoint):
+        raise UsageError(f"{told}.\nRename it, or copy the right one to its place.")
     for name in options.baseline:
         if name not in list(Baseline):
             raise UsageError(f"`--baseline` must be any of {', '.join(Baseline)}; got {name!r}.")

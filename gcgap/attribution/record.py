@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gcgap.seal import check_seal, parsed, sealed
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -50,7 +52,7 @@ class AttributionRecord:
         return f"AttributionRecord({told}, {len(self.data['methods'])} methods)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Exactly the dictionary of the JSON file."""
+        """Exactly the dictionary of the JSON file that it was read from or written to."""
         return self.data
 
     @classmethod
@@ -58,25 +60,27 @@ class AttributionRecord:
         """Read and check one file.
 
         Raises:
-            ValueError: The file is not an attribution record that this version can read.
+            ValueError: The file is not an attribution record that this version can read, or was changed after it was written.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parsed(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"`{path}` is not an attribution record: {error}. Run `gcgap attribute --force`.") from error
         if not isinstance(data, dict):
             raise ValueError(f"`{path}` is not an attribution record: it holds a {type(data).__name__}.")
+        check_seal(data, str(path))
         return cls(data, Path(path))
 
     def write(self, path: str | Path, compact: bool = False) -> AttributionRecord:
-        """Write under a temporary name, then rename; `compact` puts all on one line."""
+        """Seal, write under a temporary name, then rename; `compact` puts all on one line."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-        temporary.write_text(json.dumps(self.data, allow_nan=False, ensure_ascii=False, **form) + "\n", encoding="utf-8")
+        data = sealed(self.data)
+        temporary.write_text(json.dumps(data, ensure_ascii=False, **form) + "\n", encoding="utf-8")
         temporary.replace(path)
-        return AttributionRecord(self.data, path)
+        return AttributionRecord(data, path)
 
     def table(self) -> DataFrame:
         """One row per method: agreement with the exact effects, cost."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gcgap.batches import Batch, Purpose, Source, partners
@@ -45,24 +45,41 @@ class Baseline(StrEnum):
 
 Replacement = Callable[[slice], Activations]
 """Gives the replacement for some rows of the evaluation batch."""
+Average = Callable[[Transformer, Wiring, Iterable[Batch], bool], Activations]
+"""What `mean_activations` does, by whoever does it."""
 
 
 @torch.no_grad()
 def mean_activations(model: Transformer, wiring: Wiring, batches: Iterable[Batch], by_position: bool) -> Activations:
     """Mean output of every component over the rows and (unless `by_position`) the positions of batches of equal size."""
-    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    over = (0,) if by_position else (0, 1)
-    totals: list[Tensor] = []
-    count = 0
+    return averaged(model, wiring, batch_means(model, wiring, batches, by_position))
+
+
+@torch.no_grad()
+def batch_means(
+    model: Transformer, wiring: Wiring, batches: Iterable[Batch], by_position: bool
+) -> Float[Tensor, "batch pos width"]:
+    """The mean outputs of all components side by side (heads, then MLPs) over the rows of each batch, float64 on the CPU.
+
+    There is one position, the mean over all, unless `by_position`.
+    """
+    device, over = next(model.parameters()).device, (0,) if by_position else (0, 1)
+    found = []
     with undisturbed(model):
         for batch in batches:
             with recorded(model, wiring) as seen:
                 model(batch.inputs.to(device))
-            means = [value.double().mean(over, keepdim=True) for value in (*seen.heads, *seen.mlps)]
-            totals = [total + mean for total, mean in zip(totals, means, strict=True)] if totals else means
-            count += 1
-    values = [(total / count).to(dtype) for total in totals]
-    return Activations(values[: wiring.n_layers], values[wiring.n_layers :])
+            means = [value.double().mean(over, keepdim=True).flatten(2) for value in (*seen.heads, *seen.mlps)]
+            found.append(torch.cat(means, -1).cpu())
+    return torch.cat(found)
+
+
+def averaged(model: Transformer, wiring: Wiring, means: Float[Tensor, "batch pos width"]) -> Activations:
+    """The average over batches of what `batch_means` gives."""
+    like = next(model.parameters())
+    values = (sum(means[1:], means[:1]) / len(means)).to(like).split(model.d_model, -1)  # in the order of the batches
+    heads = [value.unflatten(-1, (wiring.n_heads, -1)) for value in values[: wiring.n_layers]]
+    return Activations(heads, list(values[wiring.n_layers :]))
 
 
 def zero_activations(model: Transformer, wiring: Wiring) -> Activations:
@@ -94,8 +111,12 @@ def replacements(
     mean: Activations,
     mean_batches: int,
     batch_size: int,
+    average: Average | None = None,
 ) -> dict[Baseline, Replacement]:
-    """The replacement of each baseline for one evaluation batch; `mean` holds the global means."""
+    """The replacement of each baseline for one evaluation batch.
+
+    `mean` holds the global means; `average` makes those by position, `mean_activations` by default.
+    """
     length = int(batch.scored[0].sum()) - 1
 
     def one(baseline: Baseline) -> Replacement:
@@ -104,7 +125,7 @@ def replacements(
                 return lambda rows: mean
             case Baseline.MEAN_BY_POSITION:
                 drawn = source.batches(Purpose.MEAN, length, mean_batches, batch_size)
-                by_position = mean_activations(model, wiring, drawn, by_position=True)
+                by_position = (average or mean_activations)(model, wiring, drawn, True)
                 return lambda rows: by_position
             case Baseline.ZERO:
                 zero = zero_activations(model, wiring)

@@ -4,7 +4,8 @@
 
 `ablated_scores` gives the values of M from which every drop follows, for any list of interventions in one pass over the
 sequences. What lies below the ablated components is computed once per chunk of sequences and shared by all interventions and
-baselines; the last layer is computed at scored positions only; chunks are small enough to stay in cache.
+baselines; an MLP that is replaced wholly is not computed; the last layer is computed at scored positions only; chunks are small
+enough to stay in cache.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gcgap.model import Transformer
 
 CHUNK = 16  # sequences whose shared prefix is held at once
 ROWS = 80  # sequences x interventions that run together: five interventions of one layer on one chunk
+LARGER = 5  # times as many of both off the CPU: fewer and larger kernels, still below twice the memory of a training step
 
 
 class Intervention(NamedTuple):
@@ -60,19 +62,19 @@ def ablated_scores(
         Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
     """
     device = next(model.parameters()).device
-    last = int(batch.scored[0].sum())
+    scale, last = _scale(device), int(batch.scored[0].sum())
     groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
     base, ablated = [], []
     with undisturbed(model):
-        for start in range(0, len(batch.inputs), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for start in range(0, len(batch.inputs), CHUNK * scale):
+            rows = slice(start, start + CHUNK * scale)
             inputs, targets = batch.inputs[rows].to(device), batch.targets[rows, -last:].to(device)
             states = model.states(inputs, last)
             base.append(torch.stack(score(model.finish(model.n_layers - 1, *states[-1], last), targets)))
             other = {baseline: give(rows) for baseline, give in replacement.items()}
             ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
             for first, numbers in groups.items():
-                for few in _pieces(numbers, max(1, ROWS // len(inputs))):
+                for few in _pieces(numbers, max(1, ROWS * scale // len(inputs))):
                     gates = _gates(wiring, [interventions[number].members for number in few], states[0][0])
                     logits = _ablated(model, wiring, states, first, gates, other[first.baseline], site, where, last)
                     names = [_name(wiring, interventions[number]) for number in few]
@@ -85,10 +87,10 @@ def ablated_scores(
 def base_scores(model: Transformer, batch: Batch) -> Scores:
     """M(0) of every sequence of a batch of one length."""
     device = next(model.parameters()).device
-    last = int(batch.scored[0].sum())
+    size, last = CHUNK * _scale(device), int(batch.scored[0].sum())
     pieces = []
     with undisturbed(model):
-        for inputs, targets in zip(batch.inputs.split(CHUNK), batch.targets.split(CHUNK), strict=True):
+        for inputs, targets in zip(batch.inputs.split(size), batch.targets.split(size), strict=True):
             pieces.append(torch.stack(score(model(inputs.to(device), last), targets[:, -last:].to(device))))
     return Scores(*torch.cat(pieces, -1).cpu())
 
@@ -96,6 +98,10 @@ def base_scores(model: Transformer, batch: Batch) -> Scores:
 def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention sequence"]:
     """Per-sequence drops M(0) - M(1_S) in the order of `METRICS`; positive where the ablation harms."""
     return torch.stack([getattr(base, name) - getattr(ablated, name) for name in METRICS])
+
+
+def _scale(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else LARGER
 
 
 class First(NamedTuple):

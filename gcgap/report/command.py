@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -59,6 +60,7 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
     from gcgap.report.write import save, write
     from gcgap.study.groups import gather, has_runs
     from gcgap.study.methods import gather_methods
+    from gcgap.study.same_weights import doubts
 
     console = Console()
     with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
@@ -81,7 +83,9 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
         figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
         progress.update(task, description="Figures", total=figures)
         write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task))
+    for told in (told for group in groups for run in group.runs for told in doubts(run)):
+        print(f"gcgap: warning: {told}; measure the run again with `gcgap measure --force`.", file=sys.stderr)
     runs = sum(len(group.runs) for group in groups)
     found = [f"{runs} runs in {len(groups)} groups"] * bool(groups)
     found += [f"{sum(len(group.records) for group in methods)} attribution records in {len(methods)} groups"] * bool(methods)
-    console.print(f"{out / 'index.html'}: {', '.join(found)}.", highlight=False, soft_wrap=True)
+    console.print(f"{out / 'index.html'}: {', '.join(found)}.", highlight=False, markup=False, soft_wrap=True)

@@ -5,7 +5,6 @@ Takes the plain values of `gcgap.attribution.truth`; imports no torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from gcgap.attribution.record import KNOWN
@@ -23,6 +23,7 @@ from gcgap.attribution.verdict import KIND, SCHEMA, cells, failures
 from gcgap.report.parts import Column, Drawing, Section, Table
 from gcgap.report.style import DIVERGING, DPI
 from gcgap.report.tables.render import ALL
+from gcgap.seal import check_seal, parsed
 
 Truth = Mapping[str, Any]
 AREA = "AUC: area under the ROC curve of a method's scores against the true components, 1 is perfect, 0.5 chance."
@@ -56,14 +57,15 @@ def read_truth(path: Path) -> dict[str, Any]:
     """The plain values of a file that `gcgap attribute --known` wrote.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: It holds something else, or was changed after it was written.
     """
     try:
-        truth = json.loads(path.read_text(encoding="utf-8"))
+        truth = parsed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"`{path}` is not a record of known circuits: {error}. Run `gcgap attribute --known` again.") from error
     if not isinstance(truth, dict) or (truth.get("kind"), truth.get("schema")) != (KIND, SCHEMA):
         raise ValueError(f"`{path}` is not a record of known circuits of schema {SCHEMA}. Run `gcgap attribute --known` again.")
+    check_seal(truth, str(path))
     return truth
 
 
@@ -84,11 +86,11 @@ def known_table(truth: Truth) -> Group:
     for name, entry in truth["methods"].items():
         numbers = [entry[key] for key in ("mean_auc", "worst_auc", "worst_clear_auc", "mean_cpr", "mean_cmd")]
         told = [*(f"{number:.2f}" for number in numbers), f"{entry['forward_equivalents']:.1f}"]
-        grid.add_row(name, entry["family"], *told, worst(truth, name))
+        grid.add_row(escape(name), escape(entry["family"]), *told, escape(worst(truth, name)))
     which = (
         "AUC, CPR and CMD are means over models and baselines; worst and clear are the smallest AUC and the smallest clear AUC."
     )
-    return Group(grid, *_meaning(truth), which, "", truth["verdict"])
+    return Group(grid, *map(escape, [*_meaning(truth), which, "", truth["verdict"]]))
 
 
 def summary_table(truth: Truth) -> Table:

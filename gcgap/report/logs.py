@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from gcgap.records import Record
+from gcgap.report.plain import plain_figure, plain_text
 from gcgap.report.scatter import scatter
 from gcgap.report.table import sentence
 
@@ -73,7 +74,7 @@ def layout(record: Record) -> dict[str, dict[str, list[Any]]]:
 def png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    plain_figure(figure).savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -85,11 +86,11 @@ def pixels(picture: bytes) -> np.ndarray:
 def role_table(record: Record) -> str:
     """Markdown table of the roles under every baseline, and the sentence; for TensorBoard's text view."""
     baselines = record.baselines
-    lines = [f"| component | {' | '.join(baselines)} |", "|---" * (1 + len(baselines)) + "|"]
+    lines = [f"| component | {' | '.join(map(plain_text, baselines))} |", "|---" * (1 + len(baselines)) + "|"]
     for component in record["components"]:
         cells = (_cell(component, baseline) for baseline in baselines)
-        lines.append(f"| {component['name']} | {' | '.join(cells)} |")
-    return "\n".join([sentence(record), "", *lines])
+        lines.append(f"| {plain_text(component['name'])} | {' | '.join(cells)} |")
+    return "\n".join([plain_text(sentence(record)), "", *lines])
 
 
 def _cell(component: dict[str, Any], baseline: str) -> str:

@@ -33,7 +33,7 @@ def method_table(record: AttributionRecord) -> Group:
     )
     units = record["protocol"]["attribution"]["metric"]
     grids = [_agreement(record, effect) for effect in dict.fromkeys(("log_prob", units, "exact_match"))]
-    return Group(intro, *grids, escape(NOTE), _costs(record), *found(record))
+    return Group(escape(intro), *grids, escape(NOTE), _costs(record), *map(escape, found(record)))
 
 
 def _agreement(record: AttributionRecord, effect: str) -> Table:
@@ -47,7 +47,7 @@ def _agreement(record: AttributionRecord, effect: str) -> Table:
         cells = [number(every["rho"]), interval(every["ci"]), number(every["ceiling"])]
         cells += [number(groups.get(group, {}).get("rho")) for group in ("heads", "mlps")]
         cells += [number(every[key]) for key in ("tau_b", "top_k")]
-        grid.add_row(name, *cells)
+        grid.add_row(escape(name), *cells)
     return grid
 
 
@@ -61,12 +61,13 @@ def _costs(record: AttributionRecord) -> Table:
         passes = (number(cost[kind], ".0f") for kind in ("forward", "backward", "double_backward"))
         l1 = number(entry["agreement"][units]["all"]["l1"], ".3f")
         missed = number(entry["agreement"]["exact_match"]["all"]["missed"])
-        grid.add_row(name, l1, missed, *passes, number(cost["forward_equivalents"], ".1f"), number(cost["seconds"], ".1f"))
+        times = (number(cost[key], ".1f") for key in ("forward_equivalents", "seconds"))
+        grid.add_row(escape(name), l1, missed, *passes, *times)
     return grid
 
 
 def _grid(title: str, caption: str) -> Table:
-    grid = Table(title=title, caption=escape(caption) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid = Table(title=escape(title), caption=escape(caption) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     grid.add_column("method", no_wrap=True)
     return grid
 

@@ -13,6 +13,7 @@ from gcgap.report.known import auc_figure, auc_table, summary_table
 from gcgap.report.methods_figures import FIGURES
 from gcgap.report.tables.render import to_csv
 from gcgap.report.write import pdf, png, save
+from gcgap.seal import sealed
 
 
 def write_files(record: AttributionRecord, directory: Path) -> None:
@@ -25,7 +26,7 @@ def write_files(record: AttributionRecord, directory: Path) -> None:
 
 def write_truth(truth: dict[str, Any], directory: Path) -> None:
     """Write known.json, and below known/ what it shows."""
-    save(directory / "known.json", (json.dumps(truth, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    save(directory / "known.json", (json.dumps(sealed(truth), ensure_ascii=False) + "\n").encode())
     for table in (summary_table(truth), auc_table(truth)):
         save(directory / "known" / f"{table.key}.csv", to_csv(table).encode())
     _draw(auc_figure(truth), directory / "known" / "auc")

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -26,12 +27,12 @@ def table(record: Record, baseline: str | None = None) -> Group:
     """
     baseline = baseline or record.baselines[0]
     if not record["components"]:
-        return Group(sentence(record, baseline))
+        return Group(escape(sentence(record, baseline)))
     largest = max(component["gradient"]["value"] for component in record["components"])
     exponent = math.floor(math.log10(largest)) if largest > 0 else 0
     sure = f"{record['protocol']['confidence']:.0%} interval"
     grid = Table(
-        title=f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, {baseline} ablation",
+        title=escape(_title(record, baseline)),
         caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
         f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",
         box=box.SIMPLE_HEAD,
@@ -45,7 +46,12 @@ def table(record: Record, baseline: str | None = None) -> Group:
     layers = [component["layer"] for component in record["components"]]
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
         grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
-    return Group(grid, sentence(record, baseline), *_named_sets(record, baseline), *_methods(record))
+    lines = [sentence(record, baseline), *_named_sets(record, baseline), *_methods(record)]
+    return Group(grid, *map(escape, lines))
+
+
+def _title(record: Record, baseline: str) -> str:
+    return f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, {baseline} ablation"
 
 
 def _methods(record: Record) -> list[str]:
@@ -75,7 +81,7 @@ def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | T
     delta, role = component["delta"][baseline], component["role"][baseline]
     name = role["name"]
     return [
-        component["name"],
+        escape(component["name"]),
         f" {scale * gradient['value']:.2f}",
         _interval(gradient["ci"], ".2f", scale),
         f" {100 * causal['value']:+.1f}",

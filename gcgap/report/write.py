@@ -15,7 +15,8 @@ from PIL import Image
 
 from gcgap.report.page import page
 from gcgap.report.parts import Drawing, Section, Table, slug
-from gcgap.report.tables.render import ALL, plain_text, to_csv, to_markdown
+from gcgap.report.plain import plain_figure, plain_text
+from gcgap.report.tables.render import ALL, to_csv, to_markdown
 
 DPI = 144  # of PNG files
 COLOURS = 256  # of a PNG's palette: a third of the size of true colour, and the eye sees no difference in these figures
@@ -68,13 +69,13 @@ def _block(block: str | Table | Drawing) -> str:
         return plain_text(block)
     path = f"figures/{slug(block.group)}/{slug(block.name)}"
     runs = "Runs of several groups" if block.group == ALL else f"Runs: {block.group}"
-    return f"![{plain_text(block.name)}]({path}.png)\n\n{plain_text(f'{block.caption} {runs}')}; [PDF]({path}.pdf)"
+    return f"![{slug(block.name)}]({path}.png)\n\n{plain_text(f'{block.caption} {runs}')}; [PDF]({path}.pdf)"
 
 
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file with a palette."""
     figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(plain_figure(figure))
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     buffer = BytesIO()
@@ -85,7 +86,7 @@ def png(figure: Figure) -> bytes:
 def pdf(figure: Figure) -> bytes:
     """A figure as a PDF file; equal figures give equal bytes."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    plain_figure(figure).savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     return buffer.getvalue()
 
 

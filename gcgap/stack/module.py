@@ -14,7 +14,7 @@ from gcgap.batches import Purpose
 from gcgap.checkpoints import read_checkpoint
 from gcgap.stack.replicas import losses, stack, training_batch
 from gcgap.stack.seat import PreparedRun, Seat
-from gcgap.training import double_first
+from gcgap.training import adam
 
 
 class Stack(L.LightningModule):
@@ -40,10 +40,6 @@ class Stack(L.LightningModule):
     def seeds(self) -> list[int]:
         """Of the runs."""
         return [seat.datamodule.source.seed for seat in self.seats]
-
-    def setup(self, stage: str) -> None:
-        """Be ready for the weights of checkpoints."""
-        double_first(self)
 
     def training_step(self, index: int, batch_idx: int) -> Tensor:
         """The sum of the replicas' losses, each over its own batch `index`."""
@@ -71,7 +67,7 @@ class Stack(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
-        return torch.optim.Adam(self.parameters(), lr=self.seats[0].module.learning_rate)
+        return adam(self, self.seats[0].module.learning_rate)
 
     @torch.no_grad()
     def share(self) -> None:
@@ -119,6 +115,7 @@ class Stack(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put those of all runs into the place of the one checkpoint that Lightning has read. All are of the same step."""
+        self.trainer.precision_plugin.convert_module(self)  # else the weights would be rounded on their way
         each = [read_checkpoint(seat.run.resumed_from) for seat in self.seats if seat.run.resumed_from]
         names = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: torch.stack([one["state_dict"][name] for one in each]) for name in names}
@@ -127,6 +124,7 @@ class Stack(L.LightningModule):
         checkpoint["optimizer_states"] = [adam | {"state": moments}]
         for seat, one in zip(self.seats, each, strict=True):
             for callback in seat.callbacks:
+                callback.on_load_checkpoint(seat, seat.module, one)  # pyright: ignore[reportArgumentType]
                 if callback.state_key in one["callbacks"]:
                     callback.load_state_dict(one["callbacks"][callback.state_key])
         checkpoint["callbacks"] = {}

@@ -48,8 +48,8 @@ class PreparedRun(GapCLI):
 class Seat:
     """The trainer of a stack as the callbacks of one run see it.
 
-    What belongs to a run is its own (`callbacks`, `loggers`, `default_root_dir`, `datamodule`, `callback_metrics`, `should_stop`
-    and what `save_checkpoint` writes). Everything else, such as `global_step`, is the stack's.
+    What belongs to a run is its own (`callbacks`, `loggers`, `default_root_dir`, `datamodule`, `lightning_module`, `should_stop`,
+    `callback_metrics` and what `save_checkpoint` writes). Everything else, such as `global_step`, is the stack's.
 
     Args:
         stack: The stack.
@@ -58,7 +58,8 @@ class Seat:
 
     def __init__(self, stack: Stack, run: PreparedRun) -> None:
         self.stack, self.run = stack, run
-        self.module, self.datamodule = run.model, run.datamodule
+        self.module = self.lightning_module = run.model
+        self.datamodule = run.datamodule
         self.callbacks: list[L.Callback] = run.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self.loggers, self.default_root_dir = run.trainer.loggers, run.trainer.default_root_dir
         self.callback_metrics: dict[str, float] = {}

@@ -142,7 +142,15 @@ def _settings(record: Record) -> dict[str, Any]:
     if "model" not in record.data:
         raise ValueError(f"`{record.path}` does not tell its model; measure the run again with `gcgap measure --force`.")
     length = {"length": record["length"]} if record.data.get("length_given") else {}
-    return record["protocol"] | record["model"] | (record["training"] or TRAINING) | length
+    training = trained(record["training"] or TRAINING)
+    if "precision" in training:  # the protocol has one too
+        training["training_precision"] = training.pop("precision")
+    return record["protocol"] | record["model"] | training | length
+
+
+def trained(training: dict[str, Any]) -> dict[str, Any]:
+    """The settings of training without the usual precision: records from before there was another one do not tell it."""
+    return {key: value for key, value in training.items() if (key, value) != ("precision", "32-true")}
 
 
 def _once(runs: list[Run]) -> list[Run]:

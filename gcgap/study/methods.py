@@ -16,6 +16,7 @@ import numpy as np
 
 from gcgap.attribution.record import AttributionRecord, find_attributions
 from gcgap.gap import Array, Judgement, constant, expected_by_chance, is_role, rank
+from gcgap.study.groups import trained
 from gcgap.study.seeds import Summary, summary
 
 CLOSED = 0.1  # shortfall in rho up to which a method counts as having no gap
@@ -77,7 +78,8 @@ def gather_methods(paths: Iterable[str | Path]) -> list[MethodGroup]:
     found: dict[str, tuple[dict[str, Any], dict[tuple[str, int], AttributionRecord]]] = {}
     for record in (record for path in paths for record in find_attributions(path)):
         length = record["length"] if record["length_given"] else None
-        own = {key: record[key] for key in ("setup", "protocol", "model", "training")} | {"length": length}
+        own = {key: record[key] for key in ("setup", "protocol", "model")}
+        own |= {"training": record["training"] and trained(record["training"]), "length": length}
         _, members = found.setdefault(json.dumps(own, sort_keys=True), (own, {}))
         other = members.setdefault((record["task"], record["seed"]), record)
         if other is not record:

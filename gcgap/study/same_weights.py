@@ -1,6 +1,7 @@
 """The same weights measured twice: what of the ranks and roles is the network's, and what the measurement's.
 
 Pairs records of one checkpoint that differ in how they were made, such as the site of an ablation or the length of the sequences.
+Within one run one checkpoint is one step, and whatever says otherwise is told.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcgap.gap import Array, rank, rank_correlation
-from gcgap.records import Record
-from gcgap.study.groups import Group
+from gcgap.records import Record, named_step
+from gcgap.study.groups import Group, Run
 from gcgap.study.seeds import Summary, summary
 
 
@@ -51,6 +52,19 @@ def agreements(groups: Sequence[Group]) -> list[Agreement]:
                 if shared and (pairs := _pairs(first, second, task)):
                     found.append(_agreement(task, first, second, shared[0], pairs))
     return found
+
+
+def doubts(run: Run) -> list[str]:
+    """What cannot be in a run: two steps with the bytes of one checkpoint, and a record of another step than its file's name."""
+    told, first = [], dict[str, Record]()
+    for record in (*run.tracked, run.final):
+        if record.path and named_step(record.path) not in (None, record["step"]):
+            told.append(f"`{record.path}` is a record of step {record['step']}, and not of the one that its name says")
+        other = first.setdefault(record["checkpoint_sha256"] or str(record.path), record)
+        if other["step"] != record["step"]:
+            steps = f"steps {other['step']} and {record['step']}"
+            told.append(f"`{other.path}` and `{record.path}` are of {steps} but of the same checkpoint, byte for byte")
+    return told
 
 
 def _pairs(first: Group, second: Group, task: str) -> list[tuple[Record, Record]]:

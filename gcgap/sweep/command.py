@@ -15,6 +15,7 @@ from rich.console import Console
 
 from gcgap.cli import ArgumentParser, UsageError
 from gcgap.lightning_cli import other_run
+from gcgap.signals import Held, Interrupted
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
 from gcgap.sweep.plan import Run, read
@@ -36,7 +37,7 @@ Started again, a sweep skips what is done and resumes what is not. A run that fa
 logs/ of the directory. With --stack the runs of one worker share its program and nothing else: each has its own data, target,
 files and log, and ends as it would by itself, but for rounding.
 
-Exit code: 0 done, 1 a run failed, 2 what was typed, 130 Ctrl-C."""
+Exit code: 0 done, 1 a run failed, 2 what was typed, 130 Ctrl-C, 143 SIGTERM."""
 
 
 TRAINING = ("max_steps", "val_check_interval", "precision", "accumulate_grad_batches", "gradient_clip_val")
@@ -90,8 +91,8 @@ def run(arguments: list[str]) -> int:
             check(one)
         rows = [Row(one, "done before" if one.job.is_done() else "waiting") for one in runs]
         if any(row.state == "waiting" for row in rows):
-            with engine(options.engine, options.workers) as workers, View(rows, workers.slots) as view:
-                drive(rows, workers, view, options.stack)
+            with engine(options.engine, options.workers) as workers, View(rows, workers.slots) as view, Held() as signals:
+                drive(rows, workers, view, signals, options.stack)
     return report(rows)
 
 
@@ -140,14 +141,19 @@ def engine(name: str, workers: int | None) -> Iterator[Engine]:
         made = Local(workers)
     try:
         yield made
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Interrupted. The same command goes on where this one stopped.") from None
+    except Interrupted as interrupted:
+        interrupted.told = "Interrupted. The same command goes on where this one stopped."
+        raise
     finally:
         made.close()
 
 
-def drive(rows: list[Row], workers: Engine, view: View, size: int = 1) -> None:
-    """Start what waits whenever there is a free slot, at most `size` runs in one worker, until everything has ended."""
+def drive(rows: list[Row], workers: Engine, view: View, signals: Held, size: int = 1) -> None:
+    """Start what waits whenever there is a free slot, at most `size` runs in one worker, until everything has ended.
+
+    Raises:
+        Interrupted: A signal has come; Ray would make another exception of one that a handler raises.
+    """
     waiting = shares(rows, size)
     running: dict[str, list[Row]] = {}
     while waiting or running:
@@ -163,6 +169,8 @@ def drive(rows: list[Row], workers: Engine, view: View, size: int = 1) -> None:
             for row in share:
                 end(row, code, time.monotonic())
             waiting += shares(share, size)
+        if signals.number is not None:
+            raise Interrupted(signals.number)
     view.update()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from gcgap.records import Record
@@ -94,7 +95,7 @@ def picture(rows: list[Row], slots: int, height: int, now: float) -> Group:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     for row in shown[:room]:
         state = f"[{COLOURS[row.state]}]{row.state}[/]" if row.state in COLOURS else row.state
-        table.add_row(row.run.job.name, row.step, row.accuracy, state, _clock(left.get(row.run.job.name)))
+        table.add_row(escape(row.run.job.name), row.step, row.accuracy, state, _clock(left.get(row.run.job.name)))
     return Group(table, _summary(rows, slots, left))
 
 

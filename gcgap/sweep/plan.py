@@ -13,12 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gcgap.cli import UsageError
+from gcgap.config_file import read_config
 from gcgap.lightning_cli import SHAPING, ConfigOnly
 from gcgap.remeasure import changed_folder
 from gcgap.sweep.worker import Job
+from gcgap.tasks import find_task
 
 KEYS = {"directory": str, "configs": (dict, list), "grid": dict, "again": (dict, list)}
 OWN = ("trainer.default_root_dir", "trainer.devices", "trainer.num_nodes", "trainer.fast_dev_run", "trainer.enable_progress_bar")
@@ -69,9 +69,9 @@ def read(path: Path, directory: Path | None = None) -> list[Run]:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"`--config`: {path} cannot be read: {' '.join(str(error).split())[:160]}.") from error
+        content = read_config(path)
+    except ValueError as error:
+        raise UsageError(f"`--config`: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"`--config`: {path} must hold the keys {', '.join(KEYS)}; got {content!r:.60}.")
     for key, value in content.items():
@@ -114,7 +114,8 @@ def _run(resolver: ConfigOnly, config: Path, varied: dict[str, Any], home: Path,
     arguments = [f"--config={config.absolute()}", *_options(varied)]
     try:
         resolved = resolver.resolve(arguments)
-    except UsageError as error:
+        find_task(resolved["data"]["task"])
+    except (UsageError, ValueError) as error:
         raise UsageError(f"{config}{f' with {_told(varied)}' * bool(varied)}: {error}") from error
     for key in ("devices", "num_nodes", "fast_dev_run"):
         if resolved["trainer"][key] not in (1, "1", False):

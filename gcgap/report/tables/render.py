@@ -8,6 +8,7 @@ from html import escape
 from io import StringIO
 
 from gcgap.report.parts import Cell, Column, Summary, Table, flat, printed, slug, sort_key
+from gcgap.report.plain import plain_cell, plain_text
 
 WORDS = 90  # characters from which a cell is a text to be read, not a label
 
@@ -16,7 +17,8 @@ def to_csv(table: Table) -> str:
     """Comma-separated values, numbers with every digit, nothing where one is missing; the rows below the table come last."""
     text = StringIO()
     header, rows = flat(table)
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    safe = ([plain_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in [header, *rows])
+    csv.writer(text, lineterminator="\n").writerows(safe)
     return text.getvalue()
 
 
@@ -89,8 +91,3 @@ def _texts(columns: Sequence[Column], row: Sequence[Cell]) -> list[str]:
 
 def _line(texts: Sequence[str], raw: bool = False) -> str:
     return f"| {' | '.join(text if raw else plain_text(text) for text in texts)} |"
-
-
-def plain_text(text: str) -> str:
-    """Text in which Markdown finds no table border and no tag."""
-    return escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

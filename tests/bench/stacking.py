@@ -1,12 +1,10 @@
-"""Throughput of stacked runs against one run after another: `python tests/bench_stack.py --device cuda --replicas 10`.
+"""Throughput of stacked runs against one run after another, at the paper's size: its reason is a GPU (`--device cuda`).
 
-Every figure is the median over repeats with its smallest and largest value. The runs are of the paper's size. One run at a time
-gives as many steps per second whatever the number of runs, so one is timed.
+One run at a time gives as many steps per second whatever the number of runs, so one is timed.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import tempfile
@@ -17,21 +15,22 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
-from bench import Rows, ratios, spread
-from rich.console import Console
-from rich.table import Table
 from torch.nn import functional as F  # noqa: N812
 
+from bench.timing import Rows, ratios, spread
 from gcgap.batches import Source
 from gcgap.data import Stream
 from gcgap.lightning_cli import quieten
 from gcgap.model import Transformer
+from gcgap.packing import scored_logits
 from gcgap.stack.module import Stack
 from gcgap.stack.replicas import losses, stack, training_batch
 from gcgap.stack.seat import PreparedRun, speaking
 
 WARM = 5  # steps before the clock starts
+STEPS = {"cpu": 5, "cuda": 200}  # that are timed
 SIZE = 64
+REPLICAS = (2, 5, 10)
 
 
 class Clock(L.Callback):
@@ -82,14 +81,14 @@ def bare(seeds: Sequence[int], device: str, steps: int) -> float:
     source, on = Source("sort", seeds[0]), torch.device(device)
     models = [Transformer(seed=seed) for seed in seeds]
     model = (models[0] if len(seeds) == 1 else stack(models)).to(on)
-    adam = torch.optim.Adam(model.parameters(), 1e-3)
+    adam = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     begun = 0.0
     for step in range(WARM + steps):
         if step == WARM:
             begun = now()
         if len(seeds) == 1:
             inputs, targets, scored = (part.to(on) for part in source.training_batch(step, SIZE)[:3])
-            loss = F.cross_entropy(model(inputs)[scored], targets[scored])
+            loss = F.cross_entropy(scored_logits(model, inputs, scored), targets[scored])
         else:
             loss = losses(model, training_batch(source, seeds, step, SIZE).to(on)).sum()
         adam.zero_grad()
@@ -98,9 +97,11 @@ def bare(seeds: Sequence[int], device: str, steps: int) -> float:
     return now() - begun
 
 
-def throughput(sizes: Sequence[int], device: str, steps: int, repeats: int) -> Rows:
+def stacking(repeats: int, device: str = "cpu", sizes: Sequence[int] = REPLICAS) -> Rows:
     """Replica-steps per second of one run, and of stacks of these sizes beside it."""
-    rows: Rows = []
+    quieten()
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    rows, steps = Rows(), STEPS[device]
     ways: dict[str, Callable[[Sequence[int], str, int], float]] = {"bare loop": bare, "Lightning": trained}
     for way, run in ways.items():
         turns = [[size * steps / run(range(1, 1 + size), device, steps) for size in (1, *sizes)] for _ in range(repeats)]
@@ -116,27 +117,3 @@ def throughput(sizes: Sequence[int], device: str, steps: int, repeats: int) -> R
         training_batch(source, seeds, index, SIZE)
         drawn.append(1000 * (time.perf_counter() - begun))
     return [*rows, (f"drawing the batches of a stack of {len(seeds)} (ms per step)", spread(drawn))]
-
-
-def main() -> None:
-    """Measure and print."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    options.add_argument("--replicas", type=int, nargs="+", default=[2, 5, 10], help="sizes of stacks")
-    options.add_argument("--steps", type=int, help="optimiser steps of every turn (default 5, or 200 on a GPU)")
-    options.add_argument("--repeats", type=int, default=5, help="turns of every alternative")
-    asked = options.parse_args()
-    quieten()
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    steps = asked.steps or {"cpu": 5, "cuda": 200}[asked.device]
-    turns = f"{asked.repeats} turns of {steps} steps"
-    under = f"{asked.device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, {turns}"
-    table = Table("what", title=f"stacks: {under}")
-    table.add_column("median [min, max]", justify="right")
-    for row in throughput(asked.replicas, asked.device, steps, asked.repeats):
-        table.add_row(*row)
-    Console(width=120).print(table)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios of alternatives that are timed in turns within one run."""

@@ -1,0 +1,66 @@
+"""Training on packed tokens is training on padded ones."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.profiler import ProfilerActivity, profile
+
+from gcgap.batches import Batch, Layout, Purpose, Source, mixed_batch
+from gcgap.model import Positions, Transformer
+from gcgap.packing import packed_logits, scored_logits
+from gcgap.tasks import find_task
+
+
+def mixed(layout: Layout) -> Batch:
+    batch = mixed_batch(find_task("sort"), 3, Purpose.TRAIN, 0, 12, (2, 5), layout)
+    assert not batch.scored[:, -1].all(), "some rows are shorter than the longest"
+    return batch
+
+
+@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("positions", get_args(Positions))
+def test_packed_logits_and_gradients_are_those_of_the_padded_batch(positions: Positions, layout: Layout) -> None:
+    model, batch = Transformer(2, 2, 16, 24, positions, n_ctx=12, seed=1).double(), mixed(layout)
+    found: list[tuple[Tensor, ...]] = []
+    for logits in (packed_logits(model, batch.inputs, batch.scored), model(batch.inputs)[batch.scored]):
+        loss = F.cross_entropy(logits, batch.targets[batch.scored])
+        found.append((logits, *torch.autograd.grad(loss, list(model.parameters()))))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-13, rtol=1e-10)
+
+
+def test_tokens_behind_an_example_are_not_computed() -> None:
+    model, batch = Transformer(2, 2, 16, 24, n_ctx=12), mixed(Layout.CONTIGUOUS)
+    seen: list[int] = []
+    for block in model.blocks:
+        block.mlp.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2].numel()))
+    scored_logits(model, batch.inputs, batch.scored)
+    lengths = batch.scored.sum(1) - 1
+    assert seen == [int((2 * lengths + 2).sum()), int((lengths + 1).sum())]
+
+
+def test_an_example_learns_nothing_of_its_neighbours() -> None:
+    model, batch = Transformer(2, 2, 16, 24, n_ctx=12).double(), Source("reverse", seed=4, lengths=(2, 5)).training_batch(0, 6)
+    together = packed_logits(model, batch.inputs, batch.scored).split(batch.scored.sum(1).tolist())
+    for row, own in enumerate(together):
+        alone = packed_logits(model, batch.inputs[row : row + 1], batch.scored[row : row + 1])
+        torch.testing.assert_close(own, alone, atol=1e-13, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "learns", "fused"), [("float32", True, True), ("bfloat16", False, True), ("bfloat16", True, False)]
+)
+def test_gradients_in_bfloat16_on_a_cpu_take_plain_products(dtype: str, learns: bool, fused: bool) -> None:
+    model = Transformer(1, 2, 16, 24, n_ctx=12)
+    with (
+        profile(activities=[ProfilerActivity.CPU]) as profiled,
+        torch.set_grad_enabled(learns),
+        torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"),
+    ):
+        model(mixed(Layout.CONTIGUOUS).inputs)
+    assert any("flash_attention" in event.key for event in profiled.key_averages()) == fused
