@@ -194,6 +194,17 @@ def test_a_run_that_left_a_stack_and_was_not_measured_then_is_measured_when_it_i
     same_run(alone / "6", run, events=False)
 
 
+def test_runs_that_were_killed_before_their_final_measurement_are_measured_when_they_are_resumed(
+    alone: Path, stacked: Path, tmp_path: Path
+) -> None:
+    for name in ("left", "done"):  # seed 6 left the stack before the others; seed 3 went on to the most steps
+        shutil.copytree(stacked, tmp_path / name)
+    for seed, name in ((6, "left"), (3, "done")):
+        (tmp_path / name / f"{seed}" / "gap" / "final.json").unlink()
+        assert together(tmp_path / name, (seed,), "--ckpt_path=last")
+        same_run(alone / f"{seed}", tmp_path / name / f"{seed}", events=False)
+
+
 KILLED = f"""
 import json, os, signal, sys
 from pathlib import Path
