@@ -194,6 +194,17 @@ def test_a_run_that_left_a_stack_and_was_not_measured_then_is_measured_when_it_i
     same_run(alone / "6", run, events=False)
 
 
+def test_runs_that_were_killed_before_their_final_measurement_are_measured_when_they_are_resumed(
+    alone: Path, stacked: Path, tmp_path: Path
+) -> None:
+    for name in ("left", "done"):  # seed 6 left the stack before the others; seed 3 went on to the most steps
+        shutil.copytree(stacked, tmp_path / name)
+    for seed, name in ((6, "left"), (3, "done")):
+        (tmp_path / name / f"{seed}" / "gap" / "final.json").unlink()
+        assert together(tmp_path / name, (seed,), "--ckpt_path=last")
+        same_run(alone / f"{seed}", tmp_path / name / f"{seed}", events=False)
+
+
 KILLED = f"""
 import json, os, signal, sys
 from pathlib import Path
@@ -215,10 +226,10 @@ train([(arguments, Path(log)) for arguments, log in json.loads(sys.argv[1])])
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stack that was killed when two of its runs had saved step 20, at which one reaches its target, and the third step 10."""
+    """A stack that was killed after step 20, when the run that reaches its target there had saved its end and not measured it."""
     directory = tmp_path_factory.mktemp("killed")
     runs = [(arguments(directory, seed), str(directory / f"{seed}.log")) for seed in SEEDS]
-    saves = 2 * 3 + 3 + 3 + 2  # last.ckpt and weights at step 0; last.ckpt at 10; weights at 20; last.ckpt at 20 of two runs
+    saves = 2 * 3 + 3 + 2 * 3 + 1  # weights and last.ckpt at step 0; last.ckpt at 10; both at 20; last.ckpt of one that leaves
     command = [sys.executable, "-c", KILLED, json.dumps(runs), str(saves)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -227,12 +238,23 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_killed_stack_goes_on_to_the_same_ends(alone: Path, killed: Path, tmp_path: Path) -> None:
     found = [checkpoint(killed / f"{seed}") for seed in SEEDS]
-    assert [one["global_step"] for one in found] == [20, 20, 10]
+    assert [one["global_step"] for one in found] == [20, 20, 20]
     assert [one["callbacks"]["AccuracyTarget"]["reached_at"] for one in found] == [None, 20, None]
     directory = shutil.copytree(killed, tmp_path / "resumed")
-    assert together(directory, SEEDS, "--ckpt_path=last")
+    assert together(directory, (6, 4, 3), "--ckpt_path=last")
     for seed in SEEDS:
         same_run(alone / f"{seed}", directory / f"{seed}", events=False)
+
+
+def test_runs_that_have_come_equally_far_go_on_together(killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = shutil.copytree(killed, tmp_path / "resumed")
+    content = checkpoint(directory / "3")
+    torch.save(content | {"global_step": 10}, directory / "3" / "checkpoints" / "last.ckpt")
+    found: list[list[int]] = []
+    monkeypatch.setattr("gcgap.stack.train._fit", lambda runs: found.append([run.chosen.seed_everything for run in runs]) or True)
+    resumed = [([*arguments(directory, seed), "--ckpt_path=last"], directory / "log") for seed in (6, 4, 3)]
+    assert train([(arguments(directory, seed), directory / "log") for seed in (5, 2)] + resumed)
+    assert sorted(found) == [[3], [4], [5, 2], [6]]
 
 
 def test_a_run_of_a_killed_stack_can_be_resumed_by_itself(alone: Path, killed: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L  # noqa: N812
 import torch
 
+from gcgap.signals import handled_by, interrupt
 from gcgap.stack.module import Stack
 from gcgap.stack.seat import Seat
 
@@ -34,7 +35,8 @@ class Relay(L.Callback):
                 for logger in seat.loggers:
                     logger.log_hyperparams(dict(seat.module.hparams_initial) | dict(seat.datamodule.hparams_initial))
                     logger.save()
-        self._tell("on_train_start")
+        with handled_by(interrupt):  # a run alone would hold signals back until it ends; here one that ends is not the last
+            self._tell("on_train_start")
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Go on without the runs that have ended."""
@@ -73,6 +75,11 @@ class Relay(L.Callback):
         for seat in self.stack.seats:
             self._end(seat)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure runs that were resumed at the most steps they may take, for which Lightning calls no other hook."""
+        self.stack.share()
+        self._tell("on_fit_end")
+
     def _tell(self, hook: str, *arguments: Any) -> None:
         """Call a hook for all runs that have not failed; when no run wants to go on, training stops."""
         for seat in self.stack.seats:
@@ -95,7 +102,8 @@ class Relay(L.Callback):
     def _end(self, seat: Seat) -> None:
         """Measure the final model, unless the run has failed, and close the loggers."""
         if not seat.failed:
-            seat.tell("on_train_end")
+            with handled_by(interrupt):
+                seat.tell("on_train_end")
         with seat.alone():
             for logger in seat.loggers:
                 logger.finalize("failed" if seat.failed else "success")
