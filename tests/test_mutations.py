@@ -35,6 +35,7 @@ from gcgap.attribution.record import AttributionRecord
 from gcgap.checkpoints import read_checkpoint
 from gcgap.cli import UsageError, main
 from gcgap.lightning_cli import ConfigOnly
+from gcgap.model import Transformer
 from gcgap.records import PACKED, Record, find_records, pack
 from gcgap.report.known import read_truth
 from gcgap.seal import sealed
@@ -267,8 +268,14 @@ def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
     [("d_model", 2**20), ("d_ff", 2**40), ("n_layers", 10**9), ("n_ctx", 10**18), ("d_model", 10**30), ("n_heads", 10**30)],
 )
 def test_a_checkpoint_that_asks_for_a_giant_model_is_refused_without_making_one(
-    key: str, value: int, run: Path, tmp_path: Path
+    key: str, value: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def made(**sizes: Any) -> Transformer:
+        assert torch.empty(0).device.type == "meta", "room is made for the weights"
+        assert sizes["n_layers"] < 100, "its parts are being made"
+        return Transformer(**sizes)
+
+    monkeypatch.setattr(gcgap.checkpoints, "Transformer", made)
     content = torch.load(run / "checkpoints" / "step=000300.ckpt", weights_only=True)
     content["hyper_parameters"] |= {key: value} | ({"positions": "learned"} if key == "n_ctx" else {})
     path = tmp_path / "giant.ckpt"
@@ -297,15 +304,14 @@ def attribution(path: Path) -> Path:
     component = {"name": "L0_H0", "layer": 0, "kind": "head", "exact": {"exact_match": {"value": 0.125}}}
     component |= {"scores": {"exact": {"value": 0.125}}, "trust": {"reliability": 0.75}}
     data = {"kind": "attribution", "schema": 1, "task": "sort", "seed": 1, "step": 5, "protocol": {}, "setup": {}, "length": 9}
-    data |= {"components": [component], "methods": {"exact": method}, "advice": "none", "versions": {}}
+    data |= {"components": [component], "methods": {"exact": method}, "advice": "none", "length_given": True, "training": None}
+    data |= {key: {} for key in ("model", "patching", "sets", "trust", "workflow", "versions")}
     AttributionRecord(data).write(path)
     return path
 
 
 def known(path: Path) -> Path:
-    data = {"kind": "known circuits", "schema": 1, "settings": {"sequences": 8}, "models": {"a": {"auc": 0.75}}, "methods": {}}
-    path.write_text(json.dumps(sealed(data | {"kind": gcgap.report.known.KIND})))
-    return path
+    return Path(shutil.copyfile(sweeps.ROOT / "docs" / "attribution" / "known.json", path))
 
 
 def packed(path: Path) -> Path:
@@ -580,3 +586,25 @@ def test_a_harmed_config_of_a_run_is_refused_by_name_or_measures_as_it_says(
     assert {name: content for name, content in tiny.files(home).items() if name != "config.yaml"} == before
     assert codes.count(2) > 100
     assert codes.count(0) > 5
+
+
+@pytest.mark.usefixtures("one_parser")
+def test_what_a_cut_config_of_a_run_has_lost_never_becomes_a_default(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "sort-tiny"
+    shutil.copytree(run, home, ignore=shutil.ignore_patterns("*.json"))
+    lines, believed = (home / "config.yaml").read_text().splitlines(keepends=True), list[Any]()
+
+    def believe(*_: Any, protocol: Any, **__: Any) -> None:
+        believed.append(protocol)
+        raise ReachedError
+
+    monkeypatch.setattr(gcgap.remeasure, "measure", believe)
+    for kept in sorted({*range(0, len(lines), 4), *range(len(lines) - 5, len(lines) + 1)}):
+        (home / "config.yaml").write_text("".join(lines[:kept]))
+        code, said = commanded(capsys, "measure", home)
+        assert code == 1 or f"{home}/config.yaml" in said
+    assert len(believed) == 3  # whole, and without the two keys after its blocks
+    assert all(one == believed[-1] for one in believed)
+    assert believed[-1].sequences == tiny.SIZES["sequences"]

@@ -17,7 +17,9 @@ SCHEMA = 1
 KIND = "attribution"
 KNOWN = "known.json"  # the record of known circuits, which may lie anywhere
 FOLDER = "attribution"  # of a run, that holds its attribution records
-_TOP = ("task", "seed", "step", "protocol", "setup", "length", "components", "methods", "advice", "versions")
+_TOP: dict[str, type] = dict.fromkeys(("step", "length", "length_given", "training"), object)
+_TOP |= {"task": str, "seed": int, "components": list, "advice": str}
+_TOP |= dict.fromkeys(("model", "protocol", "setup", "methods", "patching", "sets", "trust", "workflow", "versions"), dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,9 +42,17 @@ class AttributionRecord:
         if self.data.get("kind") != KIND or self.data.get("schema") != SCHEMA:
             found = f"kind {self.data.get('kind')!r}, schema {self.data.get('schema')!r}"
             raise ValueError(f"`{name}` is not an attribution record of schema {SCHEMA}: it has {found}. Run `gcgap attribute`.")
-        for key in _TOP:
+        for key, kind in _TOP.items():
             if key not in self.data:
                 raise ValueError(f"`{name}` is not a whole attribution record: `{key}` is missing. Measure it again.")
+            if not isinstance(self.data[key], kind):
+                raise ValueError(f"`{name}`: `{key}` must be a {kind.__name__}; got {self.data[key]!r:.60}. Measure it again.")
+        try:
+            for rows in (self.method_rows(), self.component_rows()):
+                assert all(value is None or isinstance(value, int | float | str) for row in rows for value in row.values())
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ValueError(f"`{name}` is not a whole attribution record ({told}). Measure it again.") from error
 
     def __getitem__(self, key: str) -> Any:
         return self.data[key]
@@ -86,13 +96,21 @@ class AttributionRecord:
         """One row per method: agreement with the exact effects, cost."""
         import pandas as pd
 
-        return pd.DataFrame([method_row(name, entry) for name, entry in self.data["methods"].items()])
+        return pd.DataFrame(self.method_rows())
 
     def scores(self) -> DataFrame:
         """One row per component: its exact effects, and its score by every method."""
         import pandas as pd
 
-        return pd.DataFrame([component_row(entry) for entry in self.data["components"]])
+        return pd.DataFrame(self.component_rows())
+
+    def method_rows(self) -> list[dict[str, Any]]:
+        """The rows of `table`."""
+        return [method_row(name, entry) for name, entry in self.data["methods"].items()]
+
+    def component_rows(self) -> list[dict[str, Any]]:
+        """The rows of `scores`."""
+        return [component_row(entry) for entry in self.data["components"]]
 
 
 def method_row(name: str, entry: dict[str, Any]) -> dict[str, Any]:

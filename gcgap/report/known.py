@@ -66,6 +66,11 @@ def read_truth(path: Path) -> dict[str, Any]:
     if not isinstance(truth, dict) or (truth.get("kind"), truth.get("schema")) != (KIND, SCHEMA):
         raise ValueError(f"`{path}` is not a record of known circuits of schema {SCHEMA}. Run `gcgap attribute --known` again.")
     check_seal(truth, str(path))
+    try:
+        _section(truth)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`{path}` is not a whole record of known circuits ({told}). Copy it again.") from error
     return truth
 
 
