@@ -22,7 +22,7 @@ from gcgap.checkpoints import load, misnamed, read_checkpoint, run_directory, sh
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_run_config, training_of
 from gcgap.measurement import measure
-from gcgap.protocol import Protocol
+from gcgap.protocol import PrecisionName, Protocol
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
 from gcgap.verify import verify
@@ -78,6 +78,7 @@ def build_parser() -> Parser:
     parser.add_argument("paths", nargs="+", type=str, help="Run directories (all their checkpoints), or .ckpt files.")
     texts = {
         "length": "Length of the OOD sequences (integers per example), instead of the run's own.",
+        "precision": "Short for `--protocol.precision`.",
         "full": "Measure every checkpoint with the final sizes under the window rule (a flag, or true / false).",
         "force": "Replace records that are there already (a flag, or true / false).",
         "verify": "Measure again what the records say, write nothing, and tell what differs (a flag, or true / false).",
@@ -85,6 +86,7 @@ def build_parser() -> Parser:
         "same machine; 1e-4 serves for another one).",
     }
     parser.add_argument("--length", type=int | None, default=None, help=texts["length"])
+    parser.add_argument("--precision", type=PrecisionName | None, default=None, help=texts["precision"])
     parser.add_argument("--full", type=bool, default=False, help=texts["full"])
     parser.add_argument("--force", type=bool, default=False, help=texts["force"])
     parser.add_argument("--verify", type=bool, default=False, help=texts["verify"])
@@ -102,6 +104,10 @@ def run(arguments: list[str]) -> int:
     if options.verify or "tolerance" in given:
         return _verify(parser, options, given)
     changes = given.get("protocol", Namespace()).as_dict()
+    if options.precision is not None:
+        if "precision" in changes:
+            raise UsageError("`--precision` is short for `--protocol.precision`; give one of the two.")
+        changes["precision"] = options.precision
     planned = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
     jobs = _honest(planned)
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]

@@ -63,6 +63,14 @@ def refused(run: Path, capsys: pytest.CaptureFixture[str], *arguments: str | Pat
     return said
 
 
+def test_precision_is_short_for_the_setting_of_the_protocol(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measure(run / "checkpoints" / "step=000150.ckpt", "--precision", "float64") == 0
+    (record,) = records(run / "gap" / "precision=float64").values()
+    assert record["protocol"]["precision"] == "float64"
+    assert "give one of the two" in refused(run, capsys, run, "--precision=bf16", "--protocol.precision=float64")
+    assert "float16" in refused(run, capsys, run, "--precision=float16")
+
+
 def test_what_is_done_is_skipped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tiny.files(run)
     assert measure(run) == 0
