@@ -45,6 +45,14 @@ class GapTracker(Checkpoint):
         self.ended = False
         self.signals = Held()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The step that was measured last: a run that is resumed there does not save and measure it a second time."""
+        return {"measured": self.measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Know which step was measured last."""
+        self.measured = state_dict["measured"]
+
     def check(self, model: SequenceModel, data: SequenceData) -> None:
         """Raise a ValueError unless the protocol fits this model and data."""
         length, n_ctx = self.protocol.tracking.length, model.model.n_ctx
@@ -103,8 +111,7 @@ class GapTracker(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the last step at the tracking length, and the final model under the window rule."""
         self.ended = True
-        if trainer.global_step != self.measured:
-            self._track(trainer, pl_module)
+        self._track_last(trainer, pl_module)
         self._go_on(trainer)
         self.signals.release()
         self._finish(trainer, pl_module)
@@ -113,7 +120,7 @@ class GapTracker(Checkpoint):
         """Measure a run that was resumed at the most steps it may take: Lightning then trains nothing and calls no other hook."""
         if not self.ended and 0 < trainer.max_steps == trainer.global_step:
             pl_module.to(trainer.strategy.root_device)
-            self._track(trainer, pl_module)
+            self._track_last(trainer, pl_module)
             self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -132,6 +139,12 @@ class GapTracker(Checkpoint):
         if trainer.is_global_zero:
             Console().print(table(record))
         trainer.strategy.barrier("gcgap final measurement")
+
+    def _track_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the last step unless that is done, and not in the directory of another run that this one was resumed from."""
+        here = not self.run.writes or self.run.checkpoint(checkpoint_name(trainer.global_step)).exists()
+        if trainer.global_step != self.measured or not trainer.strategy.broadcast(here):
+            self._track(trainer, pl_module)
 
     def _track(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save this step's weights and measure them on all processes; the first one writes the record and logs it."""

@@ -41,9 +41,8 @@ def ends(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"emergence.png": (run / "gap" / "emergence.png").read_bytes()}
     for path in (run / "checkpoints").glob("[!.]*"):
         content = torch.load(path, weights_only=True)
-        found[path.name] = listed(
-            {key: content.get(key) for key in ("state_dict", "optimizer_states", "callbacks", "global_step")}
-        )
+        keys = ("state_dict", "optimizer_states", "callbacks", "global_step", "epoch")
+        found[path.name] = listed({key: content.get(key) for key in keys})
     return found | {path.name: tiny.told(path) for path in (run / "gap").glob("[!.]*.json")}
 
 

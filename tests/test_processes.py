@@ -119,8 +119,9 @@ def test_a_signal_to_one_stops_both_with_everything_saved(rank: int, fit: Run) -
     assert fit("--ckpt_path=last") == (0, True, [])
 
 
-def test_what_fails_in_every_process_is_said_once(fit: Run) -> None:
+def test_what_fails_in_every_process_is_said_once(fit: Run, tmp_path: Path) -> None:
     assert fit(*sabotage(-1, "training", "raise")) == (1, True, raised("training")[:1])
+    shutil.rmtree(tmp_path / "run")
     said = f"{SAID}`data.batch_size` must be divisible by the number of processes, 2; got 63."
     assert fit(**{"data.batch_size": 63}) == (2, True, [said])
 

@@ -95,7 +95,7 @@ def test_a_run_cannot_be_resumed_to_fewer_steps_but_to_more(zygote: Zygote, shor
     for directory in (run, longer):
         assert zygote(fit(directory, "steps", "--trainer.max_steps=40"), said) == 0
     mine, theirs = ends.ends(run), ends.ends(longer)
-    assert mine["last.ckpt"] == theirs["last.ckpt"]
+    assert mine["last.ckpt"] == theirs["last.ckpt"] | {"epoch": 2}  # which Lightning ends where training does
     assert mine["final.json"] == theirs["final.json"]
     assert mine.keys() - theirs.keys() == {"step=000025.ckpt", "step=000025.json"}
 
