@@ -215,6 +215,11 @@ class Transformer(nn.Module):
             for block, (x, _) in zip(self.blocks, self.states(tokens), strict=True)
         ]
 
+    @property
+    def adds_positions(self) -> bool:
+        """Whether the residual stream below the first layer tells where a token stands."""
+        return self.position is not None or self.sinusoids is not None
+
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream below the first layer."""
         x = self.embedding(tokens)

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from gcgap.batches import Batch, Layout, Purpose, Source, mixed_batch
 from gcgap.model import Positions, Transformer
 from gcgap.packing import packed_logits, scored_logits
-from gcgap.tasks import find_task
+from gcgap.tasks import VOCABULARY, find_task
 
 
 def mixed(layout: Layout) -> Batch:
@@ -34,14 +34,21 @@ def test_packed_logits_and_gradients_are_those_of_the_padded_batch(positions: Po
         torch.testing.assert_close(ours, theirs, atol=1e-13, rtol=1e-10)
 
 
-def test_tokens_behind_an_example_are_not_computed() -> None:
-    model, batch = Transformer(2, 2, 16, 24, n_ctx=12), mixed(Layout.CONTIGUOUS)
-    seen: list[int] = []
-    for block in model.blocks:
-        block.mlp.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2].numel()))
+@pytest.mark.parametrize("layout", Layout)
+def test_only_tokens_that_are_needed_are_computed_and_those_with_the_same_past_once(layout: Layout) -> None:
+    model, batch = Transformer(3, 2, 16, 24, n_ctx=12), mixed(layout)
+    batch.inputs[4:6] = batch.inputs[3]  # at the third position nothing is shared any more
+    batch.scored[4:6] = batch.scored[3]
+    seen: dict[str, list[int]] = {"norm_attention": [], "mlp": []}
+    for name, numbers in seen.items():
+        for block in model.blocks:
+            block.get_submodule(name).register_forward_hook(lambda *of, to=numbers: to.append(of[-1].shape[:-1].numel()))
     scored_logits(model, batch.inputs, batch.scored)
-    lengths = batch.scored.sum(1) - 1
-    assert seen == [int((2 * lengths + 2).sum()), int((lengths + 1).sum())]
+    rows = [row[: int(of.nonzero().max()) + 1].tolist() for row, of in zip(batch.inputs, batch.scored, strict=True)]
+    shared = {tuple(row[: 1 + pos]) for row in rows for pos in range(2)}
+    assert len(shared) < 2 * len(rows) - 2
+    needed = len(shared) + sum(len(row) - 2 for row in rows)
+    assert seen == {"norm_attention": [VOCABULARY, needed, needed], "mlp": [needed, needed, int(batch.scored.sum())]}
 
 
 def test_an_example_learns_nothing_of_its_neighbours() -> None:
