@@ -1,7 +1,7 @@
 """Training logits without work that is done twice or for nothing, on a CPU.
 
-Owns no mathematics: the products are the model's own, those of queries, keys and values made as one. Attention alone needs rows of
-equal length; everything else works on a flat row of tokens, from which three kinds are left out:
+Owns no mathematics: the products are the model's own, those of queries, keys and values made as one. Attention alone needs rows
+of equal length; everything else works on a flat row of tokens, from which three kinds are left out:
 
 - what stands behind the end of an example, which no scored token sees;
 - tokens that have stood after the same tokens in a row above: START in every row, and some first integers;
