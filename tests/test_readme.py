@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import tiny
+from rich.console import Console
 
 from gcgap.cli import main
+from gcgap.records import Record
+from gcgap.report.table import table
 from gcgap.sweep.command import build_parser
 from gcgap.sweep.plan import read
 from gcgap.sweep.stacks import check_stackable
@@ -59,7 +63,7 @@ def test_the_tables_of_the_attribution_page_are_those_of_its_report() -> None:
     page, report = (ROOT / "docs" / "attribution.md").read_text(), (ROOT / "docs" / "attribution" / "report.md").read_text()
     tables = re.findall(r"<!-- [\w ]+ -->\n((?:\|.*\n)+)", page)
     assert len(tables) == page.count("<!-- ") > 10
-    for line in (line for table in tables for line in table.splitlines() if not line.startswith("| ---")):
+    for line in (line for one in tables for line in one.splitlines() if not line.startswith("| ---")):
         assert line in report, line
 
 
@@ -88,6 +92,16 @@ def test_the_python_of_the_readme_runs(snippet: str, checkout: Path, monkeypatch
     assert len(names["record"].table()) == 20
     assert names["record"]["length"] == 9
     assert set(names["gcgap"].read("checkpoints")["task"]) == {"sort", "reverse"}
+
+
+def test_the_table_of_the_readme_is_that_of_the_shipped_record() -> None:
+    console = Console(width=80, file=StringIO(), force_terminal=False)
+    console.print(table(Record.read(ROOT / "checkpoints" / "sort-seed42" / "gap" / "final.json")))
+    assert isinstance(console.file, StringIO)
+    shown = [line.strip() for line in console.file.getvalue().splitlines()]
+    told = [line.strip() for line in README.split("Expect a table like this one:\n")[1].split("\nand in `runs")[0].splitlines()]
+    assert " ".join(" ".join(told).split()) == " ".join(" ".join(shown).split())
+    assert len(told) > 30
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

@@ -17,6 +17,7 @@ KEPT = (  # what a stack does with settings of `trainer` as a single run does
     "max_steps",
     "val_check_interval",
     "log_every_n_steps",
+    "default_root_dir",  # the sweep's own
     "deterministic",
     "benchmark",
     "enable_progress_bar",
