@@ -73,7 +73,7 @@ class GapTracker(Checkpoint):
         training, settings = training_settings(trainer, pl_module, data), dict(pl_module.hparams) | dict(data.hparams)
         directory = Path(trainer.default_root_dir)
         self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, sharing(trainer))
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        trainer.strategy.checkpoint_io = WholeCheckpoints(training)
         if writes and trainer.is_global_zero:
             for folder in (directory, directory / "checkpoints", directory / "gap"):
                 remove_unfinished(folder)

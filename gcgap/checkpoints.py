@@ -23,7 +23,8 @@ def load(where: str | Path) -> Transformer:
     """The model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
 
     Its weights have the number format that they were saved in; what `gcgap.measure` computes in is the protocol's `precision`.
-    Its `origin` holds task, seed, step and hash, which `gcgap.measure` writes into the record. Loading never unpickles.
+    Its `origin` holds task, seed, step, hash and the settings of its training, which `gcgap.measure` writes into the record.
+    Loading never unpickles.
 
     Raises:
         ValueError: There is no checkpoint, or the file is truncated, foreign, or of another model.
@@ -35,15 +36,17 @@ def load(where: str | Path) -> Transformer:
         data = content["datamodule_hyper_parameters"]
         source = {field.name: data[field.name] for field in fields(Source)}
         source |= {"layout": Layout(source["layout"])} | {key: tuple(source[key]) for key in ("lengths", "ood_lengths")}
-        step = content["global_step"]
+        step, training = content["global_step"], content.get("training")
         if not isinstance(step, int):
             raise TypeError(f"`global_step` must be a number; got {step!r:.60}")
+        if not isinstance(training, dict | None):
+            raise TypeError(f"`training` must hold settings; got {training!r:.60}")
         weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
         _check_sizes(settings, weights)
         with torch.random.fork_rng(devices=[]):
             model = Transformer(**settings).to(weights["embedding.weight"].dtype)
         model.load_state_dict(weights)
-        model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path))
+        model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path), training)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty"
         raise ValueError(f"`{path}` is not a checkpoint of a gcgap model ({type(error).__name__}: {reason}).") from error

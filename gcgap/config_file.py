@@ -7,10 +7,14 @@ than memory holds, and of two equal keys it drops the first without a word.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from gcgap.checkpoints import load, run_directory
+from gcgap.model import Transformer
 
 MOST = 20_000  # values of a file, those counted again that an alias repeats; the largest sweep file of this project has 60
 SHORT_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's
@@ -83,6 +87,18 @@ def read_run_config(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict) or not isinstance(found.get(block), dict):
             raise ValueError(f"{path} is not the whole config of a run: `{block}` must hold settings. Copy it again.")
     return found
+
+
+def load_of_run(checkpoint: Path) -> Transformer:
+    """The model of a checkpoint; what an older file does not tell of its training is that of its run's config.
+
+    Raises:
+        ValueError: The checkpoint or the config cannot be read.
+    """
+    model = load(checkpoint)
+    if model.origin.training is None:
+        model.origin = replace(model.origin, training=training_of(run_directory(checkpoint) / "config.yaml"))
+    return model
 
 
 def training_of(config: Path) -> dict[str, Any] | None:

@@ -147,11 +147,12 @@ def gated(
 
 
 def skip_mlp(
-    middle: Float[Tensor, "rows pos d_model"], layer: int, wiring: Wiring, replacement: Activations
+    model: nn.Module, middle: Float[Tensor, "rows pos d_model"], layer: int, wiring: Wiring, replacement: Activations
 ) -> Float[Tensor, "rows pos d_model"]:
     """The residual stream above an MLP whose gate is wholly open at every position: its replacement is added, and it never runs.
 
     Args:
+        model: Any model with a wiring.
         middle: The residual stream between the heads and the MLP.
         layer: The MLP's.
         wiring: Where components are.
@@ -162,7 +163,9 @@ def skip_mlp(
     """
     _, mlp = wiring.columns(layer)
     _check_finite(replacement.mlps[layer].unsqueeze(0), wiring.components[mlp : mlp + 1])
-    return middle + replacement.mlps[layer][:, -middle.shape[1] :]
+    down = wiring.module(model, wiring.mlp_down, layer).weight
+    assert isinstance(down, Tensor)
+    return middle + replacement.mlps[layer][:, -middle.shape[1] :].to(down.dtype)  # as the MLP would have put it out
 
 
 def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, z: Tensor) -> Tensor:

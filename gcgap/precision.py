@@ -33,7 +33,7 @@ def in_precision(model: Transformer, name: str) -> Transformer:
         name: A key of `DTYPES`.
     """
     dtype = DTYPES[name]
-    if {parameter.dtype for parameter in model.parameters()} == {dtype}:
+    if dtype != torch.bfloat16 and {parameter.dtype for parameter in model.parameters()} == {dtype}:
         return model
     converted = copy.deepcopy(model)
     return _mixed(converted.float()) if dtype == torch.bfloat16 else converted.to(dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,9 +18,9 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.checkpoints import load, misnamed, read_checkpoint, run_directory, sha256, step_checkpoints
+from gcgap.checkpoints import misnamed, read_checkpoint, run_directory, sha256, step_checkpoints
 from gcgap.cli import UsageError
-from gcgap.config_file import check_given, read_run_config, training_of
+from gcgap.config_file import check_given, load_of_run, read_run_config
 from gcgap.measurement import measure
 from gcgap.protocol import PrecisionName, Protocol
 from gcgap.records import Record
@@ -81,7 +81,8 @@ def build_parser() -> Parser:
         "precision": "Short for `--protocol.precision`.",
         "full": "Measure every checkpoint with the final sizes under the window rule (a flag, or true / false).",
         "force": "Replace records that are there already (a flag, or true / false).",
-        "verify": "Measure again what the records say, write nothing, and tell what differs (a flag, or true / false).",
+        "verify": "Measure again what the records say, write nothing, and tell what differs; exit code 1 if anything does, 2 if "
+        "a checkpoint was replaced. Records whose checkpoint is not there are counted and left out (a flag, or true / false).",
         "tolerance": "Largest relative difference of two numbers that `--verify` takes for the same (0 is bit for bit, as on the "
         "same machine; 1e-4 serves for another one).",
     }
@@ -118,9 +119,7 @@ def run(arguments: list[str]) -> int:
     with Progress(*COLUMNS, console=console, disable=not waiting) as progress:
         task = progress.add_task("Measuring", total=len(waiting))
         for job in waiting:
-            model = load(job.checkpoint)
-            model.origin = replace(model.origin, training=training_of(run_directory(job.checkpoint) / "config.yaml"))
-            record = measure(model, length=job.length, protocol=job.protocol)
+            record = measure(load_of_run(job.checkpoint), length=job.length, protocol=job.protocol)
             last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
             progress.console.print(f"{job.record}: {sentence(last)}", highlight=False, markup=False)
             progress.advance(task)

@@ -30,12 +30,20 @@ from gcgap.sharing import ALONE, Sharing
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lets Lightning save a checkpoint whole or not at all; by itself it writes elsewhere first, perhaps on another disk."""
+    """Lets Lightning save a checkpoint whole or not at all; by itself it writes elsewhere first, perhaps on another disk.
+
+    Args:
+        training: The settings of training that a record tells; every checkpoint keeps them, so that a record that is made of it
+            later tells the same.
+    """
+
+    def __init__(self, training: dict[str, Any]) -> None:
+        self.training = training
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write what Lightning has collected."""
         buffer = BytesIO()
-        torch.save(checkpoint, buffer)
+        torch.save(checkpoint | {"training": self.training}, buffer)
         write_whole(Path(path), buffer.getvalue())
 
 

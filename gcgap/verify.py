@@ -15,20 +15,20 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.checkpoints import load, run_directory, sha256
+from gcgap.checkpoints import run_directory, sha256
 from gcgap.cli import UsageError
-from gcgap.config_file import training_of
+from gcgap.config_file import load_of_run
 from gcgap.differences import differences, told
 from gcgap.measurement import measure
 from gcgap.protocol import Protocol
-from gcgap.records import Record, find_records
+from gcgap.records import Record, find_records, named_step
 
 Make = Callable[[dict[str, Any]], Protocol]
 """Makes a protocol of settings."""
 
 
 def verify(paths: list[Path], tolerance: float, make: Make) -> int:
-    """Measure again what the records of runs or checkpoints say: 0 if all is the same, 1 if anything differs.
+    """Measure again what the records of runs or checkpoints say: 0 if all is the same, 1 if anything differs or is misnamed.
 
     Args:
         paths: Run directories, or .ckpt files.
@@ -45,6 +45,9 @@ def verify(paths: list[Path], tolerance: float, make: Make) -> int:
     known, replaced = [case for case in found if case.checkpoint], [case for case in found if case.other]
     for case in replaced:
         _warn(f"`{case.record.path}` cannot be verified: `{case.other}` has another hash than the file that it was measured on.")
+    misnamed = [case for case in known if _named(case.record) not in (None, case.record["step"])]
+    for case in misnamed:
+        _warn(f"`{case.record.path}` is a record of step {case.record['step']}, another than its name says.")
     if absent := [case.record.path for case in found if not case.checkpoint and not case.other]:
         _warn(f"{len(absent)} of {len(found)} records cannot be verified, their checkpoints are not here: `{absent[0]}`, ..")
     if not known:
@@ -59,7 +62,7 @@ def verify(paths: list[Path], tolerance: float, make: Make) -> int:
             differ += bool(unlike)
             progress.console.print(told(case.record, again, unlike), highlight=False, crop=False)
             progress.advance(task)
-    return 1 if differ else 2 * bool(replaced)
+    return 1 if differ or misnamed else 2 * bool(replaced)
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,16 @@ def cases(path: Path) -> list[Case]:
 def repeat(case: Case, make: Make) -> dict[str, Any]:
     """The dictionary of the same measurement of the same checkpoint.
 
-    Settings of training, which a checkpoint does not tell, are those of the run's config; without one they are not verified.
+    Settings of training are compared where the record tells them: older ones tell fewer.
 
     Raises:
         ValueError: The record's settings cannot be measured; names its file.
     """
     record, known = case.record, {field.name for field in fields(Protocol)}
     assert case.checkpoint is not None
-    model = load(case.checkpoint)
-    training = training_of(case.run / "config.yaml") or record.data.get("training")
-    model.origin = replace(model.origin, training=training)
+    model, told = load_of_run(case.checkpoint), record.data.get("training") or {}
+    training = {key: value for key, value in (model.origin.training or told).items() if key in told}
+    model.origin = replace(model.origin, training=training or None)
     given = record.data.get("length_given", record["length"] != record["window"]["length"])
     try:
         settings = make({key: value for key, value in record["protocol"].items() if key in known})
@@ -121,6 +124,10 @@ def repeat(case: Case, make: Make) -> dict[str, Any]:
         raise ValueError(f"`{record.path}` cannot be measured again: {error}") from error
     name = "" if record.path is None else record.path.name
     return found | ({"final": name == "final.json"} if "final" in record.data else {})
+
+
+def _named(record: Record) -> int | None:
+    return None if record.path is None else named_step(record.path)
 
 
 def _warn(text: str) -> None:

@@ -23,6 +23,7 @@ from gcgap.importance.corruption import corrupted
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import METRICS, score
 from gcgap.model import Positions, Transformer
+from gcgap.precision import in_precision
 from gcgap.tasks import END, LARGEST, SEP, VOCABULARY, find_task
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
@@ -211,6 +212,18 @@ def test_a_head_without_columns_in_w_o_has_no_effect_at_all_but_the_released_sit
         assert not found.any()
     released = measured(trained, source, batch, [frozenset([mine])], site=Site.RELEASED)
     assert all(found[1].abs().mean() > 0.01 for found in released.values())
+
+
+def test_an_mlp_that_is_replaced_writes_what_an_open_gate_lets_in_in_bfloat16_too() -> None:
+    model, source = in_precision(Transformer(**SIZES), "bf16"), Source("sort", seed=3)
+    batch = source.batch(Purpose.EVALUATION, 4, 7)
+    asked = [Intervention(frozenset([member]), Baseline.MEAN) for member in (2, 5)]
+    found = all_replacements(model, source, batch)
+    gates, skipped = (
+        torch.stack(ablated_scores(model, WIRING, batch, asked, found, where=where)[1])
+        for where in (torch.ones(2 * 4 + 2, dtype=torch.bool), None)
+    )
+    assert torch.equal(skipped, gates)
 
 
 @pytest.mark.parametrize("site", SITES)

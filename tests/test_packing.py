@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import get_args
 
 import pytest
@@ -32,6 +33,21 @@ def test_packed_logits_and_gradients_are_those_of_the_padded_batch(positions: Po
         found.append((logits, *torch.autograd.grad(loss, list(model.parameters()))))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-13, rtol=1e-10)
+
+
+def test_packed_gradients_in_bfloat16_are_as_far_from_exact_ones_as_padded_ones() -> None:
+    exact, batch = Transformer(2, 2, 32, 64, n_ctx=12, seed=1).double(), mixed(Layout.CONTIGUOUS)
+    model = copy.deepcopy(exact).float()
+
+    def gradient(of: Transformer, logits: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, batch.targets[batch.scored])
+        return torch.cat([part.flatten().double() for part in torch.autograd.grad(loss, list(of.parameters()))])
+
+    wanted = gradient(exact, exact(batch.inputs)[batch.scored])
+    with torch.autocast("cpu", torch.bfloat16):
+        packed = gradient(model, packed_logits(model, batch.inputs, batch.scored))
+        padded = gradient(model, model(batch.inputs)[batch.scored])
+    assert 0 < (packed - wanted).norm() < 1.5 * (padded - wanted).norm() < 0.05 * wanted.norm()
 
 
 @pytest.mark.parametrize("layout", Layout)

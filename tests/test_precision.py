@@ -17,6 +17,8 @@ from gcgap.batches import Purpose
 from gcgap.callbacks import GapTracker
 from gcgap.cli import main
 from gcgap.config_file import training_of
+from gcgap.model import Transformer
+from gcgap.precision import in_precision
 from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.study.groups import gather
@@ -100,6 +102,13 @@ def test_a_precision_is_told_by_its_full_name(trainer: dict[str, Any], told: str
     training = training_of(path)
     assert training is not None
     assert training["precision"] == told
+
+
+def test_a_model_of_bfloat16_is_measured_in_the_mixed_format_too() -> None:
+    model = Transformer(1, 2, 16, 24, n_ctx=12).bfloat16()
+    tokens = torch.tensor([[1, 2, 3]])
+    assert in_precision(model, "bf16")(tokens).dtype == torch.float32
+    assert torch.equal(in_precision(model, "bf16")(tokens), in_precision(model.float(), "bf16")(tokens))
 
 
 def test_a_model_of_float64_is_loaded_and_measured_as_it_was_trained(base: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gcgap.checkpoints import sha256
 from gcgap.cli import main
 from gcgap.differences import ABSENT, differences, values
 from gcgap.records import PACKED, Record, pack
@@ -116,6 +117,37 @@ def test_a_tolerance_lets_rounding_pass_and_no_more(run: Path, capsys: pytest.Ca
     code, out, _ = verified(run, capsys, run, "--tolerance=1e-7")
     assert code == 1
     assert "at most by 1e-06 of the larger one (components.L0_H0.gradient.value)" in out
+
+
+def test_a_record_under_the_name_of_another_step_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "gap" / "step=000150.json").rename(run / "gap" / "step=000300.json")
+    code, out, err = verified(run, capsys)
+    assert code == 1
+    assert out.count("the same in every number") == 2
+    assert f"`{run}/gap/step=000300.json` is a record of step 150, another than its name says." in err
+
+
+def test_what_a_config_says_of_training_by_now_changes_no_record(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run may be resumed with more steps or another precision; its config is that of its beginning."""
+    config, before = run / "config.yaml", tiny.told(run / "gap" / "final.json")
+    assert before["training"]["max_steps"] == 300
+    config.write_text(config.read_text().replace("max_steps: 300", "max_steps: 900"))
+    assert verified(run, capsys)[0] == 0
+    assert main(["measure", str(run), "--force"]) == 0
+    assert tiny.told(run / "gap" / "final.json") == before
+
+
+def test_a_record_of_an_older_checkpoint_is_compared_in_what_it_tells(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = run / "checkpoints" / "step=000300.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    del content["training"]
+    torch.save(content, checkpoint)
+    (run / "gap" / "step=000150.json").unlink()
+    change(run / "gap" / "final.json", "checkpoint_sha256", sha256(checkpoint))
+    assert verified(run, capsys)[0] == 0  # by the config
+    training = Record.read(run / "gap" / "final.json")["training"]
+    change(run / "gap" / "final.json", "training", {key: value for key, value in training.items() if key != "precision"})
+    assert verified(run, capsys)[0] == 0
 
 
 def test_other_versions_and_threads_are_told_as_a_likely_reason(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,9 @@ from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
-from gcgap.checkpoints import last_checkpoint, load, misnamed, run_directory, sha256
+from gcgap.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
-from gcgap.config_file import training_of
+from gcgap.config_file import load_of_run
 from gcgap.importance.baselines import Baseline
 from gcgap.known.models import KNOWN
 from gcgap.protocol import Protocol
@@ -133,8 +133,7 @@ def run(arguments: list[str]) -> int:
         for job in waiting:
             stages = len(job.protocol.attribution.methods) + len(STAGES)
             task = progress.add_task(escape(f"{job.record.parent.parent.name}, {job.record.stem}"), total=stages)
-            model = load(job.checkpoint)
-            model.origin = replace(model.origin, training=training_of(run_directory(job.checkpoint) / "config.yaml"))
+            model = load_of_run(job.checkpoint)
             record = attribute(
                 model,
                 setup=job.setup,

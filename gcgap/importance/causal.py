@@ -71,12 +71,13 @@ def ablated_scores(
             inputs, targets = batch.inputs[rows].to(device), batch.targets[rows, -last:].to(device)
             states = model.states(inputs, last)
             base.append(torch.stack(score(model.finish(model.n_layers - 1, *states[-1], last), targets)))
-            other = {baseline: give(rows) for baseline, give in replacement.items()}
             ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
+            given = None, Activations([], [])  # of one baseline at a time
             for first, numbers in groups.items():
+                given = given if given[0] == first.baseline else (first.baseline, replacement[first.baseline](rows))
                 for few in _pieces(numbers, max(1, ROWS * size // CHUNK // len(inputs))):
                     gates = _gates(wiring, [interventions[number].members for number in few], states[0][0])
-                    logits = _ablated(model, wiring, states, first, gates, other[first.baseline], site, where, last)
+                    logits = _ablated(model, wiring, states, first, gates, given[1], site, where, last)
                     names = [_name(wiring, interventions[number]) for number in few]
                     scores = torch.stack(score(logits, targets.repeat(len(few), 1), names))
                     ablated[-1][:, few] = scores.unflatten(1, (len(few), -1))
@@ -117,9 +118,9 @@ class First(NamedTuple):
 def _by_first_layer(
     model: Transformer, wiring: Wiring, interventions: Sequence[Intervention], everywhere: bool
 ) -> dict[First, list[int]]:
-    """Numbers of the interventions that begin at the same place."""
+    """Numbers of the interventions that begin at the same place, baseline by baseline."""
     groups = defaultdict(list)
-    for number, (members, baseline) in enumerate(interventions):
+    for number, (members, baseline) in sorted(enumerate(interventions), key=lambda item: item[1].baseline):
         layer = min(wiring.components[member].layer for member in members)
         heads, _ = wiring.columns(layer)
         apart = members.isdisjoint(range(heads.start, heads.stop))
@@ -142,7 +143,7 @@ def _ablated(
     """Logits of M(xi) for every set and sequence, from where the sets first change the model."""
     (x, z), rows, sets = states[first.layer], len(states[0][0]), len(gates)
     if first.skips:
-        x = skip_mlp(model.blocks[first.layer].attend(x, z), first.layer, wiring, other)
+        x = skip_mlp(model, model.blocks[first.layer].attend(x, z), first.layer, wiring, other)
         gates[:, wiring.columns(first.layer)[1]] = 0
         with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site):
             return model.rise(first.layer + 1, x.repeat(sets, 1, 1), last)

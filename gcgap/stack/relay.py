@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L  # noqa: N812
 import torch
 
+from gcgap.finite import not_finite
 from gcgap.signals import handled_by, interrupt
 from gcgap.stack.module import Stack
 from gcgap.stack.seat import Seat
@@ -93,8 +94,10 @@ class Relay(L.Callback):
         for number, seat in enumerate(self.stack.seats):
             back = next((back for back, of in enumerate(losses) if not math.isfinite(of[number])), None)
             if back is not None:
-                step = self.stack.trainer.global_step - len(losses) + back
-                seat.fail(FloatingPointError(f"The loss is {losses[back][number]} at step {step}; lower `model.learning_rate`."))
+                step, name = self.stack.trainer.global_step - len(losses) + back, not_finite(seat.module.named_parameters())
+                weights = f", and by now so is the weight `{name}`" if name else ""
+                told = f"The loss is not finite at step {step}: {losses[back][number]}{weights}"
+                seat.fail(FloatingPointError(f"{told}. Lower `model.learning_rate`."))
         self.stack.losses.clear()
         self.stack.trainer.should_stop |= all(seat.should_stop for seat in self.stack.seats)
         return losses

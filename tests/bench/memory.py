@@ -5,30 +5,35 @@ Counted by allocations, not by the process; weights, their gradients and Adam's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from memory import peak
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.optim import Adam
 
-from bench.subject import BASELINES, Reference
+from bench.subject import Reference
 from bench.timing import Rows
 from gcgap.batches import Purpose, Source
 from gcgap.importance import causal
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import mean_activations
+from gcgap.importance.baselines import Baseline, mean_activations, replacements
 from gcgap.importance.gradient import gradient_norms
 from gcgap.model import Transformer
-from gcgap.packing import scored_logits
+from gcgap.packing import packed_logits
 
 LONGEST = 11  # integers per example: the longest that the paper measures
 
 
 def memory(repeats: int) -> Rows:
     """The whole table; it has no spread."""
-    return [
-        (name, f"{found / 1e6:.1f} MB, {found / stages['a training step of 64 examples']:.2f}")
-        for stages in (of_stages(),)
-        for name, found in stages.items()
-    ]
+    stages = of_stages()
+    return [(name, f"{found / 1e6:.1f} MB, {found / stages[step(name)]:.2f}") for name, found in stages.items()]
+
+
+def step(stage: str) -> str:
+    """The training step that a stage is compared with: the one of the same device."""
+    return "a training step of 64 examples, as on a " + ("GPU" if "GPU" in stage else "CPU")
 
 
 def of_stages() -> dict[str, int]:
@@ -37,13 +42,14 @@ def of_stages() -> dict[str, int]:
     weights = sum(parameter.nbytes for parameter in of.model.parameters())
     gradients = of.source.batches(Purpose.GRADIENT, LONGEST, 2, of.protocol.batch_size)
     batch = of.source.batch(Purpose.EVALUATION, LONGEST, causal.CHUNK * causal.LARGER)
-    sets = [causal.Intervention(frozenset([i]), baseline) for baseline in BASELINES[:2] for i in range(of.n)]
-    other = {baseline: of.other[baseline] for baseline in BASELINES[:2]}
+    sets = [causal.Intervention(frozenset([i]), baseline) for baseline in Baseline for i in range(of.n)]
+    made = (of.model, of.wiring, of.source, batch, Baseline, of.mean, 2, of.protocol.batch_size)
+    other = replacements(*made)
 
     def ablations() -> object:
         return causal.ablated_scores(of.model, of.wiring, batch, sets, other)
 
-    found = {"a training step of 64 examples": peak(_trained)}
+    found = {step("on a CPU"): peak(lambda: _trained(packed_logits)), step("on a GPU"): peak(lambda: _trained(_padded_logits))}
     stages = {
         "G, a batch of 64": lambda: gradient_norms(of.model, of.wiring, gradients),
         "means, a batch of 64": lambda: mean_activations(of.model, of.wiring, gradients, by_position=False),
@@ -58,13 +64,17 @@ def of_stages() -> dict[str, int]:
     return found
 
 
-def _trained() -> None:
+def _padded_logits(model: Transformer, inputs: Tensor, scored: Tensor) -> Tensor:
+    return model(inputs)[scored]
+
+
+def _trained(logits: Callable[[Transformer, Tensor, Tensor], Tensor]) -> None:
     """Two steps; weights, gradients, Adam's state and activations are all made here."""
     learner, source = Transformer(seed=1), Source("sort")
     adam = Adam(learner.parameters(), 1e-3, fused=True)
     for step in range(2):
         batch = source.training_batch(step, 64)
-        loss = F.cross_entropy(scored_logits(learner, batch.inputs, batch.scored), batch.targets[batch.scored])
+        loss = F.cross_entropy(logits(learner, batch.inputs, batch.scored), batch.targets[batch.scored])
         adam.zero_grad()
         loss.backward()
         adam.step()

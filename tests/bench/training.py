@@ -1,12 +1,14 @@
-"""What a training step costs: Lightning's against bare loops over the same model, and other ways to feed and compile it."""
+"""What a training step costs: Lightning's against bare loops over the same model, and other ways to feed it."""
 
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,13 +20,16 @@ from torch.nn import functional as F  # noqa: N812
 
 from bench.timing import Rows, ratios, spread
 from gcgap.batches import Batch, Source
+from gcgap.callbacks import StepProgress
 from gcgap.data import SequenceData
 from gcgap.model import Transformer
 from gcgap.packing import scored_logits
+from gcgap.stack.seat import speaking
 from gcgap.tasks import END, LARGEST, PAD, SEP, START
 from gcgap.training import SequenceModel
 
 WARM, STEPS, SIZE = 3, 25, 64  # steps before the clock starts, steps that are timed, examples per step
+LOG = 10  # steps from one logged loss to the next
 SOURCE = Source("sort")
 
 
@@ -65,22 +70,22 @@ class Clock(L.Callback):
 
 
 def _lightning(precision: Any) -> float:
-    """As `gcgap fit` trains, between two validations."""
+    """As `gcgap fit` trains between two validations and measurements, with its progress bar; it logs more often here."""
     clock = Clock()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with TemporaryDirectory() as place, warnings.catch_warnings():
+    with TemporaryDirectory() as place, warnings.catch_warnings(), speaking(Path(os.devnull)):
         warnings.simplefilter("ignore")
         trainer = L.Trainer(
             max_steps=WARM + STEPS,
             precision=precision,
             accelerator="cpu",
             devices=1,
-            callbacks=[clock],
+            callbacks=[clock, StepProgress()],
+            log_every_n_steps=LOG,
             logger=TensorBoardLogger(place, default_hp_metric=False),
             default_root_dir=place,
             limit_val_batches=0,
             enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
         )
         trainer.fit(SequenceModel(), SequenceData())
