@@ -41,11 +41,11 @@ def load(where: str | Path) -> Transformer:
             raise TypeError(f"`global_step` must be a number; got {step!r:.60}")
         if not isinstance(training, dict | None):
             raise TypeError(f"`training` must hold settings; got {training!r:.60}")
-        weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
-        _check_sizes(settings, weights)
+        weights = {name: value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
+        check_sizes(settings, weights)
         with torch.random.fork_rng(devices=[]):
-            model = Transformer(**settings).to(weights["embedding.weight"].dtype)
-        model.load_state_dict(weights)
+            model = Transformer(**settings).to(weights[f"{PREFIX}embedding.weight"].dtype)
+        model.load_state_dict({name.removeprefix(PREFIX): value for name, value in weights.items()})
         model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path), training)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty"
@@ -81,14 +81,22 @@ def _check_archive(path: Path) -> None:
             raise ValueError(f"{damaged} in it is damaged")
 
 
-def _check_sizes(settings: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Raise a ValueError if the weights are not of the sizes that the settings say, before any room is made for those."""
+def check_sizes(settings: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Raise a ValueError unless the weights are those that the settings say, before any room is made for the latter.
+
+    Args:
+        settings: Of the model.
+        weights: By their names in a checkpoint.
+    """
     if settings["n_layers"] > len(weights):
         raise ValueError(f"`n_layers` is {settings['n_layers']}, of {len(weights)} weights")
     with torch.device("meta"):
-        expected = Transformer(**settings).state_dict()
+        expected = {f"{PREFIX}{name}": weight for name, weight in Transformer(**settings).state_dict().items()}
+    for name in [*expected, *weights]:
+        if name not in weights or name not in expected:
+            raise ValueError(f"{name} is {'missing' if name in expected else 'no weight of the model that its settings say'}")
     for name, weight in expected.items():
-        if name in weights and weights[name].shape != weight.shape:
+        if weights[name].shape != weight.shape:
             raise ValueError(f"{name} must be of size {list(weight.shape)}, as its settings say; got {list(weights[name].shape)}")
 
 

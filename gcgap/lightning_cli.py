@@ -25,14 +25,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gcgap.callbacks import GapTracker, StepProgress
-from gcgap.checkpoints import MODEL_SETTINGS, read_checkpoint
+from gcgap.checkpoints import MODEL_SETTINGS, read_checkpoint, run_directory
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
 from gcgap.files import write_whole
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
-from gcgap.resuming import overruled
+from gcgap.resumable import check_loops, check_state, check_weights
+from gcgap.resuming import of_another_run, overruled, overruled_training, rounded
 from gcgap.signals import Interrupted
 from gcgap.tasks import find_task
 from gcgap.training import AccuracyTarget, SequenceModel
@@ -111,11 +112,12 @@ class GapCLI(LightningCLI):
         if self.chosen.ckpt_path and not Path(self.chosen.ckpt_path).is_file():
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
         saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
-        self.step = saved.get("global_step", 0)
+        self.step, self.loops = saved.get("global_step", 0), saved.get("loops", {})
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
-            self._check_run_directory()
+            self._check_run_directory(saved)
         if saved:
-            _say(overruled(saved, yaml.safe_load(self.text), trains=self.subcommand == "fit"))
+            asked, trains = yaml.safe_load(self.text), self.subcommand == "fit"
+            _say(overruled(saved, asked, trains) + (rounded(saved, asked["trainer"]) if trains else []))
 
     @property
     def text(self) -> str:
@@ -128,22 +130,35 @@ class GapCLI(LightningCLI):
         model, saved = self.chosen.model, content.get("hyper_parameters")
         if not isinstance(saved, dict) or not isinstance(content.get("state_dict"), dict):
             raise UsageError(f"`ckpt_path`: {path} is not a checkpoint of a gcgap model.")
-        for key in MODEL_SETTINGS:
-            if saved.get(key) != model[key]:
-                raise UsageError(
-                    f"`ckpt_path`: {path} has `model.{key}` {saved.get(key)}, the config {model[key]}; make them equal."
-                )
-        if self.subcommand == "fit" and "optimizer_states" not in content:
-            raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to go on; give last.ckpt.")
-        if self.subcommand == "fit" and 0 <= self.chosen.trainer.max_steps < content["global_step"]:
+        with _named(path, self._instead):
+            for key in MODEL_SETTINGS:
+                if saved.get(key) != model[key]:
+                    raise UsageError(
+                        f"`ckpt_path`: {path} has `model.{key}` {saved.get(key)}, the config {model[key]}; make them equal."
+                    )
+        settings, trains = {key: model[key] for key in MODEL_SETTINGS}, self.subcommand == "fit"
+        if trains and "optimizer_states" not in content:
+            raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to go on; {self._instead}.")
+        with _named(path, self._instead):
+            check_weights(content, settings)
+            if trains:
+                check_state(content, settings)
+        if trains and 0 <= self.chosen.trainer.max_steps < content["global_step"]:
             raise UsageError(
                 f"`trainer.max_steps` must be at least {content['global_step']}, the step of {path}; "
                 f"got {self.chosen.trainer.max_steps}."
             )
         return content
 
-    def _check_run_directory(self) -> None:
-        run = self.run_directory
+    @property
+    def _instead(self) -> str:
+        """What to do where the checkpoint that was given does not serve."""
+        if self.subcommand != "fit":
+            return "give another one"
+        return "start anew in another directory" if Path(self.chosen.ckpt_path).name == "last.ckpt" else "give last.ckpt"
+
+    def _check_run_directory(self, saved: dict[str, Any]) -> None:
+        run, asked = self.run_directory, yaml.safe_load(self.text)
         if not any((run / name).exists() for name in RUN_FILES) or self._has_saved_nothing(run):
             return
         if not self.chosen.ckpt_path:
@@ -151,7 +166,8 @@ class GapCLI(LightningCLI):
                 f"`trainer.default_root_dir`: {run} already holds a run, and nothing of it is overwritten.\n"
                 "Resume it with `--ckpt_path last`, or name another directory."
             )
-        if told := other_run(run, yaml.safe_load(self.text)):
+        own = run_directory(Path(self.chosen.ckpt_path)) == run.resolve()
+        if told := other_run(run, asked) or of_another_run(run, saved, own, asked):
             advice = "Resume with that run's own config.yaml, or name another `trainer.default_root_dir`."
             raise UsageError(f"{told}.\n{advice}")
 
@@ -185,6 +201,11 @@ class GapCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Check what only model, data and protocol together can tell, before a logger writes its first file."""
+        if self.chosen.ckpt_path:
+            with _named(Path(self.chosen.ckpt_path), self._instead):
+                check_loops(self.loops, self.trainer.fit_loop.state_dict(), self.step)
+            saved, asked = read_run_config(self.run_directory / "config.yaml"), yaml.safe_load(self.text)
+            _say(overruled_training(saved.get("trainer", {}), asked["trainer"]))
         self.model.check(self.datamodule)
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, GapTracker):
@@ -277,6 +298,17 @@ def _seed(value: bool | int) -> int:
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
         print(f"gcgap: {line}", file=sys.stderr)
+
+
+@contextmanager
+def _named(path: Path, instead: str) -> Iterator[None]:
+    """Name the checkpoint that is wrong; of what anybody may have written a check can raise nearly anything."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else "empty"
+        told = f"`ckpt_path`: {path} is not a whole checkpoint ({type(error).__name__}: {reason}); {instead}."
+        raise UsageError(told) from error
 
 
 def _difference(saved: Any, asked: Any) -> str:

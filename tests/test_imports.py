@@ -33,7 +33,7 @@ LINES = (
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks cli",
-    "config_file differences verify remeasure resuming lightning_cli",
+    "config_file differences verify remeasure resumable resuming lightning_cli",
     "stack stack.replicas stack.seat stack.module stack.relay stack.train",
     "report.attention report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.stacks sweep.command __main__",

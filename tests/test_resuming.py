@@ -8,6 +8,7 @@ from typing import Any
 
 import ends
 import pytest
+import tiny
 import torch
 from ends import fit
 from zygote import Zygote
@@ -98,6 +99,48 @@ def test_a_run_cannot_be_resumed_to_fewer_steps_but_to_more(zygote: Zygote, shor
     assert mine["last.ckpt"] == theirs["last.ckpt"] | {"epoch": 2}  # which Lightning ends where training does
     assert mine["final.json"] == theirs["final.json"]
     assert mine.keys() - theirs.keys() == {"step=000025.ckpt", "step=000025.json"}
+
+
+def test_what_changes_the_numbers_of_training_is_told_of_the_runs_own_config(
+    zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run, said = tmp_path / "run", tmp_path / "said.txt"
+    shutil.copytree(short_runs["steps"], run)
+    same = ["--trainer.precision=32", "--trainer.max_steps=26"]
+    assert zygote(fit(run, "steps", *same), said) == 0
+    assert said_by_gcgap(said) == []
+    changed = ["--trainer.precision=64", "--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=1"]
+    assert zygote(fit(run, "steps", *changed, "--trainer.max_steps=27", "--trainer.val_check_interval=5"), said) == 0
+    assert said_by_gcgap(said) == [
+        "`trainer.precision`: the config's 64-true wins over the torch.float32 of the checkpoint's weights.",
+        "`trainer.precision`: the config's 64-true wins over the 32-true of the run's config.yaml.",
+        "`trainer.accumulate_grad_batches`: the config's 2 wins over the 1 of the run's config.yaml.",
+        "`trainer.gradient_clip_val`: the config's 1 wins over the None of the run's config.yaml.",
+        "`trainer.val_check_interval`: the config's 5 wins over the 10 of the run's config.yaml.",
+    ]
+
+
+@pytest.mark.parametrize(("option", "told"), [("data.task=sort", "copy"), ("seed_everything=4", "3")])
+@pytest.mark.parametrize(("left", "place"), [("gap", "gap/step=000000.json"), ("checkpoints", "checkpoints")])
+def test_without_its_config_a_run_is_not_resumed_as_one_of_another_task_or_seed(
+    left: str, place: str, option: str, told: str, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run, said = tmp_path / "run", tmp_path / "said.txt"
+    shutil.copytree(short_runs["steps"] / left, run / left)
+    (run / "gap").mkdir(exist_ok=True)
+    (run / "gap" / "final.json").write_text("{")  # broken, as anything may be that is made again
+    before = tiny.files(run)
+
+    def resumed(*options: str) -> list[str]:
+        options = (*options, "--trainer.max_steps=27")
+        return fit(run, "steps", *options) if left == "checkpoints" else from_checkpoint(short_runs["steps"], run, *options)
+
+    assert zygote(resumed(f"--{option}"), said) == 2
+    key, value = option.split("=")
+    text = f"gcgap: error: `{key}`: {run} holds a run with another value: {told} in {place}, {value} here."
+    assert said.read_text().splitlines()[-2] == text
+    assert tiny.files(run) == before
+    assert zygote(resumed(), said) == 0
 
 
 def test_what_a_checkpoint_does_not_tell_is_not_compared() -> None:

@@ -246,15 +246,51 @@ def test_a_killed_stack_goes_on_to_the_same_ends(alone: Path, killed: Path, tmp_
         same_run(alone / f"{seed}", directory / f"{seed}", events=False)
 
 
-def test_runs_that_have_come_equally_far_go_on_together(killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_have_come_equally_far_go_on_together(
+    alone: Path, killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = shutil.copytree(killed, tmp_path / "resumed")
-    content = checkpoint(directory / "3")
-    torch.save(content | {"global_step": 10}, directory / "3" / "checkpoints" / "last.ckpt")
-    found: list[list[int]] = []
-    monkeypatch.setattr("gcgap.stack.train._fit", lambda runs: found.append([run.chosen.seed_everything for run in runs]) or True)
+    shutil.copy(alone / "3" / "checkpoints" / "last.ckpt", directory / "3" / "checkpoints" / "last.ckpt")
+    found = prepared(monkeypatch)
     resumed = [([*arguments(directory, seed), "--ckpt_path=last"], directory / "log") for seed in (6, 4, 3)]
     assert train([(arguments(directory, seed), directory / "log") for seed in (5, 2)] + resumed)
     assert sorted(found) == [[3], [4], [5, 2], [6]]
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The seeds of each stack that would be trained from now on."""
+    found: list[list[int]] = []
+    monkeypatch.setattr("gcgap.stack.train._fit", lambda runs: found.append([run.chosen.seed_everything for run in runs]) or True)
+    return found
+
+
+def test_a_run_whose_checkpoint_is_not_whole_is_refused_in_its_log_and_the_others_go_on(
+    killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = shutil.copytree(killed, tmp_path / "resumed")
+    paths = {seed: directory / f"{seed}" / "checkpoints" / "last.ckpt" for seed in SEEDS}
+    torch.save(checkpoint(directory / "4") | {"optimizer_states": []}, paths[4])
+    torch.save(checkpoint(directory / "6") | {"loops": {}}, paths[6])
+    found = prepared(monkeypatch)
+    assert not together(directory, SEEDS, "--ckpt_path=last")
+    assert found == [[3]]
+    for seed in (4, 6):
+        assert f"gcgap: error: `ckpt_path`: {paths[seed]} is not a whole" in (directory / f"{seed}.log").read_text()
+
+
+def test_the_learning_rate_of_the_config_is_that_of_a_resumed_stack(killed: Path, tmp_path: Path) -> None:
+    """Here no config.yaml is left, which would refuse it."""
+    changes = {"model__learning_rate": 0.05, "trainer__max_steps": 21}
+    for name in ("alone", "stack"):
+        for seed in (4, 3):
+            shutil.copytree(killed / f"{seed}", tmp_path / name / f"{seed}", ignore=lambda *_: {"config.yaml"})
+    assert together(tmp_path / "stack", (4, 3), "--ckpt_path=last", **changes)
+    assert main(["fit", *arguments(tmp_path / "alone", 3, **changes), "--ckpt_path=last"]) == 0
+    one, two = (checkpoint(tmp_path / name / "3") for name in ("alone", "stack"))
+    assert [group["lr"] for group in two["optimizer_states"][0]["param_groups"]] == [0.05]
+    close(judged(one)["state_dict"], judged(two)["state_dict"])
+    said = (tmp_path / "stack" / "3.log").read_text()
+    assert "`model.learning_rate`: the config's 0.05 wins over the checkpoint's 0.01." in said
 
 
 def test_a_run_of_a_killed_stack_can_be_resumed_by_itself(alone: Path, killed: Path, tmp_path: Path) -> None:

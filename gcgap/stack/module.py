@@ -114,14 +114,18 @@ class Stack(L.LightningModule):
             checkpoint["callbacks"] = {key: state for key, state in states.items() if state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put those of all runs into the place of the one checkpoint that Lightning has read. All are of the same step."""
+        """Put those of all runs into the place of the one checkpoint that Lightning has read. All are of the same step.
+
+        The learning rate is the config's, as in a run of its own.
+        """
         self.trainer.precision_plugin.convert_module(self)  # else the weights would be rounded on their way
         each = [read_checkpoint(seat.run.resumed_from) for seat in self.seats if seat.run.resumed_from]
         names = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: torch.stack([one["state_dict"][name] for one in each]) for name in names}
         (adam,), states = checkpoint["optimizer_states"], [one["optimizer_states"][0]["state"] for one in each]
         moments = _mapped(adam["state"], lambda key, name: torch.stack([state[key][name] for state in states]))
-        checkpoint["optimizer_states"] = [adam | {"state": moments}]
+        groups = [group | {"lr": self.seats[0].module.learning_rate} for group in adam["param_groups"]]
+        checkpoint["optimizer_states"] = [adam | {"state": moments, "param_groups": groups}]
         for seat, one in zip(self.seats, each, strict=True):
             for callback in seat.callbacks:
                 callback.on_load_checkpoint(seat, seat.module, one)  # pyright: ignore[reportArgumentType]
