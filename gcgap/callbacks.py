@@ -7,6 +7,7 @@ under Lightning's validation (inference mode) can never have a gradient.
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,13 @@ class GapTracker(Checkpoint):
 
 
 class StepProgress(TQDMProgressBar):
-    """Lightning's progress bar, counting optimiser steps up to the most that training may take."""
+    """Lightning's progress bar, on a terminal alone, counting optimiser steps up to the most that training may take."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write no bar into a file: it would be a line for every step."""
+        super().setup(trainer, pl_module, stage)
+        if not sys.stdout.isatty():
+            self.disable()
 
     @property
     def total_train_batches(self) -> int | float:

@@ -56,12 +56,12 @@ class Tracking(Sizes):
         dense_every: Measure every so many optimiser steps ..
         dense_until: .. up to this step ..
         then_every: .. and every so many afterwards; step 0 and the last step are always measured.
-        gradient_batches: As in `protocol`.
-        mean_batches: As in `protocol`.
-        sequences: As in `protocol`.
-        resamples: As in `protocol`.
-        random_pairs: As in `protocol`.
-        inside: As in `protocol`.
+        gradient_batches: As in `protocol`, for the checkpoints of steps, also when they are measured again.
+        mean_batches: Likewise.
+        sequences: Likewise.
+        resamples: Likewise.
+        random_pairs: Likewise.
+        inside: Likewise.
     """
 
     length: int = 9

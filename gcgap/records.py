@@ -110,7 +110,7 @@ class Record:
         try:
             data = parsed(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"`{path}` is not a record: {error}. Measure the checkpoint again.") from error
+            raise ValueError(f"`{path}` is not a record: {error}. Measure its checkpoint again with `--force`.") from error
         try:
             record = cls(data, Path(path))
             check_seal(data, str(path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +22,7 @@ from gcgap.checkpoints import misnamed, read_checkpoint, run_directory, sha256, 
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
 from gcgap.measurement import measure
-from gcgap.protocol import PrecisionName, Protocol
+from gcgap.protocol import PrecisionName, Protocol, Sizes
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
 from gcgap.verify import verify
@@ -121,7 +121,7 @@ def run(arguments: list[str]) -> int:
         for job in waiting:
             record = measure(load_of_run(job.checkpoint), length=job.length, protocol=job.protocol)
             last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
-            progress.console.print(f"{job.record}: {sentence(last)}", highlight=False, markup=False)
+            progress.console.print(f"{job.record}: {sentence(last)}", highlight=False, markup=False, soft_wrap=True)
             progress.advance(task)
     if last is not None:
         console.print(table(last))
@@ -177,12 +177,24 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
     if not files:
         raise UsageError(f"`{path}` holds no checkpoints/step=*.ckpt; give a run directory or a .ckpt file.")
     numbered = [file for file in files if file.name.startswith("step=") and path.name != "last.ckpt"]
+    if numbered and not whole and not options.full:
+        _check_sizes(changes)
     sized = protocol if options.full else protocol.tracked()
     length = protocol.tracking.length if options.length is None and not options.full else options.length
     jobs = [Job(file, folder / f"{file.stem}.json", sized, length) for file in numbered]
     if whole or not numbered:
         jobs.append(Job(files[-1], folder / "final.json", protocol, options.length))
     return jobs
+
+
+def _check_sizes(changes: dict[str, Any]) -> None:
+    """Raise a UsageError for a size that a checkpoint of a step would not be measured with."""
+    for name in (field.name for field in fields(Sizes) if field.name in changes):
+        if name not in changes.get("tracking", {}):
+            raise UsageError(
+                f"`protocol.{name}` is a size of final measurements; the checkpoint of a step is measured with "
+                f"`protocol.tracking.{name}`.\nGive that instead, or `--full` for the sizes of a final measurement."
+            )
 
 
 def _numbered_twin(last: Path) -> Path:

@@ -71,6 +71,17 @@ def test_precision_is_short_for_the_setting_of_the_protocol(run: Path, capsys: p
     assert "float16" in refused(run, capsys, run, "--precision=float16")
 
 
+def test_a_size_that_the_checkpoint_of_a_step_is_not_measured_with_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = run / "checkpoints" / "step=000150.ckpt"
+    assert "`protocol.tracking.sequences`" in refused(run, capsys, checkpoint, "--protocol.sequences=30")
+    assert measure(checkpoint, "--protocol.sequences=30", "--full") == 0
+    assert measure(checkpoint, "--protocol.tracking.sequences=30") == 0
+    (full, tracked) = (next((run / "gap").glob(f"{name}/*.json")) for name in ("sequences=30,full", "tracking.sequences=30"))
+    assert [Record.read(path)["protocol"]["sequences"] for path in (full, tracked)] == [30, 30]
+
+
 def test_what_is_done_is_skipped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tiny.files(run)
     assert measure(run) == 0
