@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 import gcgap
-from gcgap.batches import Purpose, Source
+from gcgap.batches import Purpose, Source, partners
 from gcgap.components import Wiring
 from gcgap.gates import Activations, gated, undisturbed
-from gcgap.importance.baselines import Baseline, mean_activations, replacements
+from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
 from gcgap.importance.causal import Intervention, ablated_scores
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import score
@@ -35,6 +35,9 @@ class Reference:
         self.mean = self.means(5)
         made = (self.model, self.wiring, self.source, self.batch, BASELINES, self.mean)
         self.other = replacements(*made, self.protocol.mean_batches, self.protocol.batch_size)
+        partner = self.batch.inputs[partners(self.source.seed, LENGTH, len(self.batch.inputs))]
+        everywhere = activations_on(self.model, self.wiring, partner, partner.shape[1])
+        self.whole = self.other | {Baseline.RESAMPLE: everywhere}  # for passes that compute all positions of the last layer too
 
     def means(self, batches: int) -> Activations:
         """Mean activations."""
@@ -58,7 +61,7 @@ class Reference:
         found, rows, targets = [], len(self.batch.inputs), self.batch.targets[:, -LENGTH - 1 :]
         with torch.no_grad(), undisturbed(self.model):
             for baseline in baselines:
-                other = self.other[baseline](slice(None))
+                other = self.whole[baseline](slice(None))
                 for i in range(self.n):
                     with gated(self.model, self.wiring, self.gates[i : i + 1].expand(rows, self.n), other):
                         logits = self.model(self.batch.inputs)[:, -LENGTH - 1 :]
