@@ -337,6 +337,7 @@ def _check_config_files(arguments: list[str]) -> None:
 def quieten() -> None:
     """Leave out messages that tell a user of this command nothing."""
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")  # none of them judges a model
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning 2.6 with torch 2.13
     logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda said: "Tip:" not in said.getMessage())
