@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from gcgap.model import Transformer
 
@@ -33,6 +33,39 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """Where in a weight the heads have their parts: an axis is cut into equal blocks, and head h has block `first + h // group * every`.
+
+    Args:
+        module: The module that has the weight, such as `blocks.{layer}.attention.W_V`.
+        axis: 0 if the weight is (out, in), as in `nn.Linear`, and blocks are outputs; 1 for the other way round.
+        blocks: Blocks in all; as many as heads by default.
+        first: The block of head 0.
+        every: Blocks from one head to the next.
+        group: Query heads that share a block.
+    """
+
+    module: str
+    axis: int = 0
+    blocks: int | None = None
+    first: int = 0
+    every: int = 1
+    group: int = 1
+
+    def of(self, weight: Tensor, head: int, n_heads: int) -> Tensor:
+        """The part of one head, a view.
+
+        Raises:
+            ValueError: The axis cannot be cut into so many equal blocks, or has no block for the head.
+        """
+        blocks, size = self.blocks or n_heads, weight.shape[self.axis]
+        block = self.first + head // self.group * self.every
+        if size % blocks or block >= blocks:
+            raise ValueError(f"`{self.module}` has {size} entries along axis {self.axis}: head {head} has no part of {blocks} in it.")
+        return weight.narrow(self.axis, block * (size // blocks), size // blocks)
+
+
+@dataclass(frozen=True)
 class Wiring:
     """Where a model keeps its components; `{layer}` in a module's name stands for the layer's number.
 
@@ -41,7 +74,8 @@ class Wiring:
         n_heads: Heads per layer.
         out_projection: The module W_O whose *input* is the heads' outputs z side by side.
         mlp: The module whose *output* is what the MLP adds to the residual stream.
-        value: The linear module W_V; rows h d_head .. (h+1) d_head of its weight belong to head h.
+        value: The heads' parts of W_V; heads of a group that share their values each have the group's part.
+        output: The heads' parts of W_O, which no heads share.
         mlp_down: The MLP's last (down) matrix.
     """
 
@@ -49,7 +83,8 @@ class Wiring:
     n_heads: int
     out_projection: str = "blocks.{layer}.attention.W_O"
     mlp: str = "blocks.{layer}.mlp"
-    value: str = "blocks.{layer}.attention.W_V"
+    value: Slices = Slices("blocks.{layer}.attention.W_V")
+    output: Slices = Slices("blocks.{layer}.attention.W_O", axis=1)
     mlp_down: str = "blocks.{layer}.mlp.W_out"
 
     @classmethod
@@ -67,6 +102,17 @@ class Wiring:
         """Where in the order of `components` the heads and the MLP of a layer stand."""
         first = layer * (self.n_heads + 1)
         return slice(first, first + self.n_heads), first + self.n_heads
+
+    def weight(self, model: nn.Module, template: str, layer: int) -> Tensor:
+        """The weight of a module of one layer.
+
+        Raises:
+            ValueError: The model has no such module, or it has no weight.
+        """
+        weight = getattr(self.module(model, template, layer), "weight", None)
+        if not isinstance(weight, Tensor):
+            raise ValueError(f"the module {template.format(layer=layer)!r} has no weight; mend the name in the `Wiring`.")
+        return weight
 
     def module(self, model: nn.Module, template: str, layer: int) -> nn.Module:
         """The module of one layer.

@@ -3,7 +3,9 @@
     G_i = 1/B sum_b || dL_b / dW_i ||_F / sqrt(N_i)
 
 L_b is the mean cross entropy over the scored tokens of batch b. W_i is a head's slice of W_V (d_model x d_head), or an MLP's
-down matrix; N_i is its number of entries; biases are left out, as in the paper. G is positive and has the units of loss per
+down matrix; N_i is its number of entries; biases are left out, as in the paper. Where query heads share their values, each of
+them has the slice of its group, so that they all have the same G; the head's slice of W_O, which it shares with none, can be
+taken instead. G is positive and has the units of loss per
 unit of weight. It measures sensitivity to the *weights*, not to the component's output.
 """
 
