@@ -34,7 +34,9 @@ class Component:
 
 @dataclass(frozen=True)
 class Slices:
-    """Where in a weight the heads have their parts: an axis is cut into equal blocks, and head h has block `first + h // group * every`.
+    """Where in a weight the heads have their parts: an axis is cut into equal blocks, and each head has one of them.
+
+    Head h has block `first + h // group * every`.
 
     Args:
         module: The module that has the weight, such as `blocks.{layer}.attention.W_V`.
@@ -61,7 +63,9 @@ class Slices:
         blocks, size = self.blocks or n_heads, weight.shape[self.axis]
         block = self.first + head // self.group * self.every
         if size % blocks or block >= blocks:
-            raise ValueError(f"`{self.module}` has {size} entries along axis {self.axis}: head {head} has no part of {blocks} in it.")
+            raise ValueError(
+                f"`{self.module}` has {size} entries along axis {self.axis}: head {head} has no part of {blocks} in it."
+            )
         return weight.narrow(self.axis, block * (size // blocks), size // blocks)
 
 

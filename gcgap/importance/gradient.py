@@ -12,6 +12,7 @@ unit of weight. It measures sensitivity to the *weights*, not to the component's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,13 +20,16 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.batches import Batch
-from gcgap.components import Wiring
+from gcgap.components import Slices, Wiring
 from gcgap.gates import undisturbed
 from gcgap.model import Transformer
 
+HeadWeight = Literal["value", "output"]
+"""Which of a head's weights is looked at: its slice of W_V, as in the paper, or of W_O."""
+
 
 def gradient_norms(
-    model: Transformer, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True
+    model: Transformer, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True, heads: HeadWeight = "value"
 ) -> Float[Tensor, "component batch"]:
     """|| dL_b / dW_i ||_F (over sqrt(N_i) if `normalise`) of every component and batch; G_i is the mean of row i.
 
@@ -38,27 +42,40 @@ def gradient_norms(
     def norm(gradient: Tensor, weight: Tensor) -> Tensor:
         return gradient.norm() / (gradient.numel() ** 0.5 if normalise else 1)
 
-    return over_batches(model, wiring, batches, norm)
+    return over_batches(model, wiring, batches, norm, heads)
 
 
 def over_batches(
-    model: Transformer, wiring: Wiring, batches: Sequence[Batch], measure: Callable[[Tensor, Tensor], Tensor]
+    model: Transformer,
+    wiring: Wiring,
+    batches: Sequence[Batch],
+    measure: Callable[[Tensor, Tensor], Tensor],
+    heads: HeadWeight = "value",
 ) -> Float[Tensor, "component batch"]:
     """A number made of dL_b / dW_i and W_i, both float64, for every component and batch.
+
+    Args:
+        model: The model.
+        wiring: Where its components are.
+        batches: What L_b is taken over.
+        measure: Makes the number of a gradient and its weight.
+        heads: Which of a head's weights W_i is: its slice of W_V, or of W_O.
 
     Raises:
         FloatingPointError: A gradient is not finite.
     """
-    weights = [_weight(model, wiring, name, layer) for layer in range(wiring.n_layers) for name in ("value", "mlp_down")]
+    slices: Slices = getattr(wiring, heads)
+    names = (slices.module, wiring.mlp_down)
+    weights = [wiring.weight(model, name, layer) for layer in range(wiring.n_layers) for name in names]
     frozen = [weight for weight in weights if not weight.requires_grad]
-    own = _by_component(weights, wiring)
+    own = _by_component(weights, wiring, slices)
     found = torch.empty(len(wiring.components), len(batches), dtype=torch.float64)
     with undisturbed(model), torch.enable_grad():
         for weight in frozen:
             weight.requires_grad_(True)
         try:
             for b, batch in enumerate(batches):
-                gradients = _by_component(torch.autograd.grad(_loss(model, batch), weights), wiring)
+                gradients = _by_component(torch.autograd.grad(_loss(model, batch), weights), wiring, slices)
                 found[:, b] = torch.stack([measure(g, w) for g, w in zip(gradients, own, strict=True)])
         finally:
             for weight in frozen:
@@ -71,17 +88,9 @@ def over_batches(
 
 def weight_sizes(model: Transformer, wiring: Wiring) -> list[int]:
     """N_i, the number of entries of W_i, of every component."""
-    sizes = []
-    for layer in range(wiring.n_layers):
-        value, down = (_weight(model, wiring, name, layer).numel() for name in ("value", "mlp_down"))
-        sizes += [value // wiring.n_heads] * wiring.n_heads + [down]
-    return sizes
-
-
-def _weight(model: Transformer, wiring: Wiring, name: str, layer: int) -> Tensor:
-    weight = wiring.module(model, getattr(wiring, name), layer).weight
-    assert isinstance(weight, Tensor)
-    return weight
+    names = (wiring.value.module, wiring.mlp_down)
+    weights = [wiring.weight(model, name, layer) for layer in range(wiring.n_layers) for name in names]
+    return [part.numel() for part in _by_component(weights, wiring, wiring.value)]
 
 
 def _loss(model: Transformer, batch: Batch) -> Tensor:
@@ -91,9 +100,9 @@ def _loss(model: Transformer, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), batch.targets[:, -last:].flatten().to(device))
 
 
-def _by_component(tensors: Sequence[Tensor], wiring: Wiring) -> list[Tensor]:
-    """Pieces in the order of the components, from [W_V, W_out] of every layer, in float64 and without a graph."""
+def _by_component(tensors: Sequence[Tensor], wiring: Wiring, slices: Slices) -> list[Tensor]:
+    """Pieces in the order of the components, from the heads' and the MLP's weight of every layer, in float64, without a graph."""
     pieces: list[Tensor] = []
-    for value, down in zip(tensors[::2], tensors[1::2], strict=True):
-        pieces += [*value.chunk(wiring.n_heads, dim=0), down]
+    for weight, down in zip(tensors[::2], tensors[1::2], strict=True):
+        pieces += [*(slices.of(weight, head, wiring.n_heads) for head in range(wiring.n_heads)), down]
     return [piece.detach().double() for piece in pieces]

@@ -1,0 +1,93 @@
+"""Families of pretrained models: where each keeps its heads and MLPs, in one short declaration by the name of its config.
+
+A declaration is a function from a config to a `Wiring`, with names of modules as the model itself has them. A new family is one
+more, registered under its `model_type`. Query heads count as heads, also where a group of them shares keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from gcgap.components import Slices, Wiring
+
+Family = Callable[[Any], Wiring]
+"""From a text model's config to its wiring."""
+
+FAMILIES: dict[str, Family] = {}
+"""By the `model_type` of the config."""
+
+
+def family(*model_types: str, **options: Any) -> Callable[[Family], Family]:
+    """Register a declaration under some model types, with options of its own for them."""
+
+    def register(declared: Family) -> Family:
+        FAMILIES.update(dict.fromkeys(model_types, partial(declared, **options) if options else declared))
+        return declared
+
+    return register
+
+
+@family("gpt2")
+def gpt2(config: Any) -> Wiring:
+    """GPT-2: `Conv1D` weights are (in, out), and queries, keys and values stand side by side in one of them."""
+    n_heads = config.num_attention_heads
+    return Wiring(
+        config.num_hidden_layers,
+        n_heads,
+        out_projection="transformer.h.{layer}.attn.c_proj",
+        mlp="transformer.h.{layer}.mlp",
+        value=Slices("transformer.h.{layer}.attn.c_attn", axis=1, blocks=3 * n_heads, first=2 * n_heads),
+        output=Slices("transformer.h.{layer}.attn.c_proj", axis=0),
+        mlp_down="transformer.h.{layer}.mlp.c_proj",
+    )
+
+
+@family("gpt_neox")
+def gpt_neox(config: Any) -> Wiring:
+    """GPT-NeoX (Pythia): one matrix has query, key and value of head 0, then those of head 1, and so on."""
+    n_heads = config.num_attention_heads
+    return Wiring(
+        config.num_hidden_layers,
+        n_heads,
+        out_projection="gpt_neox.layers.{layer}.attention.dense",
+        mlp="gpt_neox.layers.{layer}.mlp",
+        value=Slices("gpt_neox.layers.{layer}.attention.query_key_value", blocks=3 * n_heads, first=2, every=3),
+        output=Slices("gpt_neox.layers.{layer}.attention.dense", axis=1),
+        mlp_down="gpt_neox.layers.{layer}.mlp.dense_4h_to_h",
+    )
+
+
+@family("llama", "mistral", "qwen2", "qwen3")
+@family("gemma2", "gemma3_text", mlp="post_feedforward_layernorm")
+@family("gemma3", mlp="post_feedforward_layernorm", layers="model.language_model.layers")
+def llama(config: Any, mlp: str = "mlp", layers: str = "model.layers") -> Wiring:
+    """Llama and what is built like it; Gemma normalises what an MLP puts out before it is added to the residual stream."""
+    text, layer = config.get_text_config(), f"{layers}.{{layer}}"
+    n_heads, groups = text.num_attention_heads, text.num_key_value_heads
+    return Wiring(
+        text.num_hidden_layers,
+        n_heads,
+        out_projection=f"{layer}.self_attn.o_proj",
+        mlp=f"{layer}.{mlp}",
+        value=Slices(f"{layer}.self_attn.v_proj", blocks=groups, group=n_heads // groups),
+        output=Slices(f"{layer}.self_attn.o_proj", axis=1),
+        mlp_down=f"{layer}.mlp.down_proj",
+    )
+
+
+def find_wiring(config: Any) -> Wiring:
+    """The wiring of a config's family.
+
+    Raises:
+        ValueError: No family is declared for it.
+    """
+    name = config.model_type
+    if config.is_encoder_decoder or not (declared := FAMILIES.get(name)):
+        raise ValueError(
+            f"no model family is declared for `model_type` {name!r}; known are {', '.join(sorted(FAMILIES))}.\n"
+            "Only decoders can be measured. For another one write its `Wiring` and give it to `Pretrained(network, wiring)`:\n"
+            "gcgap/pretrained/families.py shows how, in ten lines for each family."
+        )
+    return declared(config)
