@@ -64,7 +64,7 @@ class Slices:
         block = self.first + head // self.group * self.every
         if size % blocks or block >= blocks:
             raise ValueError(
-                f"`{self.module}` has {size} entries along axis {self.axis}: head {head} has no part of {blocks} in it."
+                f"`{self.module}` has no part of head {head}: axis {self.axis} has {size} entries for {blocks} parts."
             )
         return weight.narrow(self.axis, block * (size // blocks), size // blocks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from gcgap.pretrained.families import find_wiring
@@ -55,10 +56,10 @@ def load_pretrained(
             use_safetensors=None if allow_pickle else True,
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         raise ValueError(f"`{name}` cannot be loaded as a model: {_first_lines(error)}") from error
-    return Pretrained(network.eval(), wiring)
+    return Pretrained(network, wiring).eval()
 
 
 def _first_lines(error: Exception) -> str:
-    return "\n".join(line.strip() for line in str(error).strip().splitlines()[:3])
+    return "\n".join(line.strip() for line in str(error).strip().splitlines()[:3] if line.strip())

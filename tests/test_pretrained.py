@@ -1,0 +1,238 @@
+"""Pretrained models of every family: the bare model when gates are closed, and the exact tests of the gated one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from families import CONFIGS, SHAPE, config, network
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from gcgap.batches import Batch
+from gcgap.components import Slices, Wiring
+from gcgap.gates import Activations, NotFiredError, gated, recorded
+from gcgap.importance.gradient import gradient_norms, weight_sizes
+from gcgap.pretrained.families import FAMILIES, find_wiring
+from gcgap.pretrained.model import NOTHING, Pretrained
+
+EVERY = pytest.mark.parametrize("name", CONFIGS)
+TOKENS = torch.randint(3, SHAPE["vocab_size"], (3, 7), generator=torch.Generator().manual_seed(1))
+NONE = torch.full((3, 2), NOTHING)
+
+
+def made(name: str) -> Pretrained:
+    return Pretrained(network(name), find_wiring(config(name)))
+
+
+def zeros(model: Pretrained) -> Activations:
+    heads = [torch.zeros(1, 1, model.n_heads, model.d_head) for _ in range(model.n_layers)]
+    return Activations(heads, [torch.zeros(1, 1, model.d_model) for _ in range(model.n_layers)])
+
+
+@contextmanager
+def opened(model: Pretrained, members: list[int], replacement: Activations, rows: int = 3) -> Iterator[None]:
+    gates = torch.zeros(rows, len(model.wiring.components))
+    gates[:, members] = 1
+    with gated(model, model.wiring, gates, replacement):
+        yield
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_every_declared_family_is_tested() -> None:
+    assert {config(name).model_type for name in CONFIGS} | {"gemma3"} == set(FAMILIES)
+
+
+@EVERY
+def test_with_closed_gates_the_logits_are_those_of_the_bare_model_bit_for_bit(name: str) -> None:
+    model = made(name)
+    bare = model.network(input_ids=TOKENS).logits
+    before = hooks(model)
+    gates = torch.zeros(3, len(model.wiring.components))
+    with torch.no_grad(), gated(model, model.wiring, gates, zeros(model), layers=range(model.n_layers)):
+        assert hooks(model) == before + 2 * model.n_layers
+        assert torch.equal(model(TOKENS), bare)
+    assert hooks(model) == before
+    assert torch.equal(model(TOKENS, 3), bare[:, -3:])
+
+
+@EVERY
+def test_replacing_components_by_their_own_output_changes_nothing(name: str) -> None:
+    model = made(name)
+    with torch.no_grad(), recorded(model, model.wiring) as seen:
+        bare = model(TOKENS)
+    with torch.no_grad(), opened(model, list(range(len(model.wiring.components))), seen):
+        assert torch.equal(model(TOKENS), bare)
+
+
+@EVERY
+def test_a_head_whose_part_of_the_out_projection_is_zero_has_no_effect(name: str) -> None:
+    """And the others have one: the gates are at this head, and at no other."""
+    model = made(name)
+    for layer in range(model.n_layers):
+        with torch.no_grad():
+            model.wiring.output.of(model.wiring.weight(model, model.wiring.output.module, layer), 2, 4).zero_()
+    with torch.no_grad():
+        bare = model(TOKENS)
+        for number, component in enumerate(model.wiring.components):
+            with opened(model, [number], zeros(model)):
+                change = (model(TOKENS) - bare).abs().max()
+            assert (change == 0) == (component.head == 2), component.name
+
+
+@EVERY
+def test_a_replaced_mlp_adds_its_replacement_to_the_residual_stream(name: str) -> None:
+    """Zero in its place is what a last matrix of zeros gives, where nothing but a norm comes after it."""
+    model = made(name)
+    mlp = model.wiring.columns(1)[1]
+    with torch.no_grad(), opened(model, [mlp], zeros(model)):
+        ablated = model(TOKENS)
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        down = silent.wiring.module(silent, silent.wiring.mlp_down, 1)
+        for parameter in down.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(silent(TOKENS), ablated)
+        assert not torch.allclose(model(TOKENS), ablated)
+
+
+@EVERY
+def test_rows_do_not_see_each_other_and_carry_gates_of_their_own(name: str) -> None:
+    model = made(name)
+    gates = torch.eye(len(model.wiring.components))[[0, 4, 7]]
+    with torch.no_grad(), gated(model, model.wiring, gates, zeros(model)):
+        together = model(TOKENS)
+    for row in range(3):
+        with torch.no_grad(), gated(model, model.wiring, gates[row : row + 1], zeros(model)):
+            torch.testing.assert_close(model(TOKENS[row : row + 1]), together[row : row + 1], rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_no_number(name: str, side: str) -> None:
+    model, members = made(name), [1, 4, 8]
+    parts = [NONE, TOKENS] if side == "left" else [TOKENS, NONE]
+    padded = torch.cat(parts, 1)
+    padded[0] = torch.cat([TOKENS[0], TOKENS[1, :2]])  # a row that has no padding
+    for replaced in ([], members):
+        with torch.no_grad(), opened(model, replaced, zeros(model)):
+            found, bare = model(padded, 3), model(TOKENS, 3)
+        with torch.no_grad(), opened(model, replaced, zeros(model), rows=1):
+            alone = model(padded[:1], 3)
+        torch.testing.assert_close(found, torch.cat([alone, bare[1:]]), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_are_too_short_or_have_gaps_are_refused() -> None:
+    model = made("gpt2")
+    gap = TOKENS.clone()
+    gap[1, 3] = NOTHING
+    with pytest.raises(ValueError, match="a gap between two tokens"):
+        model(gap)
+    with pytest.raises(ValueError, match="the shortest row, 5; got 6"):
+        model(torch.cat([NONE, TOKENS[:, :5]], 1), 6)
+
+
+@EVERY
+@pytest.mark.parametrize("heads", ["value", "output"])
+def test_gradient_magnitudes_are_those_of_autograd_on_the_raw_weights(name: str, heads: Any) -> None:
+    model = made(name).double()
+    scored = torch.zeros(3, 6, dtype=torch.bool)
+    scored[:, -2:] = True
+    batch = Batch(TOKENS[:, :-1], TOKENS[:, 1:], scored, 6)
+    model.requires_grad_(False)
+    norms = gradient_norms(model, model.wiring, [batch], normalise=False, heads=heads)[:, 0]
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
+    bare = model.network.requires_grad_(True)
+    F.cross_entropy(bare(input_ids=batch.inputs).logits[:, -2:].flatten(0, 1), batch.targets[:, -2:].flatten()).backward()
+    assert norms.tolist() == pytest.approx([float(part.norm()) for part in raw(name, bare, heads)], rel=1e-9)
+    if heads == "value":
+        assert weight_sizes(model, model.wiring) == [part.numel() for part in raw(name, bare, heads)]
+
+
+def raw(name: str, bare: Any, heads: str) -> list[Tensor]:
+    """Gradients of W_i cut out by hand from the family's own parameters."""
+    found: list[Tensor] = []
+    for layer in range(2):
+        if name.startswith("gpt2"):
+            block = bare.transformer.h[layer]
+            attention, down = (block.attn.c_attn.weight.grad[:, 48:], block.attn.c_proj.weight.grad), block.mlp.c_proj.weight.grad
+            parts = attention[0].split(6, 1) if heads == "value" else attention[1].split(6, 0)
+        elif name.startswith("gpt_neox"):
+            block = bare.gpt_neox.layers[layer]
+            triples = block.attention.query_key_value.weight.grad.view(4, 3, 6, 24)
+            parts = triples[:, 2] if heads == "value" else block.attention.dense.weight.grad.split(6, 1)
+            down = block.mlp.dense_4h_to_h.weight.grad
+        else:
+            block, width = bare.model.layers[layer], bare.model.layers[layer].self_attn.head_dim
+            own = block.self_attn.v_proj.weight.grad.split(width, 0)
+            shared = [part for part in own for _ in range(4 // len(own))]
+            parts = shared if heads == "value" else block.self_attn.o_proj.weight.grad.split(width, 1)
+            down = block.mlp.down_proj.weight.grad
+        found += [*parts, down]
+    return found
+
+
+def test_heads_that_share_their_values_are_told() -> None:
+    assert {name: made(name).shares_values for name in ("gpt2", "gpt_neox", "llama", "llama, tied")} == {
+        "gpt2": False,
+        "gpt_neox": False,
+        "llama": True,
+        "llama, tied": False,
+    }
+
+
+def test_bfloat16_weights_give_logits_of_float32() -> None:
+    model = made("llama").bfloat16()
+    bare = model.network(input_ids=TOKENS).logits
+    assert bare.dtype == torch.bfloat16
+    assert torch.equal(model(TOKENS), bare.float())
+    with torch.no_grad(), opened(model, [0, 4], zeros(model)):
+        assert model(TOKENS).dtype == torch.float32
+
+
+class Own(nn.Module):
+    """A module of a user's own: one head, one MLP, and a way round them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.W_V, self.W_O = nn.Embedding(40, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.up, self.down = nn.Linear(6, 6), nn.Linear(6, 40)
+        self.around = False
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        return self.down(self.up(x if self.around else x + self.W_O(self.W_V(x))))
+
+
+def test_a_module_of_the_users_own_needs_a_wiring_and_nothing_else() -> None:
+    wiring = Wiring(1, 2, "W_O", "up", Slices("W_V"), Slices("W_O", axis=1), "up")
+    own = Own()
+    model = Pretrained(own, wiring)
+    bare = model(TOKENS)
+    with torch.no_grad(), opened(model, [1], zeros(model)):
+        assert not torch.equal(model(TOKENS), bare)
+    own.around = True
+    with pytest.raises(NotFiredError, match="heads of layer 0"), torch.no_grad(), opened(model, [1], zeros(model)):
+        model(TOKENS)
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("wiring", "told"),
+    [
+        (Wiring(1, 2, "W_o", "up", Slices("W_V"), Slices("W_O", axis=1), "up"), "no module 'network.W_o'"),
+        (Wiring(1, 2, "W_O", "up", Slices("W_V"), Slices("W_O", axis=1), "other"), "no module 'network.other'"),
+        (Wiring(1, 4, "W_O", "up", Slices("W_V"), Slices("W_O", axis=1), "up"), "no part of head 3: axis 0 has 6 entries for 4"),
+        (Wiring(1, 2, "W_O", "up", Slices("W_V", first=1), Slices("W_O", axis=1), "up"), "no part of head 1"),
+    ],
+)
+def test_a_wrong_wiring_is_refused_when_the_model_is_made(wiring: Wiring, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Pretrained(Own(), wiring)
