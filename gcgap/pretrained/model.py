@@ -41,9 +41,10 @@ class Pretrained(nn.Module):
             self.wiring.module(self, self.wiring.mlp, layer)
             self.wiring.weight(self, self.wiring.mlp_down, layer)
             for slices in (self.wiring.value, self.wiring.output):
-                part = slices.of(self.wiring.weight(self, slices.module, layer), wiring.n_heads - 1, wiring.n_heads)
-        write = self.wiring.weight(self, self.wiring.output.module, 0)
-        self.d_head, self.d_model = part.shape[self.wiring.output.axis], write.shape[1 - self.wiring.output.axis]
+                slices.of(self.wiring.weight(self, slices.module, layer), wiring.n_heads - 1, wiring.n_heads)
+        output = self.wiring.weight(self, self.wiring.output.module, 0)
+        self.d_model = output.shape[1 - self.wiring.output.axis]
+        self.d_head = output.shape[self.wiring.output.axis] // wiring.n_heads
 
     @property
     def shares_values(self) -> bool:
