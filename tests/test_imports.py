@@ -32,6 +32,7 @@ LINES = (
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
+    "pretrained pretrained.families pretrained.model pretrained.load",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks cli",
     "config_file differences verify remeasure resumable resuming lightning_cli",
     "stack stack.replicas stack.seat stack.module stack.relay stack.train",
