@@ -13,6 +13,7 @@ from bench.subject import BASELINES, LENGTH, REFERENCE, Reference
 from bench.timing import Rows, ratios, spread, turns
 from gcgap.gates import gated
 from gcgap.importance.baselines import Baseline
+from gcgap.importance.causal import base_scores
 from gcgap.records import find_records
 from gcgap.report.emergence import emergence
 from gcgap.report.logs import pixels, png
@@ -96,18 +97,18 @@ def _flops(call: Callable[[], object]) -> int:
 
 def _bf16(reference: Reference, repeats: int) -> Rows:
     """The ablations in bf16, and how far it moves C."""
-    rounded = Reference("bf16")
-    seconds, single = turns(repeats, lambda: rounded.shared(BASELINES), lambda: reference.shared(BASELINES))
-    moved = [_moved(reference, rounded, metric) for metric in (0, 1)]
+    rounded, found = Reference("bf16"), [torch.empty(0)] * 2
+
+    def measured(number: int, of: Reference) -> None:
+        found[number] = of.shared(BASELINES)[:2].mean(-1)
+
+    base = [torch.stack(base_scores(of.model, of.batch)[:2]).mean(-1, keepdim=True) for of in (reference, rounded)]
+    single, seconds = turns(repeats, lambda: measured(0, reference), lambda: measured(1, rounded))
+    moved = ((base[0] - found[0]) - (base[1] - found[1])).abs().amax(1).tolist()
     return [
         ("C under three baselines in float32 / in bf16 (above 1: bf16 is faster)", spread(ratios(single, seconds))),
         ("  largest change of any C by exact match, by log-probability", f"{moved[0]:.3f}, {moved[1]:.2g} nats"),
     ]
-
-
-def _moved(one: Reference, other: Reference, metric: int) -> float:
-    drops = [-of.shared(BASELINES)[metric].mean(-1) for of in (one, other)]
-    return float((drops[0] - drops[1]).abs().max())
 
 
 @torch.no_grad()
