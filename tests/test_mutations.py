@@ -516,7 +516,7 @@ def test_an_evil_config_is_refused_by_name_wherever_it_is_read(
     checkpoint = tmp_path / "run" / "checkpoints" / "step=000300.ckpt"
     fit = ["fit", f"--config={path}"]
     for arguments in (fit, ["sweep", "--config", path], ["sweep", "--config", "sweep.yaml"], ["measure", tmp_path / "run"],
-                      ["attribute", checkpoint], ["measure", checkpoint]):  # fmt: skip
+                      ["measure", checkpoint]):  # fmt: skip
         code, said = commanded(capsys, *arguments)
         assert code == 2, said
         assert str(path) in said
