@@ -56,11 +56,7 @@ def overruled(saved: dict[str, Any], asked: dict[str, Any], trains: bool) -> lis
     pairs = {"seed_everything": (asked["seed_everything"], there["data"].get("seed", asked["seed_everything"]))}
     for block, settings in there.items():
         pairs |= {f"{block}.{key}": (value, settings[key]) for key, value in asked[block].items() if key in settings}
-    return [
-        f"`{key}`: the config's {mine} wins over the checkpoint's {other}."
-        for key, (mine, other) in pairs.items()
-        if mine != other
-    ]
+    return _told_of(pairs, "`{}`: the config's {} wins over the checkpoint's {}.")
 
 
 def overruled_training(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -73,11 +69,7 @@ def overruled_training(saved: dict[str, Any], asked: dict[str, Any]) -> list[str
     pairs = {key: (asked[key], saved[key]) for key in TRAINING if key in saved}
     if "precision" in pairs:
         pairs["precision"] = _precision(asked), _precision(saved)
-    return [
-        f"`trainer.{key}`: the config's {mine} wins over the {other} of the run's config.yaml."
-        for key, (mine, other) in pairs.items()
-        if mine != other
-    ]
+    return _told_of(pairs, "`trainer.{}`: the config's {} wins over the {} of the run's config.yaml.")
 
 
 def rounded(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -91,6 +83,11 @@ def rounded(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     if here == there or asked["plugins"]:  # a plugin may have a format of its own
         return []
     return [f"`trainer.precision`: the config's {_precision(asked)} wins over the {there} of the checkpoint's weights."]
+
+
+def _told_of(pairs: dict[str, tuple[Any, Any]], text: str) -> list[str]:
+    """A line for each pair that differs."""
+    return [text.format(key, mine, other) for key, (mine, other) in pairs.items() if mine != other]
 
 
 def _precision(trainer: dict[str, Any]) -> str:
