@@ -35,6 +35,15 @@ def test_packed_logits_and_gradients_are_those_of_the_padded_batch(positions: Po
         torch.testing.assert_close(ours, theirs, atol=1e-13, rtol=1e-10)
 
 
+def test_tokens_with_another_past_are_not_shared() -> None:
+    model, batch = Transformer(2, 2, 16, 24, n_ctx=12, seed=1).double(), mixed(Layout.CONTIGUOUS)
+    batch.inputs[1] = batch.inputs[0]
+    batch.scored[1] = batch.scored[0]
+    batch.inputs[1, 0] = 7  # what begins otherwise shares nothing that follows
+    packed = packed_logits(model, batch.inputs, batch.scored)
+    torch.testing.assert_close(packed, model(batch.inputs)[batch.scored], atol=1e-13, rtol=1e-10)
+
+
 def test_packed_gradients_in_bfloat16_are_as_far_from_exact_ones_as_padded_ones() -> None:
     exact, batch = Transformer(2, 2, 32, 64, n_ctx=12, seed=1).double(), mixed(Layout.CONTIGUOUS)
     model = copy.deepcopy(exact).float()
