@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from gcgap.tasks import END, LARGEST, PAD, SEP, START, Task, find_task
+from gcgap.tasks import END, LARGEST, PAD, SEP, START, Sentences, Task, find_task
 
 
 class Layout(StrEnum):
@@ -43,6 +43,8 @@ class Purpose(StrEnum):
     ORDER = "order"
 
 
+NOTHING = -1
+"""Stands in `inputs` where a row has no token, on its left or on its right; only pretrained models can read such rows."""
 STREAM = {purpose: number for number, purpose in enumerate(Purpose, start=1)}  # append only: it names the random stream
 
 
@@ -51,12 +53,37 @@ class Batch(NamedTuple):
 
     Only positions where `scored` is true (y and END) count. `world_scored` is the number of scored tokens of the whole
     global batch, so that ranks that hold slices of it can form the exact global mean.
+
+    Prompts may also have a wrong answer, the token that the scored one is held against, and a corrupted twin of `inputs`.
     """
 
     inputs: Int[Tensor, "batch pos"]
     targets: Int[Tensor, "batch pos"]
     scored: Bool[Tensor, "batch pos"]
     world_scored: int
+    wrong: Int[Tensor, " batch"] | None = None
+    corrupted: Int[Tensor, "batch pos"] | None = None
+
+    def rows(self, which: slice) -> Batch:
+        """Some rows of the same global batch."""
+        wrong, corrupted = (None if part is None else part[which] for part in (self.wrong, self.corrupted))
+        return Batch(self.inputs[which], self.targets[which], self.scored[which], self.world_scored, wrong, corrupted)
+
+    @property
+    def last(self) -> int:
+        """Scored positions at the end of every row, in a batch of one length."""
+        return int(self.scored[0].sum())
+
+    def answers(self, which: slice, device: torch.device, times: int = 1) -> tuple[Tensor, ...]:
+        """Targets (row, last) at the scored positions of a batch of one length, and the wrong answers (row,) where it has some.
+
+        Args:
+            which: Rows.
+            device: Where they are needed.
+            times: The rows are repeated, all of them, so many times.
+        """
+        targets = self.targets[which, -self.last :].to(device).repeat(times, 1)
+        return (targets,) if self.wrong is None else (targets, self.wrong[which].to(device).repeat(times))
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
@@ -125,15 +152,32 @@ def mixed_batch(
     task: Task, seed: int, purpose: Purpose, index: int, size: int, lengths: tuple[int, int], layout: Layout
 ) -> Batch:
     """Batch `index` of examples whose lengths are uniform on `lengths` (both ends included), padded as `layout` says."""
+    if isinstance(task, Sentences):
+        random = generator(seed, purpose, index)
+        return _sentences(task, random, random.integers(lengths[0], lengths[1] + 1, size))
     tokens, scored = mixed_tokens(task, [seed], purpose, index, size, lengths, layout)
     return as_batch(tokens[0], scored[0])
 
 
 def length_batch(task: Task, seed: int, purpose: Purpose, index: int, size: int, length: int) -> Batch:
     """Batch `index` of `size` examples that all have `length` integers: no PAD, and the last length + 1 positions are scored."""
-    values = generator(seed, purpose, length, index).integers(1, LARGEST + 1, (size, length))
-    n = np.full(size, length)
+    random, n = generator(seed, purpose, length, index), np.full(size, length)
+    if isinstance(task, Sentences):
+        return _sentences(task, random, n)
+    values = random.integers(1, LARGEST + 1, (size, length))
     return as_batch(*encode(task, n, values, n, Layout.CONTIGUOUS))
+
+
+def _sentences(task: Sentences, random: np.random.Generator, n: Int[np.ndarray, " batch"]) -> Batch:
+    """Sentences of these lengths, padded on the right; the last token alone is scored."""
+    rows = [task.row(random, int(length)) for length in n]
+    ends = torch.tensor([len(clean) for clean, *_ in rows])
+    clean, corrupted = (torch.full((len(rows), int(ends.max()) + 1), task.pad) for _ in range(2))
+    for i, (one, other, answer, _) in enumerate(rows):
+        clean[i, : len(one) + 1] = torch.tensor([*one, answer])
+        corrupted[i, : len(other)] = torch.tensor(other)
+    scored = torch.arange(clean.shape[1]) == ends[:, None]
+    return as_batch(clean, scored)._replace(wrong=torch.tensor([wrong for *_, wrong in rows]), corrupted=corrupted[:, :-1])
 
 
 def rank_slice(batch: Batch, rank: int, world: int, key: str) -> Batch:
@@ -145,8 +189,26 @@ def rank_slice(batch: Batch, rank: int, world: int, key: str) -> Batch:
     rows = len(batch.inputs)
     if rows % world:
         raise ValueError(f"`{key}` must be divisible by the number of processes, {world}; got {rows}.")
-    mine = slice(rank * rows // world, (rank + 1) * rows // world)
-    return Batch(batch.inputs[mine], batch.targets[mine], batch.scored[mine], batch.world_scored)
+    return batch.rows(slice(rank * rows // world, (rank + 1) * rows // world))
+
+
+def partner_rows(batch: Batch, seed: int, length: int) -> Int[Tensor, " batch"]:
+    """For each row another one with as many tokens, at random.
+
+    Raises:
+        ValueError: No other row has as many tokens as one of them.
+    """
+    tokens = (batch.inputs != NOTHING).sum(1)
+    kinds = tokens.unique().tolist()
+    if len(kinds) == 1:
+        return partners(seed, length, len(tokens))
+    random, found = generator(seed, Purpose.PARTNER, length), torch.empty_like(tokens)
+    for kind in kinds:
+        rows = torch.from_numpy(random.permutation((tokens == kind).nonzero().squeeze(1).numpy()))
+        if len(rows) < 2:
+            raise ValueError(f"`resample` needs two prompts of each number of tokens; only one has {kind}. Use another baseline.")
+        found[rows] = rows.roll(1)
+    return found
 
 
 def partners(seed: int, length: int, size: int) -> Int[Tensor, " size"]:
@@ -171,7 +233,7 @@ class Source:
         task: Name of the task.
         seed: Seed of all streams.
         layout: Where PAD goes in training batches.
-        lengths: Shortest and longest training example (integers per example).
+        lengths: Shortest and longest training example (integers per example; for sentences fillers between first and last).
         ood_lengths: Lengths beyond training at which models are measured.
 
     Raises:
@@ -184,8 +246,15 @@ class Source:
     lengths: tuple[int, int] = (3, 7)
     ood_lengths: tuple[int, ...] = (8, 9, 10, 11)
 
+    @property
+    def only_length(self) -> int | None:
+        """The length of all examples, where they have but one, so that no window rule picks it."""
+        return None
+
     def __post_init__(self) -> None:
         find_task(self.task)
+        if self.layout == Layout.RELEASED and isinstance(find_task(self.task), Sentences):
+            raise ValueError(f"`data.layout` released is for tasks on integers; `{self.task}` has sentences.")
         if self.seed < 0:
             raise ValueError(f"`seed_everything` must be 0 or larger; got {self.seed}.")
         low, high = self.lengths
@@ -205,6 +274,10 @@ class Source:
                     "Choose a longer one, or lower `data.lengths`."
                 )
 
+    def check_context(self, lengths: Iterable[int], n_ctx: int | None, key: str) -> None:
+        """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens (None: for any number)."""
+        check_context(lengths, n_ctx, key, find_task(self.task).tokens)
+
     @property
     def training_lengths(self) -> range:
         """Every length that training can draw."""
@@ -218,6 +291,11 @@ class Source:
         """Batch `index` of examples of one length."""
         return length_batch(find_task(self.task), self.seed, purpose, index, size, length)
 
+    def length_of(self, batch: Batch) -> int:
+        """The length of the examples of a batch of one length."""
+        fixed, each = find_task(self.task).tokens
+        return (batch.inputs.shape[1] - fixed) // each
+
     def batches(self, purpose: Purpose, length: int, count: int, size: int) -> list[Batch]:
         """The first `count` batches of one length."""
         return [self.batch(purpose, length, size, index) for index in range(count)]
@@ -228,14 +306,20 @@ def needed_context(length: int) -> int:
     return 2 * length + 2
 
 
-def check_context(lengths: Iterable[int], n_ctx: int, key: str) -> None:
-    """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens."""
-    longest = (n_ctx - 2) // 2
+def check_context(lengths: Iterable[int], n_ctx: int | None, key: str, tokens: tuple[int, int] = Task.tokens) -> None:
+    """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens (None: for any number).
+
+    `tokens` are those that an example has, as of a `Task`.
+    """
+    if n_ctx is None:
+        return
+    fixed, each = tokens
+    longest = (n_ctx - fixed) // each
     for length in lengths:
         if not 1 <= length <= longest:
             raise ValueError(
                 f"`{key}` must be between 1 and {longest}, the model's context; got {length}. "
-                f"Raise `model.n_ctx` to {needed_context(length)} or more, or lower `{key}`."
+                f"Raise `model.n_ctx` to {fixed + each * length} or more, or lower `{key}`."
                 if length > longest
                 else f"`{key}` must be between 1 and {longest}, the model's context; got {length}."
             )

@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from rich.console import Console
 
 from gcgap.attribution.methods import find_methods
-from gcgap.batches import check_context
 from gcgap.components import Wiring
 from gcgap.data import SequenceData
 from gcgap.files import remove_unfinished
@@ -57,7 +56,7 @@ class GapTracker(Checkpoint):
     def check(self, model: SequenceModel, data: SequenceData) -> None:
         """Raise a ValueError unless the protocol fits this model and data."""
         length, n_ctx = self.protocol.tracking.length, model.model.n_ctx
-        check_context([length], n_ctx, "protocol.tracking.length")
+        data.source.check_context([length], n_ctx, "protocol.tracking.length")
         data.source.check_ood([length], "protocol.tracking.length")
         Wiring.of(model.model).check_sets(self.protocol.sets)
         find_methods(self.protocol.attribution.methods)

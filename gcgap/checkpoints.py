@@ -12,14 +12,14 @@ import torch
 
 from gcgap.batches import Layout, Source
 from gcgap.compose import Origin
-from gcgap.model import Transformer
+from gcgap.model import Decoder
+from gcgap.pretrained.fresh import model_settings, new_model
 from gcgap.records import named_step
 
-MODEL_SETTINGS = ("n_layers", "n_heads", "d_model", "d_ff", "positions", "n_ctx", "attention")
 PREFIX = "model."
 
 
-def load(where: str | Path) -> Transformer:
+def load(where: str | Path) -> Decoder:
     """The model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
 
     Its weights have the number format that they were saved in; what `gcgap.measure` computes in is the protocol's `precision`.
@@ -32,7 +32,7 @@ def load(where: str | Path) -> Transformer:
     path = last_checkpoint(where)
     content = read_checkpoint(path)
     try:
-        settings = {name: content["hyper_parameters"][name] for name in MODEL_SETTINGS}
+        settings = model_settings(content["hyper_parameters"])
         data = content["datamodule_hyper_parameters"]
         source = {field.name: data[field.name] for field in fields(Source)}
         source |= {"layout": Layout(source["layout"])} | {key: tuple(source[key]) for key in ("lengths", "ood_lengths")}
@@ -44,7 +44,7 @@ def load(where: str | Path) -> Transformer:
         weights = {name: value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
         check_sizes(settings, weights)
         with torch.random.fork_rng(devices=[]):
-            model = Transformer(**settings).to(weights[f"{PREFIX}embedding.weight"].dtype)
+            model = new_model(**settings).to(next(iter(weights.values())).dtype)
         model.load_state_dict({name.removeprefix(PREFIX): value for name, value in weights.items()})
         model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path), training)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -91,7 +91,7 @@ def check_sizes(settings: dict[str, Any], weights: dict[str, Any]) -> None:
     if settings["n_layers"] > len(weights):
         raise ValueError(f"`n_layers` is {settings['n_layers']}, of {len(weights)} weights")
     with torch.device("meta"):
-        expected = {f"{PREFIX}{name}": weight for name, weight in Transformer(**settings).state_dict().items()}
+        expected = {f"{PREFIX}{name}": weight for name, weight in new_model(**settings).state_dict().items()}
     for name in [*expected, *weights]:
         if name not in weights or name not in expected:
             raise ValueError(f"{name} is {'missing' if name in expected else 'no weight of the model that its settings say'}")

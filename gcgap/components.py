@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 
 
 @dataclass(frozen=True, order=True)
@@ -92,9 +92,10 @@ class Wiring:
     mlp_down: str = "blocks.{layer}.mlp.W_out"
 
     @classmethod
-    def of(cls, model: Transformer) -> Wiring:
-        """The wiring of a gcgap transformer."""
-        return cls(model.n_layers, model.n_heads)
+    def of(cls, model: Decoder) -> Wiring:
+        """The wiring that a model has, or that of a gcgap transformer."""
+        own = getattr(model, "wiring", None)
+        return own if isinstance(own, cls) else cls(model.n_layers, model.n_heads)
 
     @property
     def components(self) -> list[Component]:

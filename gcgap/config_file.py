@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from gcgap.checkpoints import load, run_directory
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 
 MOST = 20_000  # values of a file, those counted again that an alias repeats; the largest sweep file of this project has 60
 SHORT_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's
@@ -89,7 +89,7 @@ def read_run_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def load_of_run(checkpoint: Path) -> Transformer:
+def load_of_run(checkpoint: Path) -> Decoder:
     """The model of a checkpoint; what an older file does not tell of its training is that of its run's config.
 
     Raises:

@@ -63,9 +63,9 @@ def mix(
     `own` holds only the last positions, the last ones of `other` and of `where` are used.
     """
     rows, kept = other.shape[0], own.shape[1]
-    weight, other = gate.unflatten(0, (-1, rows)).unsqueeze(2).to(own.dtype), other.to(own.dtype)
+    weight, other = gate.unflatten(0, (-1, rows)).unsqueeze(2).to(own), other.to(own)
     if where is not None:
-        weight = weight * where[-kept:].reshape(-1, *[1] * (own.dim() - 2))
+        weight = weight * where[-kept:].to(own.device).reshape(-1, *[1] * (own.dim() - 2))
     return torch.lerp(own.unflatten(0, (-1, rows)), other[:, -kept:], weight).flatten(0, 1)
 
 
@@ -126,7 +126,6 @@ def gated(
         raise ValueError(f"`gates` must have one column per component, {len(wiring.components)}; got {gates.shape[-1]}.")
     if where is not None and not bool(where.any()):
         raise ValueError("`positions` must choose at least one position; an intervention at none would do nothing.")
-    where = None if where is None else where.to(gates.device)
     asked = gates.requires_grad or layers is not None
     components = wiring.components
     side = "input" if site == Site.COMPONENT else "output"
@@ -184,25 +183,32 @@ def _check_finite(values: Float[Tensor, "component ..."], components: Sequence[C
 
 
 @contextmanager
-def recorded(model: nn.Module, wiring: Wiring) -> Iterator[Activations]:
-    """Inside this `with`, one run of `model` fills the Activations that it yields with every component's own output."""
+def recorded(model: nn.Module, wiring: Wiring, keep: Act = lambda value: value) -> Iterator[Activations]:
+    """Inside this `with`, one run of `model` fills the Activations that it yields with every component's own output.
+
+    Args:
+        model: Any model with a wiring.
+        wiring: Where its components are.
+        keep: What is kept of each layer's outputs, (rows, pos, width), heads side by side: all by default. What is not kept is
+            gone before the next layer runs.
+    """
     seen = Activations([], [])
 
     places: dict[str, tuple[nn.Module, str, Act]] = {}
     for layer in range(wiring.n_layers):
-        by_head = partial(_see, seen.heads, wiring.n_heads)
+        by_head = partial(_see, seen.heads, wiring.n_heads, keep)
         places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), "input", by_head)
         places[f"MLP of layer {layer}"] = (
             wiring.module(model, wiring.mlp, layer),
             "output",
-            partial(_see, seen.mlps, None),
+            partial(_see, seen.mlps, None, keep),
         )
     with _hooked(places):
         yield seen
 
 
-def _see(into: list[Tensor], n_heads: int | None, value: Tensor) -> Tensor:
-    into.append(value.unflatten(-1, (n_heads, -1)) if n_heads else value)
+def _see(into: list[Tensor], n_heads: int | None, keep: Act, value: Tensor) -> Tensor:
+    into.append(keep(value).unflatten(-1, (n_heads, -1)) if n_heads else keep(value))
     return value
 
 

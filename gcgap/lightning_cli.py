@@ -25,11 +25,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gcgap.callbacks import GapTracker, StepProgress
-from gcgap.checkpoints import MODEL_SETTINGS, read_checkpoint, run_directory
+from gcgap.checkpoints import read_checkpoint, run_directory
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
 from gcgap.files import write_whole
+from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
 from gcgap.resumable import check_loops, check_state, check_weights
@@ -132,10 +133,8 @@ class GapCLI(LightningCLI):
             raise UsageError(f"`ckpt_path`: {path} is not a checkpoint of a gcgap model.")
         with _named(path, self._instead):
             for key in MODEL_SETTINGS:
-                if saved.get(key) != model[key]:
-                    raise UsageError(
-                        f"`ckpt_path`: {path} has `model.{key}` {saved.get(key)}, the config {model[key]}; make them equal."
-                    )
+                if (there := saved.get(key, SINCE.get(key))) != model[key]:
+                    raise UsageError(f"`ckpt_path`: {path} has `model.{key}` {there}, the config {model[key]}; make them equal.")
         settings, trains = {key: model[key] for key in MODEL_SETTINGS}, self.subcommand == "fit"
         if trains and "optimizer_states" not in content:
             raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to go on; {self._instead}.")

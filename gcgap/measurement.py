@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gcgap.attribution.methods import find_methods
 from gcgap.attribution.track import track
-from gcgap.batches import Batch, Purpose, Source, check_context, generator
+from gcgap.batches import Batch, Purpose, Source, generator
 from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
 from gcgap.finite import not_finite
@@ -28,7 +28,7 @@ from gcgap.importance.baselines import Baseline
 from gcgap.importance.causal import Intervention
 from gcgap.importance.gradient import weight_sizes
 from gcgap.importance.scores import METRICS
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 from gcgap.precision import in_precision
 from gcgap.protocol import Protocol, window_length
 from gcgap.pruning import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
@@ -38,7 +38,7 @@ from gcgap.subject import Subject, id_batches, shared_base_scores, shared_means
 
 
 def measure(
-    model: Transformer,
+    model: Decoder,
     task: str | None = None,
     *,
     length: int | None = None,
@@ -51,7 +51,7 @@ def measure(
     Leaves the model as it was: weights, `.grad`, mode, hooks and every random generator.
 
     Args:
-        model: A gcgap transformer, such as `gcgap.load` gives.
+        model: Such as `gcgap.load` or `gcgap.load_pretrained` gives.
         task: Name of the task; that of the model's origin by default.
         length: Length of the OOD sequences. By default the paper's window rule picks it.
         protocol: What is measured, and how.
@@ -102,7 +102,7 @@ class Begun(NamedTuple):
     The length is None if the window rule finds none.
     """
 
-    model: Transformer
+    model: Decoder
     wiring: Wiring
     source: Source
     length: int | None
@@ -111,7 +111,7 @@ class Begun(NamedTuple):
 
 
 def begin(
-    model: Transformer,
+    model: Decoder,
     task: str | None,
     length: int | None,
     protocol: Protocol,
@@ -125,10 +125,11 @@ def begin(
     """
     origin = _origin(model, task, origin)
     source = origin.source
+    length = source.only_length if length is None else length
     lengths = (*source.ood_lengths, *([] if length is None else [length]))
-    check_context(source.ood_lengths, model.n_ctx, "data.ood_lengths")
+    source.check_context(source.ood_lengths, model.n_ctx, "data.ood_lengths")
     if length is not None:
-        check_context([length], model.n_ctx, "length")
+        source.check_context([length], model.n_ctx, "length")
         source.check_ood([length], "length")
     if name := not_finite(model.named_parameters()):
         raise FloatingPointError(f"The weight `{name}` is not finite.")
@@ -157,7 +158,7 @@ class Stopwatch:
         self.by_stage[stage] = time.perf_counter() - begun
 
 
-def _origin(model: Transformer, task: str | None, origin: Origin | None) -> Origin:
+def _origin(model: Decoder, task: str | None, origin: Origin | None) -> Origin:
     """Where the model comes from, with the task that was asked for."""
     known: Origin | None = origin or model.origin
     if known is None and task is None:
@@ -168,7 +169,7 @@ def _origin(model: Transformer, task: str | None, origin: Origin | None) -> Orig
 
 
 def _accuracy(
-    model: Transformer, source: Source, protocol: Protocol, lengths: tuple[int, ...], sharing: Sharing
+    model: Decoder, source: Source, protocol: Protocol, lengths: tuple[int, ...], sharing: Sharing
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Exact match in distribution and at every OOD length, and the length that the window rule picks."""
 

@@ -1,8 +1,9 @@
 """The transformer: decoder-only, pre-LayerNorm, GELU, biases, untied output.
 
-Owns the forward pass and nothing of training or measurement. Names are the field's: W_Q, W_K, W_V, W_O, and z for the heads'
-outputs before W_O. `Transformer.finish` is the second half of `Transformer.forward`: it continues from the z of any layer,
-which is how measurements share the work below the component that they change.
+Owns the forward pass, what all models have that can be measured (`Decoder`), and nothing of training or measurement. Names are
+the field's: W_Q, W_K, W_V, W_O, and z for the heads' outputs before W_O. `Transformer.finish` is the second half of
+`Transformer.forward`: it continues from the z of any layer, which is how measurements share the work below the component that
+they change.
 """
 
 from __future__ import annotations
@@ -134,8 +135,55 @@ class Block(nn.Module):
         return x[:, -z.shape[1] :] + self.attention.W_O(z)
 
 
-class Transformer(nn.Module):
-    """Decoder-only transformer over the vocabulary of `gcgap.tasks`.
+State = tuple[Tensor, ...]
+"""What a model goes on from at some layer; the first axis of every tensor is the row."""
+
+
+class Decoder(nn.Module):
+    """What all models have that can be measured: tokens in, logits out, and heads and MLPs inside.
+
+    Args:
+        n_layers: Layers.
+        n_heads: (Query) heads per layer.
+        d_model: Width of the residual stream.
+        d_head: Width of a head's output z.
+        n_ctx: Largest number of input tokens; None if the model does not say.
+        settings: What a record tells of the model.
+    """
+
+    def __init__(
+        self, n_layers: int, n_heads: int, d_model: int, d_head: int, n_ctx: int | None, settings: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_head
+        self.n_ctx, self.settings = n_ctx, settings
+        self.origin: Any = None  # where the weights come from, set by who loads them
+        self.memory: float | None = None  # GiB that activations may take
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in."""
+        return next(self.parameters()).device
+
+    def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[State]:
+        """For every layer what `finish` continues from: here the tokens themselves, so that nothing is shared."""
+        return [(tokens,)] * self.n_layers
+
+    def finish(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits at the `last` positions from the state at `layer`."""
+        return self(state[0], last)
+
+    def run(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Run every layer at every position, for those who look on; logits are not asked for."""
+        self(tokens)
+
+    def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
+        """The attention pattern of every head, layer by layer."""
+        raise NotImplementedError
+
+
+class Transformer(Decoder):
+    """Decoder-only transformer, by default over the vocabulary of the tasks on integers.
 
     Args:
         n_layers: Layers L.
@@ -147,6 +195,7 @@ class Transformer(nn.Module):
         attention: `fused` kernels (but not for gradients in bfloat16 on a CPU, where they are slow), or `math`: plain matrix
             products, which also have second derivatives.
         seed: Seed of the initial weights.
+        vocabulary: Number of token ids.
 
     Raises:
         ValueError: Sizes that do not fit together.
@@ -165,14 +214,12 @@ class Transformer(nn.Module):
         n_ctx: int = 64,
         attention: AttentionPath = "fused",
         seed: int = 0,
+        vocabulary: int = VOCABULARY,
     ) -> None:
-        super().__init__()
-        self.origin: Any = None  # set by `gcgap.load`: where the weights come from
-        check_sizes(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention)
-        self.settings = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "positions": positions}
-        self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_model // n_heads
-        self.n_ctx = n_ctx
-        self.embedding = nn.Embedding(VOCABULARY, d_model)
+        check_sizes(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention, vocabulary)
+        settings = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "positions": positions}
+        super().__init__(n_layers, n_heads, d_model, d_model // n_heads, n_ctx, settings)
+        self.embedding = nn.Embedding(vocabulary, d_model)
         self.position = LearnedPositions(n_ctx, d_model) if positions == "learned" else None
         fixed = sinusoids(n_ctx, d_model) if positions == "sinusoidal" else None
         self.register_buffer("sinusoids", fixed, persistent=False)
@@ -181,7 +228,7 @@ class Transformer(nn.Module):
             Block(Attention(d_model, n_heads, rotary, attention), MLP(d_model, d_ff), d_model) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
-        self.unembedding = nn.Linear(d_model, VOCABULARY)
+        self.unembedding = nn.Linear(d_model, vocabulary)
         self.initialise(torch.Generator().manual_seed(seed))
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -197,9 +244,9 @@ class Transformer(nn.Module):
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, at the `last` positions (all by default)."""
         x = self.embed(tokens)
-        return self.finish(0, x, self.blocks[0].heads(x, self.kept(0, x, last)), last)
+        return self.finish(0, (x, self.blocks[0].heads(x, self.kept(0, x, last))), last)
 
-    def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[tuple[Tensor, Tensor]]:
+    def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[State]:
         """For every layer the residual stream x below it and its heads' outputs z: what `finish` continues from."""
         x = self.embed(tokens)
         states = [(x, self.blocks[0].heads(x, self.kept(0, x, last)))]
@@ -229,14 +276,9 @@ class Transformer(nn.Module):
             x = x + self.sinusoids[: tokens.shape[1]]
         return x
 
-    def finish(
-        self,
-        layer: int,
-        x: Float[Tensor, "batch pos d_model"],
-        z: Float[Tensor, "batch kept d_model"],
-        last: int | None = None,
-    ) -> Float[Tensor, "batch last vocabulary"]:
+    def finish(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits from the residual stream x below `layer` and the outputs z of that layer's heads."""
+        x, z = state
         return self.rise(layer + 1, self.blocks[layer].write(x, z), last)
 
     def rise(
@@ -252,9 +294,12 @@ class Transformer(nn.Module):
         return last if last and layer == self.n_layers - 1 else x.shape[1]
 
 
-def check_sizes(n_layers: int, n_heads: int, d_model: int, d_ff: int, positions: str, n_ctx: int, attention: str) -> None:
+def check_sizes(
+    n_layers: int, n_heads: int, d_model: int, d_ff: int, positions: str, n_ctx: int, attention: str, vocabulary: int
+) -> None:
     """Raise a ValueError that names the first size that cannot be."""
     sizes = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "n_ctx": n_ctx}
+    sizes |= {"vocabulary": vocabulary}
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"`model.{name}` must be at least 1; got {size}.")

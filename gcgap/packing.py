@@ -19,14 +19,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gcgap.model import Attention, Transformer
+from gcgap.model import Attention, Decoder, Transformer
 
 
 def scored_logits(
-    model: Transformer, inputs: Int[Tensor, "batch pos"], scored: Bool[Tensor, "batch pos"]
+    model: Decoder, inputs: Int[Tensor, "batch pos"], scored: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "scored vocabulary"]:
     """Logits at the scored positions, row by row: `model(inputs)[scored]`."""
-    return packed_logits(model, inputs, scored) if inputs.device.type == "cpu" else model(inputs)[scored]
+    if isinstance(model, Transformer) and inputs.device.type == "cpu":
+        return packed_logits(model, inputs, scored)
+    return model(inputs)[scored]
 
 
 def packed_logits(

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from gcgap.model import Transformer
+from gcgap.model import Decoder, Transformer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
 
@@ -25,18 +25,21 @@ class Rounded(nn.LayerNorm):
         return super().forward(input).bfloat16()
 
 
-def in_precision(model: Transformer, name: str) -> Transformer:
+def in_precision(model: Decoder, name: str) -> Decoder:
     """The model itself, or a converted copy where it has another number format than the one named.
+
+    A pretrained model is wholly of one format, up to its logits, which are float32 at least.
 
     Args:
         model: Left as it is.
         name: A key of `DTYPES`.
     """
     dtype = DTYPES[name]
-    if dtype != torch.bfloat16 and {parameter.dtype for parameter in model.parameters()} == {dtype}:
+    mixed = dtype == torch.bfloat16 and isinstance(model, Transformer)
+    if not mixed and {parameter.dtype for parameter in model.parameters()} == {dtype}:
         return model
     converted = copy.deepcopy(model)
-    return _mixed(converted.float()) if dtype == torch.bfloat16 else converted.to(dtype)
+    return _mixed(converted.float()) if isinstance(converted, Transformer) and mixed else converted.to(dtype)
 
 
 def _mixed(model: Transformer) -> Transformer:

@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 
 from gcgap.attribution.settings import Attribution
 
-BaselineName = Literal["mean", "mean_by_position", "zero", "resample", "patch_sequence", "patch_token", "patch_swap"]
+BaselineName = Literal[
+    "mean", "mean_by_position", "zero", "resample", "patch_sequence", "patch_token", "patch_swap", "patch_prompt"
+]
 SiteName = Literal["component", "released"]
 RanksName = Literal["average", "ordinal"]
 PrecisionName = Literal["float32", "float64", "bf16"]
@@ -92,7 +94,7 @@ class Protocol(Sizes):
 
     Args:
         baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample, or its output on a
-            corrupted input (activation patching): patch_sequence, patch_token, patch_swap.
+            corrupted input (activation patching): patch_sequence, patch_token, patch_swap, or for prompts patch_prompt.
         site: `component` replaces a head's output before W_O; `released` overwrites a slice of W_O's output, as the first
             public pipeline does (not a head).
         batch_size: Sequences per gradient batch and per mean batch.

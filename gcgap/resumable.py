@@ -14,7 +14,8 @@ import torch
 
 from gcgap.checkpoints import PREFIX, check_sizes
 from gcgap.finite import not_finite
-from gcgap.model import Transformer
+from gcgap.model import Decoder
+from gcgap.pretrained.fresh import new_model
 
 LIGHTNING = r"2(\.\d+)+((\.post|\.dev|rc)\d+)?"  # the versions that this project has had; of others Lightning changes the content
 NEEDED = {
@@ -70,12 +71,12 @@ def check_state(content: dict[str, Any], settings: dict[str, Any]) -> None:
     if len(content["optimizer_states"]) != 1:
         raise ValueError(f"`optimizer_states` must hold one state, Adam's; got {len(content['optimizer_states'])}")
     with torch.device("meta"):
-        model = Transformer(**settings)
+        model = new_model(**settings)
     _check_settings(content["optimizer_states"][0]["param_groups"], model)
     _check_moments(content, model)
 
 
-def _check_settings(groups: list[dict[str, Any]], model: Transformer) -> None:
+def _check_settings(groups: list[dict[str, Any]], model: Decoder) -> None:
     """Lightning takes the settings of Adam from the checkpoint."""
     (expected,) = torch.optim.Adam(model.parameters()).state_dict()["param_groups"]
     if len(groups) != 1 or not isinstance(groups[0]["fused"], bool):
@@ -85,7 +86,7 @@ def _check_settings(groups: list[dict[str, Any]], model: Transformer) -> None:
             raise ValueError(f"`{key}` of Adam must be {value!r:.60}; got {groups[0][key]!r:.60}")
 
 
-def _check_moments(content: dict[str, Any], model: Transformer) -> None:
+def _check_moments(content: dict[str, Any], model: Decoder) -> None:
     step, state = content["global_step"], content["optimizer_states"][0]["state"]
     scaled = "MixedPrecision" in content  # its scaler skips steps that are not finite, perhaps all
     if not state and (step == 0 or scaled):

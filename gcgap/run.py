@@ -21,7 +21,7 @@ from gcgap.checkpoints import sha256
 from gcgap.compose import Origin
 from gcgap.files import write_whole
 from gcgap.measurement import measure
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 from gcgap.protocol import Protocol
 from gcgap.records import Record
 from gcgap.report.emergence import emergence
@@ -76,7 +76,7 @@ class Run:
         """Where a checkpoint lies."""
         return self.directory / "checkpoints" / name
 
-    def track(self, model: Transformer, step: int) -> None:
+    def track(self, model: Decoder, step: int) -> None:
         """Measure the model of a step at the tracking length, write the record and log it."""
         with isolate_rng():  # gcgap draws from generators of its own, but a logger or a plotting library might not
             tracked = self.protocol.tracked()
@@ -89,14 +89,14 @@ class Run:
         for logger in self._tensorboards():
             logger.experiment.flush()
 
-    def finish(self, model: Transformer, step: int) -> Record:
+    def finish(self, model: Decoder, step: int) -> Record:
         """Measure the final model under the window rule, write the record, and give TensorBoard its HPARAMS."""
         record = self._measured(model, step, "final.json", length=None, protocol=self.protocol)
         if self.sharing.leads:
             self._log_final(record)
         return record
 
-    def _measured(self, model: Transformer, step: int, name: str, length: int | None, protocol: Protocol) -> Record:
+    def _measured(self, model: Decoder, step: int, name: str, length: int | None, protocol: Protocol) -> Record:
         writes = self.writes and self.sharing.leads
         digest = sha256(self.checkpoint(checkpoint_name(step))) if writes else None
         origin = Origin(self.source, self.directory.name, step, digest, self.training)

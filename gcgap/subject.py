@@ -16,7 +16,7 @@ from gcgap.importance.baselines import Replacement, averaged, batch_means, repla
 from gcgap.importance.causal import Intervention, ablated_scores, base_scores, chunk_size, drops
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import Scores
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 from gcgap.protocol import Protocol
 from gcgap.sharing import ALONE, Sharing
 
@@ -25,7 +25,7 @@ from gcgap.sharing import ALONE, Sharing
 class Subject:
     """A model under measurement with all that its stages share, and the processes that share the work."""
 
-    model: Transformer
+    model: Decoder
     wiring: Wiring
     source: Source
     protocol: Protocol
@@ -72,30 +72,29 @@ class Subject:
         found = torch.zeros(len(Scores._fields), 1 + len(sets), len(batch.inputs), dtype=torch.float64)
         if mine.start < mine.stop:
             ours = {baseline: _inside(mine, give) for baseline, give in other.items()}
-            base, ablated = ablated_scores(self.model, self.wiring, _rows(batch, mine), sets, ours, Site(p.site))
+            base, ablated = ablated_scores(self.model, self.wiring, batch.rows(mine), sets, ours, Site(p.site))
             found[:, 0, mine], found[:, 1:, mine] = torch.stack(base), torch.stack(ablated)
         found = sharing.add(found)
         return Scores(*found[:, 0]), Scores(*found[:, 1:])
 
 
-def shared_means(
-    sharing: Sharing, model: Transformer, wiring: Wiring, batches: Iterable[Batch], by_position: bool
-) -> Activations:
+def shared_means(sharing: Sharing, model: Decoder, wiring: Wiring, batches: Iterable[Batch], by_position: bool) -> Activations:
     """As `mean_activations`, each process with batches of its own."""
     batches = list(batches)
     mine, positions = sharing.part(len(batches)), batches[0].inputs.shape[1] if by_position else 1
-    found = torch.zeros(len(batches), positions, 2 * model.n_layers * model.d_model, dtype=torch.float64)
+    width = model.n_layers * (model.n_heads * model.d_head + model.d_model)
+    found = torch.zeros(len(batches), positions, width, dtype=torch.float64)
     if own := batches[mine]:
         found[mine] = batch_means(model, wiring, own, by_position)
     return averaged(model, wiring, sharing.add(found))
 
 
-def shared_base_scores(model: Transformer, batch: Batch, sharing: Sharing) -> Scores:
+def shared_base_scores(model: Decoder, batch: Batch, sharing: Sharing) -> Scores:
     """As `base_scores`, each process with whole chunks of the sequences."""
     mine = _chunks(model, batch, sharing)
     found = torch.zeros(len(Scores._fields), len(batch.inputs), dtype=torch.float64)
     if mine.start < mine.stop:
-        found[:, mine] = torch.stack(base_scores(model, _rows(batch, mine)))
+        found[:, mine] = torch.stack(base_scores(model, batch.rows(mine)))
     return Scores(*sharing.add(found))
 
 
@@ -105,13 +104,9 @@ def id_batches(source: Source, sequences: int) -> list[Batch]:
     return [source.batch(Purpose.EVALUATION, length, each) for length in source.training_lengths]
 
 
-def _chunks(model: Transformer, batch: Batch, sharing: Sharing) -> slice:
+def _chunks(model: Decoder, batch: Batch, sharing: Sharing) -> slice:
     """The rows of this process."""
-    return sharing.part(len(batch.inputs), chunk_size(next(model.parameters()).device))
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    return Batch(batch.inputs[rows], batch.targets[rows], batch.scored[rows], batch.world_scored)
+    return sharing.part(len(batch.inputs), chunk_size(model.device))
 
 
 def _inside(part: slice, give: Replacement) -> Replacement:

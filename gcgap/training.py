@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torchmetrics.classification import MulticlassExactMatch
 
-from gcgap.batches import Batch, check_context
+from gcgap.batches import Batch
 from gcgap.data import SequenceData
 from gcgap.finite import not_finite
-from gcgap.model import Transformer
 from gcgap.packing import scored_logits
-from gcgap.tasks import VOCABULARY
+from gcgap.pretrained.fresh import MODEL_SETTINGS, new_model
+from gcgap.tasks import VOCABULARY, find_task
 
 
 class SequenceModel(L.LightningModule):
@@ -32,6 +32,8 @@ class SequenceModel(L.LightningModule):
         attention: `fused` kernels (but not for gradients in bfloat16 on a CPU, where they are slow), or `math`: plain matrix
             products, which also have second derivatives.
         learning_rate: Adam's step size.
+        architecture: `gcgap`, or `gpt2`: Hugging Face's GPT-2, which has learned positions and a tied output.
+        vocabulary: Number of token ids, that of the task.
         seed: Seed of the initial weights (linked to `seed_everything`).
 
     Raises:
@@ -48,6 +50,8 @@ class SequenceModel(L.LightningModule):
         n_ctx: int = 64,
         attention: Literal["fused", "math"] = "fused",
         learning_rate: float = 1e-3,
+        architecture: Literal["gcgap", "gpt2"] = "gcgap",
+        vocabulary: int = VOCABULARY,
         seed: int = 42,
     ) -> None:
         super().__init__()
@@ -55,13 +59,16 @@ class SequenceModel(L.LightningModule):
             raise ValueError(f"`model.learning_rate` must be positive; got {learning_rate}.")
         self.save_hyperparameters()
         self.learning_rate = learning_rate
-        self.model = Transformer(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention, seed)
-        self.exact_match = MulticlassExactMatch(VOCABULARY, multidim_average="global")
+        self.model = new_model(**{name: self.hparams[name] for name in (*MODEL_SETTINGS, "seed")})
+        self.exact_match = MulticlassExactMatch(vocabulary, multidim_average="global")
 
     def check(self, data: SequenceData) -> None:
-        """Raise a ValueError if the data hold lengths that the model cannot read."""
-        check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
-        check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
+        """Raise a ValueError if the data hold tokens or lengths that the model cannot read."""
+        source, needed = data.source, find_task(data.source.task).vocabulary
+        if self.hparams["vocabulary"] != needed:
+            raise ValueError(f"`model.vocabulary` must be {needed}, that of {source.task}; got {self.hparams['vocabulary']}.")
+        data.source.check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
+        data.source.check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
         """Refuse lengths that the model cannot read."""

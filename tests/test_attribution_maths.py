@@ -468,7 +468,7 @@ def all_at_once(drop: Drop, rule: Rule, steps: int) -> Tensor:
     rows, total = slice(None), torch.zeros((), dtype=torch.float64)
     for node, weight in zip(*rule(steps), strict=True):
         with gated(drop.model, drop.wiring, offset + node, drop.replacement(rows)):
-            total = total - weight * drop.metric(drop.model(drop.inputs(rows), drop.last), drop.targets(rows)).sum()
+            total = total - weight * drop.metric(drop.model(drop.inputs(rows), drop.last), *drop.answers(rows)).sum()
     return torch.autograd.grad(total, offset)[0].T
 
 

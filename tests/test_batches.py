@@ -23,7 +23,9 @@ from gcgap.batches import (
     partners,
     rank_slice,
 )
-from gcgap.tasks import END, PAD, SEP, START, TASKS, find_task
+from gcgap.tasks import END, PAD, SEP, START, TASKS, Sentences, find_task
+
+INTEGERS = sorted(name for name, task in TASKS.items() if not isinstance(task, Sentences))
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -43,7 +45,7 @@ def laid_out(x: list[int], y: list[int], longest: int, layout: Layout) -> tuple[
     return tokens, [False] * (len(x) + 2 + len(middle)) + [True] * (len(y) + 1) + [False] * len(end)
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", INTEGERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_mixed_batch_lays_out_every_example_as_the_method_says(layout: Layout, task: str) -> None:
     source = Source(task, seed=4, layout=layout)
@@ -71,7 +73,7 @@ def test_in_the_released_layout_the_first_target_of_a_short_example_is_predicted
 
 
 @few
-@given(seed=seeds, index=st.integers(0, 1000), length=st.integers(1, 12), task=st.sampled_from(sorted(TASKS)))
+@given(seed=seeds, index=st.integers(0, 1000), length=st.integers(1, 12), task=st.sampled_from(INTEGERS))
 def test_a_batch_of_one_length_has_no_pad_and_scores_its_last_positions(seed: int, index: int, length: int, task: str) -> None:
     batch = length_batch(find_task(task), seed, Purpose.EVALUATION, index, 5, length)
     assert batch.inputs.shape == batch.targets.shape == (5, 2 * length + 2)

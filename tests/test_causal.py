@@ -28,7 +28,7 @@ from gcgap.tasks import END, LARGEST, SEP, VOCABULARY, find_task
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)
-BASELINES, SITES = list(Baseline), list(Site)
+BASELINES, SITES = [one for one in Baseline if one != Baseline.PATCH_PROMPT], list(Site)
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 24, "n_ctx": 14, "seed": 5}
 WIRING = Wiring(2, 2)
 SINGLE = [frozenset([i]) for i in range(6)]

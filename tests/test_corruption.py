@@ -13,13 +13,13 @@ from torch import Tensor
 from gcgap.batches import Batch, Purpose, Source, partners
 from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
 from gcgap.importance.causal import Intervention, ablated_scores
-from gcgap.importance.corruption import Corruption, corrupted
+from gcgap.importance.corruption import OF_SEQUENCES, Corruption, corrupted
 from gcgap.importance.scores import log_prob
 from gcgap.tasks import LARGEST, SEP, START, find_task
 
 LENGTH = 3
 SORT, REVERSE = (Source(task, seed=3, lengths=(1, 2), ood_lengths=(LENGTH,)) for task in ("sort", "reverse"))
-KINDS = list(Corruption)
+KINDS = list(OF_SEQUENCES)
 PATCHES = {Baseline.PATCH_SEQUENCE: "sequence", Baseline.PATCH_TOKEN: "token", Baseline.PATCH_SWAP: "swap"}
 
 
@@ -134,14 +134,16 @@ def test_streams_of_different_kinds_lengths_and_purposes_are_independent() -> No
 
 
 def test_patches_name_their_corruption_and_ablations_have_none() -> None:
-    assert {baseline: baseline.corruption for baseline in Baseline if baseline.corruption} == PATCHES
+    assert {baseline: baseline.corruption for baseline in Baseline if baseline.corruption} == PATCHES | {
+        Baseline.PATCH_PROMPT: "prompt"
+    }
 
 
 @pytest.mark.parametrize("baseline", PATCHES)
 def test_patching_lets_in_what_components_put_out_on_the_corrupted_inputs(baseline: Baseline) -> None:
     model, batch = bent_model(), a_batch(19)
     mean = mean_activations(model, WIRING, [batch], by_position=False)
-    give = replacements(model, WIRING, SORT, batch, list(Baseline), mean, 1, 4)[baseline]
+    give = replacements(model, WIRING, SORT, batch, [baseline], mean, 1, 4)[baseline]
     inputs = corrupted(batch, Corruption(PATCHES[baseline]), SORT.seed).inputs
     assert not torch.equal(inputs, batch.inputs)
     theirs = reference.run(reference.float64(model.state_dict()), inputs, 2, "none").parts

@@ -97,7 +97,7 @@ def test_double_backward_is_finite_differences_is_forward_over_reverse() -> None
     def summed(xi: Tensor) -> Tensor:
         rows = slice(None)
         with gated(drop.model, WIRING, xi.expand(drop.sequences, -1), drop.replacement(rows), layers=range(2)):
-            return -drop.metric(drop.model(drop.inputs(rows), drop.last), drop.targets(rows)).sum()
+            return -drop.metric(drop.model(drop.inputs(rows), drop.last), *drop.answers(rows)).sum()
 
     for at in (drop.closed(), FAR):
         g, hv = drop.hessian_product(at, V)
@@ -145,9 +145,7 @@ def rows_of(drop: Drop) -> Iterator[Drop]:
     """Every sequence as a batch of its own."""
     for row in range(drop.sequences):
         one = slice(row, row + 1)
-        inputs, targets, scored, _ = drop.batch
-        batch = drop.batch._replace(inputs=inputs[one], targets=targets[one], scored=scored[one])
-        yield replace(drop, batch=batch, replacement=lambda _, one=one: drop.replacement(one))
+        yield replace(drop, batch=drop.batch.rows(one), replacement=lambda _, one=one: drop.replacement(one))
 
 
 @pytest.mark.parametrize("own_gates", [True, False])
@@ -170,9 +168,7 @@ def test_pieces_of_a_batch_give_what_the_whole_gives() -> None:
     assert [found.shape[-1] for found in together.values()] == [rows] * len(together)
     for first in (drop_module.OWN_ROWS - 1, drop_module.ROWS - 1):
         few = slice(first, first + 4)
-        inputs, targets, scored, _ = drop.batch
-        batch = drop.batch._replace(inputs=inputs[few], targets=targets[few], scored=scored[few])
-        alone = replace(drop, batch=batch, replacement=lambda _, few=few: drop.replacement(few))
+        alone = replace(drop, batch=drop.batch.rows(few), replacement=lambda _, few=few: drop.replacement(few))
         for name, found in everything(alone, xi[few]).items():
             torch.testing.assert_close(found, together[name][..., few], **CLOSE)
 
@@ -282,7 +278,7 @@ def test_fused_attention_has_no_second_derivative_and_drop_takes_another_path() 
     assert fused.model.blocks[0].attention.path == "fused"
     gates = torch.zeros(ROWS, N, dtype=torch.float64, requires_grad=True)
     with gated(fused.model, WIRING, gates, fused.replacement(slice(None))):
-        value = fused.metric(fused.model(fused.batch.inputs, fused.last), fused.targets(slice(None)))
+        value = fused.metric(fused.model(fused.batch.inputs, fused.last), *fused.answers(slice(None)))
     (first,) = torch.autograd.grad(value.sum(), gates, create_graph=True)
     with pytest.raises(RuntimeError, match=r"derivative for aten::_scaled_dot_product.*_backward is not implemented"):
         torch.autograd.grad(first.sum(), gates)

@@ -199,7 +199,7 @@ def test_an_intervention_that_did_not_fire_is_an_error_that_names_it(unchanged: 
             pass
         x, z = model.states(tokens)[1]
         with pytest.raises(NotFiredError, match="heads of layer 0"), gated(model, WIRING, gates[:1].expand(3, N), other):
-            model.finish(1, x, z)
+            model.finish(1, (x, z))
         with pytest.raises(NotFiredError, match="heads of layer 0, heads of layer 1"), recorded(model, WIRING):
             pass
 

@@ -73,7 +73,7 @@ def test_finishing_from_the_state_of_any_layer_gives_the_logits_of_a_whole_run(p
     states = model.states(tokens, last)
     assert len(states) == 2
     for layer, (x, z) in enumerate(states):
-        assert torch.equal(model.finish(layer, x, z, last), model(tokens, last))
+        assert torch.equal(model.finish(layer, (x, z), last), model(tokens, last))
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -169,7 +169,7 @@ def test_training_batches_are_read_up_to_the_context() -> None:
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_name(change: dict[str, Any], text: str) -> None:
-    sizes = {**SIZES, "positions": "none", "attention": "fused"} | change
+    sizes = {**SIZES, "positions": "none", "attention": "fused", "vocabulary": 5} | change
     del sizes["seed"]
     with pytest.raises(ValueError, match=text):
         check_sizes(**sizes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_other_versions_and_threads_are_told_as_a_likely_reason(run: Path, capsy
     assert verified(run, capsys)[0] == 0  # they are no numbers of the model
     change(path, "gap.mean.rho", 0.5)
     said = verified(run, capsys)[1]
-    assert f"torch 1.0 then, {torch.__version__} now; threads 64 then, 1 now" in said
+    assert f"torch 1.0 then, {version('torch')} now; threads 64 then, 1 now" in said
 
 
 def test_a_replaced_checkpoint_is_named_and_the_other_records_are_verified(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

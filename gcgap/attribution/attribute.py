@@ -23,13 +23,13 @@ from gcgap.batches import Purpose, generator
 from gcgap.compose import Origin, judgement
 from gcgap.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.baselines import Baseline, mean_activations
-from gcgap.importance.corruption import Corruption
+from gcgap.importance.corruption import corruptions
 from gcgap.importance.drop import Drop, Passes
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.sets import critical_sets, interactions, set_drops, single_drops
 from gcgap.importance.shapley import standard_error
 from gcgap.measurement import begin
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 from gcgap.protocol import Protocol
 from gcgap.subject import Subject
 
@@ -47,7 +47,7 @@ def default_protocol() -> Protocol:
 
 
 def attribute(
-    model: Transformer,
+    model: Decoder,
     task: str | None = None,
     *,
     setup: Setup | None = None,
@@ -61,7 +61,7 @@ def attribute(
     Leaves the model as it was.
 
     Args:
-        model: A gcgap transformer, such as `gcgap.load` gives.
+        model: Such as `gcgap.load` or `gcgap.load_pretrained` gives.
         task: Name of the task; that of the model's origin by default.
         setup: What is intervened on.
         length: Length of the OOD sequences. By default the paper's window rule picks it.
@@ -141,7 +141,7 @@ def _patching(subject: Subject, problem: Problem, norms: Array | None) -> dict[s
     norms = gradient_norms(subject.model, subject.wiring, problem.gradients).numpy() if norms is None else norms
     clean = subject.batch(subject.length, subject.protocol.sequences)
     found = {}
-    for corruption in Corruption:
+    for corruption in corruptions(clean):
         patched = single_drops(Setup(Baseline(f"patch_{corruption}")).drop(subject, clean))
         rng = generator(subject.source.seed, Purpose.STATISTICS, subject.length)
         found[f"patch_{corruption}"] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gcgap.attribution.attribute import STAGES, attribute, default_protocol
 from gcgap.attribution.methods import METHODS, find_methods
-from gcgap.attribution.record import AttributionRecord
+from gcgap.attribution.record import FOLDER, AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
@@ -22,11 +24,15 @@ from gcgap.cli import ArgumentParser, UsageError
 from gcgap.config_file import load_of_run
 from gcgap.importance.baselines import Baseline
 from gcgap.known.models import KNOWN
+from gcgap.model import Decoder
+from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone, plain
 from gcgap.protocol import Protocol
 from gcgap.report.known import known_table
 from gcgap.report.methods import method_table
 from gcgap.report.methods_files import write_files, write_truth
 
+MODEL_BATCH = 16  # prompts behind each gradient and each mean
+REVISION = "a branch, tag or commit of `--model`, such as step1000 of Pythia"
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 TEXT = """Every attribution method beside the exact effect of every component, on the same sequences, and what each costs.
 
@@ -36,17 +42,19 @@ and whatever else is not the default. Skips what is there already."""
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint under one setup.
+    """One model under one setup.
 
     Args:
-        checkpoint: The file.
+        load: Gives the model.
+        sha256: Hash of its checkpoint or weights.
         record: Where its record goes.
         setup: What is intervened on.
         protocol: Sizes and methods.
         length: Length of the OOD sequences; None applies the window rule.
     """
 
-    checkpoint: Path
+    load: Callable[[], Decoder]
+    sha256: str
     record: Path
     setup: Setup
     protocol: Protocol
@@ -62,7 +70,7 @@ class Job:
             return False
         found = AttributionRecord.read(self.record)
         same = found["protocol"] | self.protocol.to_dict() == found["protocol"] and self.length in (None, found["length"])
-        if same and found["setup"] == self.setup.to_dict() and found["checkpoint_sha256"] == sha256(self.checkpoint):
+        if same and found["setup"] == self.setup.to_dict() and found["checkpoint_sha256"] == self.sha256:
             return True
         raise UsageError(f"`{self.record}` holds a record of another checkpoint or other settings; replace it with `--force`.")
 
@@ -87,8 +95,9 @@ def build_parser() -> ArgumentParser:
         "metric": (str, settings.metric, "what is differentiated: log_prob (nats per scored token) or logit_difference"),
         "baseline": (
             _names,
-            ("mean",),
-            f"what replaces an output, any of {baselines}; several, separated by commas, make several records",
+            None,
+            f"what replaces an output, any of {baselines} (default mean, for prompts patch_prompt); several, separated by "
+            "commas, make several records",
         ),
         "direction": (str, "noising", "noising, or denoising: clean outputs in the corrupted run (patch_* baselines only)"),
         "positions": (
@@ -96,7 +105,11 @@ def build_parser() -> ArgumentParser:
             "all",
             "where components are replaced: all, input, scored, or token numbers separated by commas",
         ),
-        "length": (int, None, "length of the OOD sequences in integers; the paper's window rule by default"),
+        "length": (
+            int,
+            None,
+            "length of the OOD sequences in integers; the paper's window rule by default. For ioi its filler sentences",
+        ),
         "sequences": (int, default.sequences, "evaluation sequences"),
         "budget": (int, settings.budget, "forward passes that Screen-Flag-Fix may spend on exact effects"),
         "steps": (int, settings.steps, "nodes of every path"),
@@ -108,6 +121,11 @@ def build_parser() -> ArgumentParser:
         parser.add_argument(f"--{name}", type=kind, default=value, metavar=name.upper(), help=text + default_text)
     known = f"instead of checkpoints, models whose circuit is known ({', '.join(KNOWN)}): writes DIR/known.json and DIR/known/"
     parser.add_argument("--known", action="store_true", help=known)
+    choice = {"precision": ("float32", "float64", "bf16"), "attention": ("eager", "sdpa")}
+    for name, text in (TEXTS | {"revision": REVISION, "precision": "number format of the weights of `--model`"}).items():
+        kind = {"seed": int, "memory": float}.get(name, str)
+        form: dict[str, Any] = {"action": "store_true"} if name in FLAGS else {"type": kind, "choices": choice.get(name)}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text, **form)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/RUN/attribution/ instead; needed with --known")
     parser.add_argument("--force", action="store_true", help="replace records that are there already")
     return parser
@@ -118,9 +136,13 @@ def run(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments[1:])
     if options.known:
         return run_known(options)
-    if not options.paths:
-        raise UsageError("give run directories or .ckpt files, or `--known`.")
-    jobs = [job for path in options.paths for job in _jobs(path, options)]
+    if options.model and options.paths:
+        raise UsageError("give run directories or .ckpt files, or `--model`, not both.")
+    if not options.paths and not options.model:
+        raise UsageError("give run directories or .ckpt files, or `--model`, or `--known`.")
+    if not options.model:
+        check_alone(vars(options))
+    jobs = _of_model(options) if options.model else [job for path in options.paths for job in _of_checkpoint(path, options)]
     if twice := next((job.record for i, job in enumerate(jobs) if job.record in {other.record for other in jobs[:i]}), None):
         raise UsageError(
             f"`{twice}` would be written twice; name runs and baselines once, and give runs of one name each an `--out`."
@@ -133,9 +155,8 @@ def run(arguments: list[str]) -> int:
         for job in waiting:
             stages = len(job.protocol.attribution.methods) + len(STAGES)
             task = progress.add_task(escape(f"{job.record.parent.parent.name}, {job.record.stem}"), total=stages)
-            model = load_of_run(job.checkpoint)
             record = attribute(
-                model,
+                job.load(),
                 setup=job.setup,
                 length=job.length,
                 protocol=job.protocol,
@@ -171,34 +192,66 @@ def run_known(options: argparse.Namespace) -> int:
     return 0
 
 
-def _jobs(path: Path, options: argparse.Namespace) -> list[Job]:
+def _of_checkpoint(path: Path, options: argparse.Namespace) -> list[Job]:
     """A job for each baseline."""
     if not path.exists():
         raise UsageError(f"`{path}` does not exist; give a run directory or a .ckpt file.")
-    find_methods(options.methods)
-    shared = {name: getattr(options, name) for name in ("methods", "metric", "budget", "steps", "pairs")}
-    checkpoint, found = last_checkpoint(path), []
+    checkpoint = last_checkpoint(path)
+    setups = _setups(options, "mean")
     if told := misnamed(checkpoint):
         raise UsageError(f"{told}.\nRename it, or copy the right one to its place.")
-    for name in options.baseline:
+    home = run_directory(checkpoint) if options.out is None else options.out / run_directory(checkpoint).name
+    part = [path.stem] if path.is_file() and path.stem != "last" else []
+    protocol, load = _protocol(options), partial(load_of_run, checkpoint)
+    return [
+        Job(load, sha256(checkpoint), home / FOLDER / f"{_record_name(one, options, part)}.json", one, protocol, options.length)
+        for one in setups
+    ]
+
+
+def _of_model(options: argparse.Namespace) -> list[Job]:
+    """A job for each baseline of a pretrained model, which is loaded here: its weights say what is done already."""
+    setups, protocol = _setups(options, "patch_prompt"), _protocol(options)
+    given = Given(**{field.name: getattr(options, field.name) for field in fields(Given) if getattr(options, field.name)})
+    protocol = replace(protocol, precision=given.precision, batch_size=MODEL_BATCH)
+    model = given.load(options.revision)
+    home = (options.out or Path("runs")) / given.run / FOLDER
+    part = [f"revision={plain(options.revision)}"] if options.revision else []
+    part += [f"{name}={getattr(given, name)}" for name in ("seed", "precision") if getattr(options, name)]
+    return [
+        Job(
+            lambda: model,
+            model.origin.checkpoint_sha256,
+            home / f"{_record_name(one, options, part)}.json",
+            one,
+            protocol,
+            given.length,
+        )
+        for one in setups
+    ]
+
+
+def _setups(options: argparse.Namespace, usual: str) -> list[Setup]:
+    for name in (names := options.baseline or (usual,)):
         if name not in list(Baseline):
             raise UsageError(f"`--baseline` must be any of {', '.join(Baseline)}; got {name!r}.")
-        setup = Setup(Baseline(name), options.direction, options.positions)
-        protocol = replace(default_protocol(), sequences=options.sequences, attribution=Attribution(**shared))
-        home = run_directory(checkpoint) if options.out is None else options.out / run_directory(checkpoint).name
-        record = home / "attribution" / f"{_record_name(setup, options, path)}.json"
-        found.append(Job(checkpoint, record, setup, protocol, options.length))
-    return found
+    return [Setup(Baseline(name), options.direction, options.positions) for name in names]
 
 
-def _record_name(setup: Setup, options: argparse.Namespace, path: Path) -> str:
-    """The baseline, and every setting that decides what the numbers are of and is not the default."""
+def _protocol(options: argparse.Namespace) -> Protocol:
+    find_methods(options.methods)
+    shared = {name: getattr(options, name) for name in ("methods", "metric", "budget", "steps", "pairs")}
+    return replace(default_protocol(), sequences=options.sequences, attribution=Attribution(**shared))
+
+
+def _record_name(setup: Setup, options: argparse.Namespace, rest: list[str]) -> str:
+    """The baseline, and every setting that decides what the numbers are of and is not the default, those of the rest among them."""
     positions = "+".join(map(str, setup.positions)) if isinstance(setup.positions, tuple) else setup.positions
     said = {"metric": options.metric, "direction": setup.direction, "positions": positions}
     usual = {"metric": "log_prob", "direction": "noising", "positions": "all"}
     parts = [str(setup.baseline), *(f"{name}={value}" for name, value in said.items() if value != usual[name])]
     parts += [f"length={options.length}"] if options.length is not None else []
-    return ",".join(parts + ([path.stem] if path.is_file() and path.stem != "last" else []))
+    return ",".join(parts + rest)
 
 
 def _names(text: str) -> tuple[str, ...]:

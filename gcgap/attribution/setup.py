@@ -98,5 +98,4 @@ class Setup:
 
 def first(batch: Batch, size: int) -> Batch:
     """The first sequences of a batch."""
-    rows = min(size, len(batch.inputs))
-    return Batch(batch.inputs[:rows], batch.targets[:rows], batch.scored[:rows], int(batch.scored[:rows].sum()))
+    return batch.rows(slice(size))

@@ -16,6 +16,7 @@ from gcgap.importance.drop import Drop
 from gcgap.importance.linearised import frozen_effects, linear_effects, local_effects
 from gcgap.importance.paths import completeness_residual, joint_integrated_gradients, midpoint
 from gcgap.importance.sets import single_drops
+from gcgap.model import Transformer
 
 NODES = 5  # of the even grid on [0, 1] on which derivatives are maximised
 
@@ -30,18 +31,20 @@ def trust(
         settings: The metric's name, and the steps of the joint path whose completeness is checked.
         other: For activation patching, what each sequence is corrupted to (or cleaned to).
 
+    `frozen` and `local` are known for gcgap's own transformer only.
+
     Returns:
         For each component reliability, bounds and effects, and for all together calibration, coverage and shares of the error.
     """
-    metric = settings.metric
+    metric, own = settings.metric, isinstance(drop.model, Transformer)
     grid = [drop.own(k / (NODES - 1), curvature=True) for k in range(NODES)]
     slopes, curvatures = (np.stack([one[order].mean(-1).numpy() for one in grid]) for order in (0, 1))
     effects: dict[str, Array | None] = {
         "tangent": slopes[0],
         "linear": linear_effects(drop).mean(-1).numpy(),
-        "frozen": frozen_effects(drop).mean(-1).numpy() if drop.site == Site.COMPONENT else None,
+        "frozen": frozen_effects(drop).mean(-1).numpy() if own and drop.site == Site.COMPONENT else None,
         "exact": getattr(single_drops(drop), metric).mean(-1).numpy(),
-        "local": None if other is None else local_effects(drop, other, metric).mean(-1).numpy(),
+        "local": None if other is None or not own else local_effects(drop, other, metric).mean(-1).numpy(),
     }
     exact = effects["exact"]
     assert exact is not None

@@ -9,42 +9,49 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gcgap.batches import Batch
+from gcgap.batches import NOTHING, Batch
 from gcgap.components import Wiring
 from gcgap.gates import recorded, undisturbed
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 
 
 @torch.no_grad()
-def activation_norms(model: Transformer, wiring: Wiring, batch: Batch) -> Float[Tensor, " component"]:
-    """Mean Euclidean norm of what each component adds to the residual stream (a head: z_h W_O[h]), over rows and positions."""
+def activation_norms(model: Decoder, wiring: Wiring, batch: Batch) -> Float[Tensor, " component"]:
+    """Mean Euclidean norm of what each component adds to the residual stream (a head: z_h W_O[h]), over rows and their tokens."""
     with undisturbed(model), recorded(model, wiring) as seen:
-        model(batch.inputs.to(next(model.parameters()).device))
-    norms = []
+        model.run(batch.inputs.to(model.device))
+    norms: list[Tensor] = []
     for layer, (z, mlp) in enumerate(zip(seen.heads, seen.mlps, strict=True)):
-        weight = wiring.module(model, wiring.out_projection, layer).weight
-        assert isinstance(weight, Tensor)
-        writes = torch.einsum("b p h d, m h d -> b p h m", z, weight.unflatten(1, (wiring.n_heads, -1)))
-        norms += [*writes.norm(dim=-1).double().mean((0, 1)), mlp.norm(dim=-1).double().mean()]
-    return torch.stack(norms).cpu()
+        weight = wiring.weight(model, wiring.output.module, layer)
+        parts = [wiring.output.of(weight, head, wiring.n_heads) for head in range(wiring.n_heads)]
+        into = torch.stack([part if wiring.output.axis == 0 else part.T for part in parts])
+        there = (batch.inputs != NOTHING).to(z.device)
+        norms += [*torch.einsum("b p h d, h d m -> b p h m", z, into).norm(dim=-1)[there].double().mean(0)]
+        norms += [mlp.norm(dim=-1)[there].double().mean()]
+    return torch.stack([norm.cpu() for norm in norms])
 
 
 @torch.no_grad()
-def mean_patterns(model: Transformer, batch: Batch) -> Float[Tensor, "layer head query key"]:
+def mean_patterns(model: Decoder, batch: Batch) -> Float[Tensor, "layer head query key"]:
     """Every head's attention pattern, averaged over the rows of a batch of one length."""
     with undisturbed(model):
-        patterns = model.patterns(batch.inputs.to(next(model.parameters()).device))
+        patterns = model.patterns(batch.inputs.to(model.device))
     return torch.stack([pattern.double().mean(0) for pattern in patterns]).cpu()
 
 
 @torch.no_grad()
-def attention_entropies(model: Transformer, batch: Batch) -> Float[Tensor, "layer head"]:
+def attention_entropies(model: Decoder, batch: Batch) -> Float[Tensor, "layer head"]:
     """Entropy of each head's attention as a share of the largest possible, log(number of visible keys), in [0, 1].
 
-    The mean over rows and over the query positions that see two keys or more. 1 is uniform attention, 0 looks at one position.
+    The mean over rows and over the tokens that see two or more. 1 is uniform attention, 0 looks at one token. Where attention has
+    a window, heads do not see all the keys that are counted.
     """
+    seen = (batch.inputs != NOTHING).cumsum(1)
+    query = (batch.inputs != NOTHING) & (seen > 1)
+    found = []
     with undisturbed(model):
-        patterns = torch.stack(model.patterns(batch.inputs.to(next(model.parameters()).device))).double()
-    entropy = -torch.special.xlogy(patterns, patterns).sum(-1)[..., 1:]
-    most = torch.arange(2, patterns.shape[-1] + 1, device=entropy.device).log()
-    return (entropy / most).mean((1, 3)).cpu()
+        for pattern in model.patterns(batch.inputs.to(model.device)):
+            share = pattern.double().cpu()
+            entropy = -torch.special.xlogy(share, share).sum(-1) / seen.clamp(min=2).log()[:, None]
+            found.append(entropy.transpose(1, 2)[query].mean(0))
+    return torch.stack(found)

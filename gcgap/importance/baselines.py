@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gcgap.batches import Batch, Purpose, Source, partners
+from gcgap.batches import NOTHING, Batch, Purpose, Source, partner_rows
 from gcgap.components import Wiring
 from gcgap.gates import Activations, recorded, undisturbed
 from gcgap.importance.corruption import Corruption, corrupted
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 
 
 class Baseline(StrEnum):
@@ -37,6 +38,9 @@ class Baseline(StrEnum):
     PATCH_SWAP = "patch_swap"
     """Activation patching: its output where two neighbouring integers of the input are swapped, and the target stays."""
 
+    PATCH_PROMPT = "patch_prompt"
+    """Activation patching: its output on the prompt's corrupted twin."""
+
     @property
     def corruption(self) -> Corruption | None:
         """How the corrupted input is made from the clean one, for activation patching; None for ablation."""
@@ -45,65 +49,75 @@ class Baseline(StrEnum):
 
 Replacement = Callable[[slice], Activations]
 """Gives the replacement for some rows of the evaluation batch."""
-Average = Callable[[Transformer, Wiring, Iterable[Batch], bool], Activations]
+Average = Callable[[Decoder, Wiring, Iterable[Batch], bool], Activations]
 """What `mean_activations` does, by whoever does it."""
 
 
 @torch.no_grad()
-def mean_activations(model: Transformer, wiring: Wiring, batches: Iterable[Batch], by_position: bool) -> Activations:
+def mean_activations(model: Decoder, wiring: Wiring, batches: Iterable[Batch], by_position: bool) -> Activations:
     """Mean output of every component over the rows and (unless `by_position`) the positions of batches of equal size."""
     return averaged(model, wiring, batch_means(model, wiring, batches, by_position))
 
 
 @torch.no_grad()
-def batch_means(
-    model: Transformer, wiring: Wiring, batches: Iterable[Batch], by_position: bool
-) -> Float[Tensor, "batch pos width"]:
+def batch_means(model: Decoder, wiring: Wiring, batches: Iterable[Batch], by_position: bool) -> Float[Tensor, "batch pos width"]:
     """The mean outputs of all components side by side (heads, then MLPs) over the rows of each batch, float64 on the CPU.
 
     There is one position, the mean over all, unless `by_position`.
     """
-    device, over = next(model.parameters()).device, (0,) if by_position else (0, 1)
     found = []
     with undisturbed(model):
         for batch in batches:
-            with recorded(model, wiring) as seen:
-                model(batch.inputs.to(device))
-            means = [value.double().mean(over, keepdim=True).flatten(2) for value in (*seen.heads, *seen.mlps)]
-            found.append(torch.cat(means, -1).cpu())
+            there = batch.inputs != NOTHING
+            if by_position and not bool(there.all()):
+                raise ValueError("`mean_by_position` needs inputs of one length; these have tokens at different positions.")
+            keep = partial(_mean_of_rows if by_position else _mean_of_tokens, there.to(model.device))
+            with recorded(model, wiring, keep) as seen:
+                model.run(batch.inputs.to(model.device))
+            found.append(torch.cat([value.flatten(2).cpu() for value in (*seen.heads, *seen.mlps)], -1))
     return torch.cat(found)
 
 
-def averaged(model: Transformer, wiring: Wiring, means: Float[Tensor, "batch pos width"]) -> Activations:
+def _mean_of_rows(there: Bool[Tensor, "rows pos"], value: Float[Tensor, "rows pos width"]) -> Float[Tensor, "1 pos width"]:
+    return value.double().mean(0, keepdim=True)
+
+
+def _mean_of_tokens(there: Bool[Tensor, "rows pos"], value: Float[Tensor, "rows pos width"]) -> Float[Tensor, "1 1 width"]:
+    if bool(there.all()):
+        return value.double().mean((0, 1), keepdim=True)
+    return value.double()[there.to(value.device)].mean(0)[None, None]
+
+
+def averaged(model: Decoder, wiring: Wiring, means: Float[Tensor, "batch pos width"]) -> Activations:
     """The average over batches of what `batch_means` gives."""
     like = next(model.parameters())
-    values = (sum(means[1:], means[:1]) / len(means)).to(like).split(model.d_model, -1)  # in the order of the batches
+    widths = [model.n_heads * model.d_head] * model.n_layers + [model.d_model] * model.n_layers
+    values = (sum(means[1:], means[:1]) / len(means)).to(like).split(widths, -1)  # in the order of the batches
     heads = [value.unflatten(-1, (wiring.n_heads, -1)) for value in values[: wiring.n_layers]]
     return Activations(heads, list(values[wiring.n_layers :]))
 
 
-def zero_activations(model: Transformer, wiring: Wiring) -> Activations:
+def zero_activations(model: Decoder, wiring: Wiring) -> Activations:
     """Zero for every component."""
     zero = next(model.parameters()).new_zeros
     heads = [zero(1, 1, wiring.n_heads, model.d_head) for _ in range(wiring.n_layers)]
     return Activations(heads, [zero(1, 1, model.d_model) for _ in range(wiring.n_layers)])
 
 
-def activations_on(model: Transformer, wiring: Wiring, inputs: Int[Tensor, "batch pos"], last: int) -> Replacement:
+def activations_on(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "batch pos"], last: int) -> Replacement:
     """Every row's replacement is what the component puts out on the same row of other inputs."""
-    device = next(model.parameters()).device
 
     @torch.no_grad()
     def rows(index: slice) -> Activations:
         with undisturbed(model), recorded(model, wiring) as seen:
-            model(inputs[index].to(device), last)
+            model(inputs[index].to(model.device), last)
         return seen
 
     return rows
 
 
 def replacements(
-    model: Transformer,
+    model: Decoder,
     wiring: Wiring,
     source: Source,
     batch: Batch,
@@ -117,7 +131,7 @@ def replacements(
 
     `mean` holds the global means; `average` makes those by position, `mean_activations` by default.
     """
-    length = int(batch.scored[0].sum()) - 1
+    length, last = source.length_of(batch), batch.last
 
     def one(baseline: Baseline) -> Replacement:
         match baseline:
@@ -131,11 +145,11 @@ def replacements(
                 zero = zero_activations(model, wiring)
                 return lambda rows: zero
             case Baseline.RESAMPLE:
-                partner = batch.inputs[partners(source.seed, length, len(batch.inputs))]
-                return activations_on(model, wiring, partner, length + 1)
-            case Baseline.PATCH_SEQUENCE | Baseline.PATCH_TOKEN | Baseline.PATCH_SWAP:
+                partner = batch.inputs[partner_rows(batch, source.seed, length)]
+                return activations_on(model, wiring, partner, last)
+            case _:
                 assert baseline.corruption is not None
                 inputs = corrupted(batch, baseline.corruption, source.seed).inputs
-                return activations_on(model, wiring, inputs, length + 1)
+                return activations_on(model, wiring, inputs, last)
 
     return {baseline: one(baseline) for baseline in baselines}

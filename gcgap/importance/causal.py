@@ -23,7 +23,7 @@ from gcgap.components import Wiring
 from gcgap.gates import Activations, Site, gated, skip_mlp, undisturbed
 from gcgap.importance.baselines import Baseline, Replacement
 from gcgap.importance.scores import METRICS, Scores, score
-from gcgap.model import Transformer
+from gcgap.model import Decoder, State, Transformer
 
 CHUNK = 16  # sequences whose shared prefix is held at once
 ROWS = 80  # sequences x interventions that run together: five interventions of one layer on one chunk
@@ -39,7 +39,7 @@ class Intervention(NamedTuple):
 
 @torch.no_grad()
 def ablated_scores(
-    model: Transformer,
+    model: Decoder,
     wiring: Wiring,
     batch: Batch,
     interventions: Sequence[Intervention],
@@ -50,7 +50,7 @@ def ablated_scores(
     """M(0) of every sequence and M(1_S) of every intervention and sequence.
 
     Args:
-        model: The transformer.
+        model: The model.
         wiring: Where its components are.
         batch: Sequences of one length.
         interventions: What to ablate; every set needs a member.
@@ -61,38 +61,39 @@ def ablated_scores(
     Returns:
         Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
     """
-    device = next(model.parameters()).device
-    size, last = chunk_size(device), int(batch.scored[0].sum())
+    device, last = model.device, batch.last
+    size = chunk_size(device)
     groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
     base, ablated = [], []
     with undisturbed(model):
         for start in range(0, len(batch.inputs), size):
             rows = slice(start, start + size)
-            inputs, targets = batch.inputs[rows].to(device), batch.targets[rows, -last:].to(device)
+            inputs = batch.inputs[rows].to(device)
             states = model.states(inputs, last)
-            base.append(torch.stack(score(model.finish(model.n_layers - 1, *states[-1], last), targets)))
+            logits = model.finish(model.n_layers - 1, states[-1], last)
+            base.append(torch.stack(score(logits, *batch.answers(rows, device))))
             ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
             given = None, Activations([], [])  # of one baseline at a time
             for first, numbers in groups.items():
                 given = given if given[0] == first.baseline else (first.baseline, replacement[first.baseline](rows))
                 for few in _pieces(numbers, max(1, ROWS * size // CHUNK // len(inputs))):
-                    gates = _gates(wiring, [interventions[number].members for number in few], states[0][0])
-                    logits = _ablated(model, wiring, states, first, gates, given[1], site, where, last)
+                    gates = _gates(wiring, [interventions[number].members for number in few], logits)
+                    changed = _ablated(model, wiring, states[first.layer], first, gates, given[1], site, where, last)
                     names = [_name(wiring, interventions[number]) for number in few]
-                    scores = torch.stack(score(logits, targets.repeat(len(few), 1), names))
+                    scores = torch.stack(score(changed, *batch.answers(rows, device, len(few)), names=names))
                     ablated[-1][:, few] = scores.unflatten(1, (len(few), -1))
     return Scores(*torch.cat(base, -1).cpu()), Scores(*torch.cat(ablated, -1).cpu())
 
 
 @torch.no_grad()
-def base_scores(model: Transformer, batch: Batch) -> Scores:
+def base_scores(model: Decoder, batch: Batch) -> Scores:
     """M(0) of every sequence of a batch of one length."""
-    device = next(model.parameters()).device
-    size, last = chunk_size(device), int(batch.scored[0].sum())
-    pieces = []
+    size, pieces = chunk_size(model.device), []
     with undisturbed(model):
-        for inputs, targets in zip(batch.inputs.split(size), batch.targets.split(size), strict=True):
-            pieces.append(torch.stack(score(model(inputs.to(device), last), targets[:, -last:].to(device))))
+        for start in range(0, len(batch.inputs), size):
+            rows = slice(start, start + size)
+            logits = model(batch.inputs[rows].to(model.device), batch.last)
+            pieces.append(torch.stack(score(logits, *batch.answers(rows, model.device))))
     return Scores(*torch.cat(pieces, -1).cpu())
 
 
@@ -116,23 +117,23 @@ class First(NamedTuple):
 
 
 def _by_first_layer(
-    model: Transformer, wiring: Wiring, interventions: Sequence[Intervention], everywhere: bool
+    model: Decoder, wiring: Wiring, interventions: Sequence[Intervention], everywhere: bool
 ) -> dict[First, list[int]]:
     """Numbers of the interventions that begin at the same place, baseline by baseline."""
     groups = defaultdict(list)
     for number, (members, baseline) in sorted(enumerate(interventions), key=lambda item: item[1].baseline):
         layer = min(wiring.components[member].layer for member in members)
         heads, _ = wiring.columns(layer)
-        apart = members.isdisjoint(range(heads.start, heads.stop))
-        skips = everywhere and apart and wiring.module(model, wiring.mlp, layer) is model.blocks[layer].mlp
-        groups[First(layer, baseline, skips)].append(number)
+        apart = everywhere and members.isdisjoint(range(heads.start, heads.stop))
+        own = isinstance(model, Transformer) and wiring.module(model, wiring.mlp, layer) is model.blocks[layer].mlp
+        groups[First(layer, baseline, apart and own)].append(number)
     return groups
 
 
 def _ablated(
-    model: Transformer,
+    model: Decoder,
     wiring: Wiring,
-    states: list[tuple[Tensor, Tensor]],
+    state: State,
     first: First,
     gates: Float[Tensor, "set component"],
     other: Activations,
@@ -141,14 +142,20 @@ def _ablated(
     last: int,
 ) -> Float[Tensor, "rows last vocabulary"]:
     """Logits of M(xi) for every set and sequence, from where the sets first change the model."""
-    (x, z), rows, sets = states[first.layer], len(states[0][0]), len(gates)
+    rows, sets = len(state[0]), len(gates)
     if first.skips:
-        x = skip_mlp(model, model.blocks[first.layer].attend(x, z), first.layer, wiring, other)
+        assert isinstance(model, Transformer)
+        x = skip_mlp(model, model.blocks[first.layer].attend(*state), first.layer, wiring, other)
         gates[:, wiring.columns(first.layer)[1]] = 0
         with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site):
             return model.rise(first.layer + 1, x.repeat(sets, 1, 1), last)
     with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site, where):
-        return model.finish(first.layer, x.repeat(sets, 1, 1), z.repeat(sets, 1, 1), last)
+        return model.finish(first.layer, repeated(state, sets), last)
+
+
+def repeated(state: State, times: int) -> State:
+    """All rows of a state, so many times."""
+    return tuple(part.repeat(times, *[1] * (part.dim() - 1)) for part in state)
 
 
 def _name(wiring: Wiring, intervention: Intervention) -> str:

@@ -1,7 +1,8 @@
 """Corrupted inputs for activation patching: what differs from the clean input, and what stays.
 
-Only the integers x change. The target y that follows SEP, which every later position reads and is scored on, stays the clean one:
-the metric of a corrupted run is log p(y | corrupted x). Owns no model and no intervention.
+Prompts come with a corrupted twin each. Of sequences only the integers x change. The target y that follows SEP, which every
+later position reads and is scored on, stays the clean one: the metric of a corrupted run is log p(y | corrupted x). Owns no model
+and no intervention.
 """
 
 from __future__ import annotations
@@ -27,20 +28,37 @@ class Corruption(StrEnum):
     """One integer, at a random place, becomes another one."""
     SWAP = "swap"
     """Two neighbouring integers that differ change places. Sorting must not care, reversal must."""
+    PROMPT = "prompt"
+    """The prompt's own corrupted twin."""
+
+
+def corruptions(batch: Batch) -> tuple[Corruption, ...]:
+    """Those that a batch can have."""
+    return OF_SEQUENCES if batch.corrupted is None else (Corruption.PROMPT,)
 
 
 def corrupted(batch: Batch, corruption: Corruption, seed: int) -> Batch:
     """The batch with corrupted inputs and the clean targets; equal arguments give equal batches.
 
+    The twin of a prompt has the clean prompt as its own corrupted twin.
+
     Args:
-        batch: Sequences of one length.
+        batch: Sequences of one length, or prompts.
         corruption: What changes.
         seed: Seed of the random stream.
 
     Raises:
-        ValueError: A sequence has no two neighbours that differ, so that no swap would change it.
+        ValueError: A sequence has no two neighbours that differ, so that no swap would change it; or prompts are asked for what
+            only sequences have, or the other way round.
     """
-    length = int(batch.scored[0].sum()) - 1
+    if (batch.corrupted is None) == (corruption == Corruption.PROMPT):
+        kind = (
+            "prompts with a corrupted twin" if batch.corrupted is None else "sequences of integers; prompts have `patch_prompt`"
+        )
+        raise ValueError(f"`patch_{corruption}` needs {kind}.")
+    if batch.corrupted is not None:
+        return batch._replace(inputs=batch.corrupted, corrupted=batch.inputs)
+    length = batch.last - 1
     random = generator(seed, Purpose.CORRUPTION, length, list(Corruption).index(corruption))
     clean = batch.inputs[:, 1 : length + 1].cpu().numpy()
     inputs = batch.inputs.clone()
@@ -70,4 +88,5 @@ def _swapped(clean: Integers, random: np.random.Generator) -> Integers:
     return changed
 
 
+OF_SEQUENCES = (Corruption.SEQUENCE, Corruption.TOKEN, Corruption.SWAP)
 CHANGES = {Corruption.SEQUENCE: _another_sequence, Corruption.TOKEN: _another_token, Corruption.SWAP: _swapped}

@@ -22,8 +22,9 @@ from gcgap.batches import Batch
 from gcgap.components import Wiring
 from gcgap.gates import Activations, Site, gated, undisturbed
 from gcgap.importance.baselines import Replacement
+from gcgap.importance.causal import repeated
 from gcgap.importance.scores import Metric, log_prob
-from gcgap.model import Transformer
+from gcgap.model import Decoder, State
 
 ROWS = 64  # rows of the batch that go through the model together
 KEPT = 16  # pieces of the batch whose replacement is kept
@@ -44,7 +45,7 @@ class Drop:
     """D of one batch, one replacement and one metric.
 
     Args:
-        model: The transformer.
+        model: The model.
         wiring: Where its components are.
         batch: Sequences of one length: the clean input, or the corrupted one for denoising.
         replacement: What open gates let in.
@@ -55,7 +56,7 @@ class Drop:
         passes: Counts what has been run.
     """
 
-    model: Transformer
+    model: Decoder
     wiring: Wiring
     batch: Batch
     replacement: Replacement
@@ -84,7 +85,7 @@ class Drop:
     def untouched(self) -> Float[Tensor, " sequence"]:
         """The metric of the bare model, without a hook."""
         with self.ready(curved=False):
-            found = [self.metric(self.model(self.inputs(rows), self.last), self.targets(rows)) for rows in self.slices()]
+            found = [self.metric(self.model(self.inputs(rows), self.last), *self.answers(rows)) for rows in self.slices()]
         return torch.cat(found).double().cpu()
 
     @torch.no_grad()
@@ -147,19 +148,18 @@ class Drop:
         return slopes, curvatures[0] if curvatures else slopes.new_empty(0)
 
     def _own_of_layer(
-        self, layer: int, t: float, state: tuple[Tensor, Tensor], rows: slice, curvature: bool
+        self, layer: int, t: float, state: State, rows: slice, curvature: bool
     ) -> Float[Tensor, "order member sequence"]:
         """Derivatives of M along the own path of each component of one layer, all in one batch."""
         heads, mlp = self.wiring.columns(layer)
         members = [*range(heads.start, heads.stop), mlp]
         size = len(state[0])
-        path = torch.full((len(members) * size, 1), t, dtype=state[0].dtype, device=state[0].device, requires_grad=True)
+        path = self.closed().new_full((len(members) * size, 1), t, device=self.model.device).requires_grad_()
         columns = torch.tensor(members, device=path.device).repeat_interleave(size).unsqueeze(1)
         gates = path.new_zeros(len(path), self.components).scatter(1, columns, path)
-        x, z = (one.repeat(len(members), 1, 1) for one in state)
         with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where, [layer]):
-            logits = self.model.finish(layer, x, z, self.last)
-        value = self.metric(logits, self.targets(rows).repeat(len(members), 1))
+            logits = self.model.finish(layer, repeated(state, len(members)), self.last)
+        value = self.metric(logits, *self.answers(rows, len(members)))
         orders = [_derivative(value, path, again=curvature)]
         if curvature:
             orders.append(_second(orders[0], path))
@@ -177,15 +177,14 @@ class Drop:
     def _metric(self, gates: Float[Tensor, "row component"], rows: slice) -> Float[Tensor, " row"]:
         with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where):
             logits = self.model(self.inputs(rows), self.last)
-        return self.metric(logits, self.targets(rows))
+        return self.metric(logits, *self.answers(rows))
 
     def _by_rows(
         self, one: Callable[[Tensor, slice], Tensor], xi: Tensor, curved: bool = False
     ) -> Float[Tensor, "order component sequence"]:
         """What `one` gives for the gates of each piece of the batch."""
         gates = xi.expand(self.sequences, -1) if xi.dim() == 1 else xi
-        device = next(self.model.parameters()).device
-        pieces = []
+        device, pieces = self.model.device, []
         with self.ready(curved):
             for rows in self.slices():
                 found = one(gates[rows].to(device).clone(), rows).detach().double().cpu()
@@ -222,15 +221,15 @@ class Drop:
     @property
     def last(self) -> int:
         """Scored positions at the end of every sequence."""
-        return int(self.batch.scored[0].sum())
+        return self.batch.last
 
     def inputs(self, rows: slice) -> Int[Tensor, "row pos"]:
         """Tokens of some rows, where the model is."""
-        return self.batch.inputs[rows].to(next(self.model.parameters()).device)
+        return self.batch.inputs[rows].to(self.model.device)
 
-    def targets(self, rows: slice) -> Int[Tensor, "row scored"]:
-        """Targets of some rows at the scored positions, where the model is."""
-        return self.batch.targets[rows, -self.last :].to(next(self.model.parameters()).device)
+    def answers(self, rows: slice, times: int = 1) -> tuple[Tensor, ...]:
+        """What the metric holds the logits of some rows against, repeated so many times, where the model is."""
+        return self.batch.answers(rows, self.model.device, times)
 
 
 def _derivative(value: Float[Tensor, " row"], gates: Tensor, again: bool = False) -> Tensor:

@@ -20,7 +20,7 @@ from gcgap.batches import Batch
 from gcgap.components import Wiring
 from gcgap.importance.drop import Drop
 from gcgap.importance.gradient import over_batches
-from gcgap.model import Transformer
+from gcgap.model import Decoder
 
 
 def attribution_patching(drop: Drop) -> Float[Tensor, "component sequence"]:
@@ -33,18 +33,12 @@ def gate_gradient(drop: Drop) -> Float[Tensor, "component sequence"]:
     return attribution_patching(drop).abs()
 
 
-def fisher_trace(model: Transformer, wiring: Wiring, batches: Sequence[Batch]) -> Float[Tensor, "component sequence"]:
+def fisher_trace(model: Decoder, wiring: Wiring, batches: Sequence[Batch]) -> Float[Tensor, "component sequence"]:
     """|| dL_x / dW_i ||_F^2 of every sequence x of the batches: one backward pass each, and its mean is the trace."""
-    single = [_row(batch, row) for batch in batches for row in range(len(batch.inputs))]
+    single = [batch.rows(slice(row, row + 1)) for batch in batches for row in range(len(batch.inputs))]
     return over_batches(model, wiring, single, lambda gradient, _: gradient.square().sum())
 
 
-def weight_times_gradient(model: Transformer, wiring: Wiring, batches: Sequence[Batch]) -> Float[Tensor, "component batch"]:
+def weight_times_gradient(model: Decoder, wiring: Wiring, batches: Sequence[Batch]) -> Float[Tensor, "component batch"]:
     """Sum over the entries of W_i of |w dL_b/dw|, the connection sensitivity of Lee et al. 2019."""
     return over_batches(model, wiring, batches, lambda gradient, weight: (weight * gradient).abs().sum())
-
-
-def _row(batch: Batch, row: int) -> Batch:
-    """One sequence of a batch as a batch."""
-    one = slice(row, row + 1)
-    return Batch(batch.inputs[one], batch.targets[one], batch.scored[one], int(batch.scored[row].sum()))

@@ -16,19 +16,20 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.batches import Batch
 from gcgap.components import Slices, Wiring
 from gcgap.gates import undisturbed
+from gcgap.model import Decoder
 
 HeadWeight = Literal["value", "output"]
 """Which of a head's weights is looked at: its slice of W_V, as in the paper, or of W_O."""
 
 
 def gradient_norms(
-    model: nn.Module, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True, heads: HeadWeight = "value"
+    model: Decoder, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True, heads: HeadWeight = "value"
 ) -> Float[Tensor, "component batch"]:
     """|| dL_b / dW_i ||_F (over sqrt(N_i) if `normalise`) of every component and batch; G_i is the mean of row i.
 
@@ -45,7 +46,7 @@ def gradient_norms(
 
 
 def over_batches(
-    model: nn.Module,
+    model: Decoder,
     wiring: Wiring,
     batches: Sequence[Batch],
     measure: Callable[[Tensor, Tensor], Tensor],
@@ -85,18 +86,16 @@ def over_batches(
     return found
 
 
-def weight_sizes(model: nn.Module, wiring: Wiring) -> list[int]:
+def weight_sizes(model: Decoder, wiring: Wiring) -> list[int]:
     """N_i, the number of entries of W_i, of every component."""
     names = (wiring.value.module, wiring.mlp_down)
     weights = [wiring.weight(model, name, layer) for layer in range(wiring.n_layers) for name in names]
     return [part.numel() for part in _by_component(weights, wiring, wiring.value)]
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
-    device = next(model.parameters()).device
-    last = int(batch.scored[0].sum())
-    logits = model(batch.inputs.to(device), last)
-    return F.cross_entropy(logits.flatten(0, 1), batch.targets[:, -last:].flatten().to(device))
+def _loss(model: Decoder, batch: Batch) -> Tensor:
+    logits = model(batch.inputs.to(model.device), batch.last)
+    return F.cross_entropy(logits.flatten(0, 1), batch.targets[:, -batch.last :].flatten().to(logits.device))
 
 
 def _by_component(tensors: Sequence[Tensor], wiring: Wiring, slices: Slices) -> list[Tensor]:

@@ -32,9 +32,8 @@ from gcgap.gates import Activations, Site, gated
 from gcgap.importance.baselines import Replacement
 from gcgap.importance.drop import Drop
 from gcgap.importance.sets import single_drops
-from gcgap.model import Block
+from gcgap.model import Block, State, Transformer
 
-State = tuple[Tensor, Tensor]
 Moved = Callable[[Drop, list[State], slice, int], Tensor]
 """The logits under the replacement of one component, given the clean states of some rows of the batch."""
 
@@ -48,10 +47,12 @@ def frozen_effects(drop: Drop) -> Float[Tensor, "component sequence"]:
     """The drop if attention patterns, LayerNorm scales and GELU slopes downstream stayed those of the clean run.
 
     Raises:
-        ValueError: The site is not `component`: a slice of what all heads write has no downstream of its own.
+        ValueError: The site is not `component`: a slice of what all heads write has no downstream of its own. Or the model is not
+            one of gcgap's own, whose mathematics alone is known here.
     """
     if drop.site != Site.COMPONENT:
         raise ValueError(f"`frozen_effects` needs the site `component`; got `{drop.site}`.")
+    _own(drop)
     return _effects(drop, _frozen_logits)
 
 
@@ -62,8 +63,18 @@ def local_effects(drop: Drop, inputs: Int[Tensor, "sequence pos"], metric: str) 
         drop: The drop; its own replacement is not used.
         inputs: What each sequence is corrupted to.
         metric: Name of the drop's metric.
+
+    Raises:
+        ValueError: The model is not one of gcgap's own.
     """
+    _own(drop)
     return getattr(single_drops(replace(drop, replacement=_tangent_response(drop, inputs))), metric)
+
+
+def _own(drop: Drop) -> Transformer:
+    if not isinstance(drop.model, Transformer):
+        raise ValueError("`frozen_effects` and `local_effects` know the mathematics of gcgap's own transformer only.")
+    return drop.model
 
 
 @torch.no_grad()
@@ -72,9 +83,9 @@ def _effects(drop: Drop, moved: Moved) -> Float[Tensor, "component sequence"]:
     with drop.ready(curved=True):
         for rows in drop.slices():
             states = drop.model.states(drop.inputs(rows), drop.last)
-            targets = drop.targets(rows)
-            base = drop.metric(drop.model.finish(drop.model.n_layers - 1, *states[-1], drop.last), targets)
-            levels = [drop.metric(moved(drop, states, rows, i), targets) for i in range(drop.components)]
+            answers = drop.answers(rows)
+            base = drop.metric(drop.model.finish(drop.model.n_layers - 1, states[-1], drop.last), *answers)
+            levels = [drop.metric(moved(drop, states, rows, i), *answers) for i in range(drop.components)]
             pieces.append(drop.sign * (base - torch.stack(levels)))
     drop.passes.forward += 1 + 2 * drop.components
     return drop.finite(torch.cat(pieces, dim=-1).cpu()[None])[0]
@@ -82,19 +93,18 @@ def _effects(drop: Drop, moved: Moved) -> Float[Tensor, "component sequence"]:
 
 def _tangent_logits(drop: Drop, states: list[State], rows: slice, i: int) -> Tensor:
     layer = drop.wiring.components[i].layer
-    x, z = states[layer]
     with _forward_mode():
-        tangent = x.new_zeros(len(x), drop.components)
+        tangent = drop.closed().to(drop.model.device).repeat(len(states[layer][0]), 1)
         tangent[:, i] = 1
         gates = forward_ad.make_dual(torch.zeros_like(tangent), tangent)
         with gated(drop.model, drop.wiring, gates, drop.given(rows), drop.site, drop.where, [layer]):
-            logits, change = forward_ad.unpack_dual(drop.model.finish(layer, x, z, drop.last))
+            logits, change = forward_ad.unpack_dual(drop.model.finish(layer, states[layer], drop.last))
     assert change is not None, "the logits do not depend on the gate"
     return logits + change
 
 
 def _frozen_logits(drop: Drop, states: list[State], rows: slice, i: int) -> Tensor:
-    model, layer = drop.model, drop.wiring.components[i].layer
+    model, layer = _own(drop), drop.wiring.components[i].layer
     change = _written_change(drop, states[layer], rows, i)
     if drop.wiring.components[i].kind == "head":
         change = change + _frozen_mlp(model.blocks[layer], states[layer], change)
@@ -110,7 +120,7 @@ def _frozen_logits(drop: Drop, states: list[State], rows: slice, i: int) -> Tens
 def _written_change(drop: Drop, state: State, rows: slice, i: int) -> Float[Tensor, "row kept d_model"]:
     """By how much the replacement of component i changes what it adds to the residual stream."""
     component, (x, z) = drop.wiring.components[i], state
-    block, other = drop.model.blocks[component.layer], drop.given(rows)
+    block, other = _own(drop).blocks[component.layer], drop.given(rows)
     kept = z.shape[1]
     if component.head is None:
         middle = x[:, -kept:] + block.attention.W_O(z)
@@ -150,7 +160,7 @@ def _frozen_mlp(block: Block, state: State, change: Tensor) -> Tensor:
 
 def _tangent_response(drop: Drop, inputs: Int[Tensor, "sequence pos"]) -> Replacement:
     """What every component puts out on other inputs if it follows its tangent at the clean ones."""
-    model, heads = drop.model, drop.wiring.n_heads
+    model, heads = _own(drop), drop.wiring.n_heads
 
     @torch.no_grad()
     def rows(index: slice) -> Activations:

@@ -16,26 +16,41 @@ from torch import Tensor
 
 METRICS = ("exact_match", "log_prob", "token_accuracy")  # those that a record of training holds
 
-Metric = Callable[[Tensor, Tensor], Tensor]
-"""Logits (batch, scored, vocabulary) and targets (batch, scored) to one number per sequence; larger is better."""
+Metric = Callable[..., Tensor]
+"""Logits (batch, scored, vocabulary), targets (batch, scored) and, where the sequences have them, wrong answers (batch,), to one
+number per sequence; larger is better."""
 
 
-def log_prob(logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]) -> Float[Tensor, " batch"]:
+def log_prob(
+    logits: Float[Tensor, "batch scored vocabulary"],
+    targets: Int[Tensor, "batch scored"],
+    wrong: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, " batch"]:
     """Mean log-probability of the target, nats per scored token: minus the cross entropy."""
     return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)).double().mean(-1)
 
 
 def logit_difference(
-    logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]
+    logits: Float[Tensor, "batch scored vocabulary"],
+    targets: Int[Tensor, "batch scored"],
+    wrong: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Mean over scored tokens of the target's logit minus the largest other logit; it does not saturate."""
+    """Mean over scored tokens of the target's logit minus that of the wrong answer, by default the largest other one.
+
+    It does not saturate.
+    """
     wanted = targets.unsqueeze(-1)
-    others = logits.scatter(-1, wanted, -math.inf).amax(-1)
+    if wrong is None:
+        others = logits.scatter(-1, wanted, -math.inf).amax(-1)
+    else:
+        others = logits.gather(-1, wrong[:, None, None].expand_as(wanted)).squeeze(-1)
     return (logits.gather(-1, wanted).squeeze(-1) - others).double().mean(-1)
 
 
 def exact_match(
-    logits: Float[Tensor, "batch scored vocabulary"], targets: Int[Tensor, "batch scored"]
+    logits: Float[Tensor, "batch scored vocabulary"],
+    targets: Int[Tensor, "batch scored"],
+    wrong: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """1 where the argmax at every scored position is the target, else 0; it has no gradient."""
     return (logits.argmax(-1) == targets).all(-1).double()
@@ -47,7 +62,8 @@ DIFFERENTIABLE: dict[str, Metric] = {"log_prob": log_prob, "logit_difference": l
 
 class Scores(NamedTuple):
     """One number per sequence, float64: exact match (0 or 1), mean log-probability of the target (nats per scored token),
-    the share of scored tokens that are right, and the mean by which the target's logit exceeds the largest other one."""
+    the share of scored tokens that are right, and the mean by which the target's logit exceeds that of the wrong answer (of the
+    largest other one, where sequences have no wrong answer)."""
 
     exact_match: Float[Tensor, ...]
     log_prob: Float[Tensor, ...]
@@ -58,6 +74,8 @@ class Scores(NamedTuple):
 def score(
     logits: Float[Tensor, "batch scored vocabulary"],
     targets: Int[Tensor, "batch scored"],
+    wrong: Int[Tensor, " batch"] | None = None,
+    *,
     names: Sequence[str] = ("the untouched model",),
 ) -> Scores:
     """Scores of each row from the logits at its scored positions; `names` says what each of as many groups of rows is.
@@ -70,4 +88,4 @@ def score(
     if not bool(torch.isfinite(found).all()):
         first = int(torch.isfinite(found).logical_not().nonzero()[0]) * len(names) // len(found)
         raise FloatingPointError(f"A log-probability is not finite under {names[first]}: weights or activations hold NaN or Inf.")
-    return Scores(right.all(-1).double(), found, right.double().mean(-1), logit_difference(logits, targets))
+    return Scores(right.all(-1).double(), found, right.double().mean(-1), logit_difference(logits, targets, wrong))

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import re
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from gcgap.compose import Origin
 from gcgap.pretrained.families import find_wiring
+from gcgap.pretrained.fresh import check_installed
 from gcgap.pretrained.model import Pretrained
+from gcgap.pretrained.weights import weights_sha256
+from gcgap.prompts.find import find_prompts
+from gcgap.prompts.tokens import Encode
 
 
 def load_pretrained(
     name: str | Path,
     revision: str | None = None,
     *,
+    prompts: str | None = None,
+    seed: int = 42,
+    length: int = 0,
     dtype: str = "auto",
     device_map: str | None = None,
     attention: str | None = None,
+    memory: float | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> Pretrained:
@@ -26,10 +36,14 @@ def load_pretrained(
     Args:
         name: Its name on the hub, such as `gpt2`, or a directory.
         revision: A branch, tag or commit, such as `step1000` of Pythia.
+        prompts: What it is measured on: the name of a generator (`gcgap.prompts.find`), or a file of JSON lines.
+        seed: Of the prompts.
+        length: Of the prompts: filler sentences of `ioi`.
         dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made
             of them are float32.
         device_map: Where the weights go, such as `auto` (needs the package accelerate); the CPU by default.
         attention: `eager` or `sdpa`; the model's own default if None. Both have second derivatives, flash attention has none.
+        memory: GiB that activations may take; as many rows as for small models by default.
         trust_remote_code: Run Python code that comes with the model. Never without your word.
         allow_pickle: Read weights that are no safetensors; a pickle file is read without running what it holds.
 
@@ -38,8 +52,7 @@ def load_pretrained(
         ValueError: There is no such model, it cannot be reached, it is no decoder of a known family, or it needs one of the
             permissions above.
     """
-    if find_spec("transformers") is None:
-        raise ImportError("pretrained models need the package transformers; install `gcgap[hf]`.")
+    check_installed()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if attention not in (None, "eager", "sdpa"):
@@ -58,7 +71,34 @@ def load_pretrained(
         )
     except (OSError, ValueError, UnpicklingError) as error:
         raise ValueError(f"`{name}` cannot be loaded as a model: {_first_lines(error)}") from error
-    return Pretrained(network, wiring).eval()
+    model = Pretrained(network, wiring).eval()
+    model.settings["name"] = str(name)
+    model.memory = memory
+    if prompts is not None:
+        source = find_prompts(prompts, _encode(str(name), options), network.config.get_text_config().vocab_size, seed, length)
+        model.origin = Origin(source, None, step_of(revision), weights_sha256(network))
+    return model
+
+
+def step_of(revision: str | None) -> int | None:
+    """The optimiser step that a revision such as step1000 names; None if it names none."""
+    found = re.fullmatch(r"step[-_=]?(\d+)", revision or "")
+    return None if found is None else int(found[1])
+
+
+def _encode(name: str, options: dict[str, Any]) -> Encode:
+    """The tokenizer of a model, which is loaded when the first text comes."""
+    from transformers import AutoTokenizer
+
+    @cache
+    def tokenizer() -> Any:
+        try:
+            return AutoTokenizer.from_pretrained(name, **options)
+        except (OSError, ValueError, ImportError) as error:
+            told = f"`{name}` has no tokenizer that can be loaded, so prompts must be token ids: {_first_lines(error)}"
+            raise ValueError(told) from error
+
+    return lambda text: tokenizer()(text)["input_ids"]
 
 
 def _first_lines(error: Exception) -> str:

@@ -6,6 +6,7 @@ Owns how tokens of unequal length go in and logits come out. Interventions are h
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from gcgap.batches import NOTHING
 from gcgap.components import Wiring
+from gcgap.model import Decoder
 
-NOTHING = -1
-"""Stands in a batch of tokens where a row has none, on its left or on its right."""
+CURVED = ("eager", "sdpa")  # ways of computing attention that have second derivatives; of the second one its math path
 
 
-class Pretrained(nn.Module):
+class Pretrained(Decoder):
     """A causal language model and where its components are.
 
     Args:
@@ -28,14 +30,22 @@ class Pretrained(nn.Module):
         wiring: Where it keeps its components, in names of its own modules.
 
     Raises:
-        ValueError: The wiring names a module or a part of a weight that the network does not have.
+        ValueError: The wiring names a module or a part of a weight that the network does not have, or the network computes
+            attention in a way that has no second derivative.
     """
 
     def __init__(self, network: nn.Module, wiring: Wiring) -> None:
-        super().__init__()
+        config = getattr(network, "config", None)
+        super().__init__(wiring.n_layers, wiring.n_heads, 0, 0, _context(config), {})
         self.network = network
         self.wiring = _below("network.", wiring)
-        self.n_layers, self.n_heads = wiring.n_layers, wiring.n_heads
+        self._takes = frozenset(inspect.signature(network.forward).parameters)
+        attention = getattr(config, "_attn_implementation", None)
+        if attention not in (None, *CURVED):
+            raise ValueError(
+                f"attention must be computed by {' or '.join(CURVED)}, which have second derivatives; this network has "
+                f"{attention!r}. Call its `set_attn_implementation` first."
+            )
         for layer in range(wiring.n_layers):
             self.wiring.module(self, self.wiring.out_projection, layer)
             self.wiring.module(self, self.wiring.mlp, layer)
@@ -45,6 +55,19 @@ class Pretrained(nn.Module):
         output = self.wiring.weight(self, self.wiring.output.module, 0)
         self.d_model = output.shape[1 - self.wiring.output.axis]
         self.d_head = output.shape[self.wiring.output.axis] // wiring.n_heads
+        d_ff = self.wiring.weight(self, self.wiring.mlp_down, 0).numel() // self.d_model
+        self.settings = {
+            "architecture": getattr(config, "model_type", type(network).__name__),
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "d_model": self.d_model,
+            "d_ff": d_ff,
+            "d_head": self.d_head,
+            "heads_per_value": wiring.value.group,
+            "dtype": str(output.dtype).removeprefix("torch."),
+            "attention": attention,
+            "attention_for_curvature": "math" if attention == "sdpa" else attention,
+        }
 
     @property
     def shares_values(self) -> bool:
@@ -55,24 +78,58 @@ class Pretrained(nn.Module):
         """Logits of the next token, float32 at least, at the `last` tokens of every row (at all positions by default).
 
         Raises:
-            ValueError: A row has fewer than `last` tokens, or none at all, or a gap between two.
+            ValueError: A row has fewer than `last` tokens, or none at all, or a gap between two, or more than the model can read.
         """
         there = tokens != NOTHING
         _check_rows(there, last or 1)
-        logits = self._logits(tokens.clamp(min=0), there)
+        if self.n_ctx is not None and (longest := int(there.sum(1).max())) > self.n_ctx:
+            raise ValueError(f"`tokens` must be at most {self.n_ctx} per row, the model's context; got {longest}.")
+        to_the_end = bool(there[:, -1].all())
+        logits = self._logits(tokens.clamp(min=0), there, last if to_the_end else None)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        if last is None:
-            return logits
+        if last is None or to_the_end:
+            return logits if last is None else logits[:, -last:]
         ends = there.int().cumsum(1).argmax(1, keepdim=True)
         kept = ends - torch.arange(last - 1, -1, -1, device=ends.device)
         return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
-    def _logits(self, tokens: Tensor, there: Bool[Tensor, "batch pos"]) -> Tensor:
-        given: dict[str, Any] = {"input_ids": tokens}
+    def run(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Run every layer at every position; of the logits only the last ones are made."""
+        self(tokens, 1)
+
+    def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
+        """The attention pattern of every head, layer by layer, computed by plain matrix products for this call.
+
+        Raises:
+            ValueError: The network does not say what its attention patterns are.
+        """
+        network: Any = self.network
+        if not hasattr(network, "set_attn_implementation"):
+            raise ValueError(f"{type(network).__name__} does not say what its attention patterns are.")
+        before = network.config._attn_implementation
+        try:
+            network.set_attn_implementation("eager")
+            return list(self._run(tokens.clamp(min=0), tokens != NOTHING, output_attentions=True).attentions)
+        finally:
+            network.set_attn_implementation(before)
+
+    def _logits(self, tokens: Tensor, there: Bool[Tensor, "batch pos"], last: int | None) -> Tensor:
+        kept = {"logits_to_keep": last} if last and "logits_to_keep" in self._takes else {}
+        found = self._run(tokens, there, **kept)
+        return found if isinstance(found, Tensor) else found.logits
+
+    def _run(self, tokens: Tensor, there: Bool[Tensor, "batch pos"], **given: Any) -> Any:
+        given |= {"input_ids": tokens} | ({"use_cache": False} if "use_cache" in self._takes else {})
         if not bool(there.all()):
             given |= {"attention_mask": there.long(), "position_ids": (there.long().cumsum(1) - 1).clamp(min=0)}
-        found = self.network(**given)
-        return found if isinstance(found, Tensor) else found.logits
+        return self.network(**given)
+
+
+def _context(config: Any) -> int | None:
+    """Tokens that a row can have; None if the config says nothing."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found = getattr(text, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
 
 
 def _below(prefix: str, wiring: Wiring) -> Wiring:

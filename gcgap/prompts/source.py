@@ -1,0 +1,70 @@
+"""Where the batches of prompts come from: to a measurement what `gcgap.batches.Source` is for the tasks of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from gcgap.batches import Batch, Purpose, Source
+from gcgap.prompts.tokens import Encoded, as_batch
+
+Draw = Callable[[Purpose, int, int], Sequence[Encoded]]
+"""Gives the prompts of a batch by its purpose, size and index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSource(Source):
+    """What fixes every batch of prompts but its purpose and index. All prompts of a source have one length.
+
+    Args:
+        task: Its name.
+        seed: Seed of all streams.
+        draw: Gives the prompts of a batch; equal arguments give equal ones.
+        given_length: Filler sentences of every prompt, 0 where there are none.
+
+    Raises:
+        ValueError: A negative seed.
+    """
+
+    lengths: tuple[int, int] = field(default=(0, 0), init=False)
+    ood_lengths: tuple[int, ...] = field(default=(), init=False)
+    draw: Draw
+    given_length: int = 0
+
+    @property
+    def only_length(self) -> int | None:
+        """That of all prompts."""
+        return self.given_length
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"`seed` must be 0 or larger; got {self.seed}.")
+        object.__setattr__(self, "lengths", (self.given_length, self.given_length))
+
+    def check_ood(self, lengths: Iterable[int], key: str) -> None:
+        """Raise a ValueError unless every length is the source's own: prompts have no other, and no training lengths."""
+        for length in lengths:
+            if length != self.given_length:
+                raise ValueError(f"`{key}` must be {self.given_length}, that of the prompts; got {length}.")
+
+    def check_context(self, lengths: Iterable[int], n_ctx: int | None, key: str) -> None:
+        """Pass: how many tokens prompts have is known when they are made, and the model refuses too many."""
+
+    def training_batch(self, index: int, size: int) -> Batch:
+        """Prompts train nothing."""
+        raise NotImplementedError("prompts are for measuring; models are trained on a task")
+
+    def batch(self, purpose: Purpose, length: int, size: int, index: int = 0) -> Batch:
+        """Batch `index` of prompts; fewer than `size` if a file has no more for this purpose.
+
+        Raises:
+            ValueError: Another length than that of the prompts, or a size below 1.
+        """
+        self.check_ood([length], "length")
+        if size < 1:
+            raise ValueError(f"`size` must be at least 1; got {size}.")
+        return as_batch(self.draw(purpose, size, index))
+
+    def length_of(self, batch: Batch) -> int:
+        """That of all prompts."""
+        return self.given_length
