@@ -46,17 +46,26 @@ class Purpose(StrEnum):
 STREAM = {purpose: number for number, purpose in enumerate(Purpose, start=1)}  # append only: it names the random stream
 
 
+NOTHING = -1
+"""Stands in a batch of tokens where a row has none, on its left or on its right."""
+
+
 class Batch(NamedTuple):
     """Examples as tokens. `inputs[:, t]` predicts `targets[:, t]`.
 
     Only positions where `scored` is true (y and END) count. `world_scored` is the number of scored tokens of the whole
     global batch, so that ranks that hold slices of it can form the exact global mean.
+
+    Prompts (`gcgap.prompts`) also have, where they are known, `wrong`, the token of each row's wrong answer, and `corrupted`, the
+    corrupted twin of `inputs`, aligned with it token by token.
     """
 
     inputs: Int[Tensor, "batch pos"]
     targets: Int[Tensor, "batch pos"]
     scored: Bool[Tensor, "batch pos"]
     world_scored: int
+    wrong: Int[Tensor, " batch"] | None = None
+    corrupted: Int[Tensor, "batch pos"] | None = None
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

@@ -13,11 +13,14 @@ import gcgap
 
 PACKAGE = Path(str(gcgap.__file__)).parent
 LINES = (
-    "files signals finite sharing tasks batches model components gates",
+    "files signals finite seal sharing tasks batches",
+    "prompts prompts.prompt prompts.tokens prompts.sentences prompts.ioi prompts.greater_than prompts.random_token",
+    "prompts.induction prompts.parts prompts.source prompts.find",
+    "model components gates",
     "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",
     "importance.causal importance.drop importance.first_order importance.second_order importance.paths importance.shapley",
     "importance.sets importance.linearised attribution attribution.settings",
-    "protocol precision gap seal records compose subject pruning",
+    "protocol precision gap records compose subject pruning",
     "attribution.record attribution.workflow attribution.methods attribution.scoring attribution.agreement",
     "attribution.reliability attribution.trust attribution.advice attribution.setup attribution.compose",
     "known known.wires known.parts known.models attribution.recovery attribution.verdict attribution.circuits attribution.truth",

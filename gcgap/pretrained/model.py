@@ -13,10 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from gcgap.batches import NOTHING
 from gcgap.components import Wiring
-
-NOTHING = -1
-"""Stands in a batch of tokens where a row has none, on its left or on its right."""
 
 
 class Pretrained(nn.Module):

@@ -1,0 +1,1 @@
+"""Prompts for language models: clean, corrupted, answer and wrong answer, from a file or made up. Owns no model."""

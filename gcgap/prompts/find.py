@@ -1,0 +1,113 @@
+"""Finding prompts by the name of their task, or in a file.
+
+A new prompt task is one function and one entry of `PROMPTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gcgap.batches import Purpose, generator
+from gcgap.prompts.greater_than import greater_than, two_digit_years
+from gcgap.prompts.induction import induction
+from gcgap.prompts.ioi import ioi, single_token_names
+from gcgap.prompts.parts import Parts
+from gcgap.prompts.prompt import read_prompts
+from gcgap.prompts.random_token import corrupt
+from gcgap.prompts.sentences import NAMES
+from gcgap.prompts.source import Draw, PromptSource
+from gcgap.prompts.tokens import Encode, Encoded, check_vocabulary, encoded
+
+Make = Callable[[np.random.Generator, int, int], Sequence[Encoded]]
+"""Makes prompts up: by a random generator, their number and their length."""
+FEWEST_NAMES = 6
+
+
+class Made(NamedTuple):
+    """A task whose prompts are made up: what makes them for a tokenizer and a vocabulary, and if they can be lengthened."""
+
+    maker: Callable[[Encode, int], Make]
+    any_length: bool = False
+
+
+def find_prompts(name_or_path: str, encode: Encode, vocabulary: int, seed: int) -> PromptSource:
+    """The prompts of a name of `PROMPTS`, or else of a file (`gcgap.prompts.prompt`), in the tokens of a model.
+
+    Prompts of a file without `corrupted` get a random-token corruption (`gcgap.prompts.random_token`).
+
+    Args:
+        name_or_path: A name, or the path of a file of JSON lines, whose stem is then the name of the task.
+        encode: The model's tokenizer.
+        vocabulary: Number of tokens that the model knows.
+        seed: Seed of all streams.
+
+    Raises:
+        ValueError: Neither a name nor a file; a line that is no prompt for this tokenizer and model, or one twice; a
+            tokenizer that the task cannot be put in.
+    """
+    if name_or_path in PROMPTS:
+        made = PROMPTS[name_or_path]
+        return PromptSource(name_or_path, seed, _drawn(made.maker(encode, vocabulary), seed, vocabulary), made.any_length)
+    if not Path(name_or_path).exists():
+        names = ", ".join(sorted(PROMPTS))
+        raise ValueError(f"`--prompts` must be one of {names}, or a file of JSON lines; there is no {name_or_path!r}.")
+    prompts = _of_file(name_or_path, encode, vocabulary, seed)
+    try:
+        return PromptSource(Path(name_or_path).stem, seed, Parts(prompts, seed))
+    except ValueError as error:
+        raise ValueError(f"`{name_or_path}`: {error}") from error
+
+
+def _drawn(make: Make, seed: int, vocabulary: int) -> Draw:
+    def draw(purpose: Purpose, length: int, size: int, index: int) -> Sequence[Encoded]:
+        prompts = make(generator(seed, purpose, length, index), size, length)
+        for prompt in prompts:
+            check_vocabulary(prompt, vocabulary)
+        return prompts
+
+    return draw
+
+
+def _of_file(path: str, encode: Encode, vocabulary: int, seed: int) -> tuple[Encoded, ...]:
+    lines: dict[Encoded, int] = {}
+    prompts: list[Encoded] = []
+    for line, prompt in enumerate(read_prompts(path), start=1):
+        try:
+            found = encoded(prompt, encode)
+            check_vocabulary(found, vocabulary)
+            if found in lines:
+                raise ValueError(f"no prompt may be there twice; got that of line {lines[found]} again. Remove one.")
+            lines[found] = line
+            if found.corrupted is None:
+                found = corrupt(found, generator(seed, Purpose.CORRUPTION, 0, line), vocabulary)
+        except ValueError as error:
+            raise ValueError(f"`{path}`, line {line}: {error}") from error
+        prompts.append(found)
+    return tuple(prompts)
+
+
+def _ioi(encode: Encode, vocabulary: int) -> Make:
+    names = single_token_names(NAMES, encode)
+    if len(names) < FEWEST_NAMES:
+        raise ValueError(
+            f"ioi needs at least {FEWEST_NAMES} names that are one token after a space, of {len(NAMES)} common ones; this "
+            f"tokenizer has {len(names)} ({', '.join(names) or 'none'}). Use another model, or other prompts."
+        )
+    return lambda random, size, length: [encoded(prompt, encode) for prompt in ioi(random, size, length, names)]
+
+
+def _greater_than(encode: Encode, vocabulary: int) -> Make:
+    years = two_digit_years(encode)
+    return lambda random, size, length: [encoded(prompt, encode) for prompt in greater_than(random, size, years)]
+
+
+def _induction(encode: Encode, vocabulary: int) -> Make:
+    beginning = tuple(encode(""))  # what the tokenizer puts before every text, such as BOS
+    return lambda random, size, length: induction(random, size, vocabulary, beginning)
+
+
+PROMPTS = {"ioi": Made(_ioi, any_length=True), "greater_than": Made(_greater_than), "induction": Made(_induction)}

@@ -1,0 +1,51 @@
+"""The prompts of a file dealt out into parts, so that no prompt that is evaluated also makes means or gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gcgap.batches import Purpose, generator
+from gcgap.prompts.tokens import Encoded
+
+FEWEST = 6
+"""Prompts of a file: two for each part, so that each has another one."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Prompts in three parts of equal size, up to one: for evaluation, for evaluation on others, and for everything else.
+
+    Args:
+        prompts: All of them, none twice.
+        seed: Seed of all streams.
+
+    Raises:
+        ValueError: There are too few.
+    """
+
+    prompts: tuple[Encoded, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) < FEWEST:
+            raise ValueError(
+                f"there must be at least {FEWEST} prompts, since evaluation, its repetition and means and gradients get a third "
+                f"each; got {len(self.prompts)}. Write more."
+            )
+
+    def __call__(self, purpose: Purpose, length: int, size: int, index: int) -> list[Encoded]:
+        """The first `size` prompts of the part of an evaluation, or so many at random of the part of everything else.
+
+        Never one twice, so that there are fewer where the part has fewer.
+        """
+        part = self._part(purpose, index)
+        if purpose != Purpose.EVALUATION:
+            part = generator(self.seed, purpose, length, index).permutation(part)
+        return [self.prompts[i] for i in part[:size]]
+
+    def _part(self, purpose: Purpose, index: int) -> np.ndarray:
+        order = generator(self.seed, Purpose.ORDER, 0).permutation(len(self.prompts))
+        first, other, rest = np.array_split(order, 3)
+        return rest if purpose != Purpose.EVALUATION else other if index else first

@@ -1,0 +1,120 @@
+"""From prompts to the tokens that a model reads, and to batches of them.
+
+A tokenizer is any callable that gives the token ids of a text. Special tokens are whatever it puts at the beginning. Owns no
+tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gcgap.batches import NOTHING, Batch
+from gcgap.prompts.prompt import Prompt
+
+Encode = Callable[[str], list[int]]
+"""Gives the token ids of a text."""
+
+
+class Encoded(NamedTuple):
+    """A prompt in tokens: `clean` and `corrupted` are equally long and differ, and `answer` follows the last token of `clean`."""
+
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...] | None
+    answer: int
+    wrong: int | None
+
+
+def encoded(prompt: Prompt, encode: Encode) -> Encoded:
+    """The tokens of a prompt.
+
+    Raises:
+        ValueError: An answer is not one token in its place, right after the clean prompt; the answers are equal; or clean and
+            corrupted are equal or have unequal numbers of tokens.
+    """
+    clean = _tokens(prompt.clean, encode)
+    if not clean:
+        raise ValueError(f"`clean` must have a token; the tokenizer gives none for {prompt.clean!r}. Write a longer prompt.")
+    corrupted = None if prompt.corrupted is None else _tokens(prompt.corrupted, encode)
+    if corrupted is not None:
+        _check_twins(clean, corrupted)
+    answer = _answer(prompt.clean, "answer", prompt.answer, encode)
+    wrong = None if prompt.wrong is None else _answer(prompt.clean, "wrong", prompt.wrong, encode)
+    if wrong == answer:
+        raise ValueError(f"`wrong` must differ from `answer`; got {prompt.wrong!r}, the token {wrong}, for both. Change one.")
+    return Encoded(clean, corrupted, answer, wrong)
+
+
+def next_token(context: str, text: str, encode: Encode) -> int | None:
+    """The token that `text` adds to the tokens of `context`; None if it adds another number of them or changes those."""
+    before, after = list(encode(context)), list(encode(context + text))
+    return after[-1] if after and after[:-1] == before else None
+
+
+def check_vocabulary(prompt: Encoded, vocabulary: int) -> None:
+    """Raise a ValueError unless every token is one of the model's."""
+    largest = max(*prompt.clean, *(prompt.corrupted or ()), prompt.answer, prompt.wrong or 0)
+    if largest >= vocabulary:
+        raise ValueError(f"a token id must be below {vocabulary}, the model's vocabulary; got {largest}. Use its own tokens.")
+
+
+def as_batch(prompts: Sequence[Encoded]) -> Batch:
+    """Prompts side by side, with NOTHING on the left of short ones: the last column predicts the answer and alone is scored.
+
+    `wrong` and `corrupted` are None unless every prompt has them.
+
+    Raises:
+        ValueError: There is no prompt.
+    """
+    if not prompts:
+        raise ValueError("a batch must have a prompt; got none.")
+    inputs = _padded([prompt.clean for prompt in prompts])
+    targets, scored = torch.full_like(inputs, NOTHING), torch.zeros_like(inputs, dtype=torch.bool)
+    targets[:, -1], scored[:, -1] = torch.tensor([prompt.answer for prompt in prompts]), True
+    wrong = [prompt.wrong for prompt in prompts if prompt.wrong is not None]
+    twins = [prompt.corrupted for prompt in prompts if prompt.corrupted is not None]
+    return Batch(
+        inputs,
+        targets,
+        scored,
+        world_scored=len(prompts),
+        wrong=torch.tensor(wrong) if len(wrong) == len(prompts) else None,
+        corrupted=_padded(twins) if len(twins) == len(prompts) else None,
+    )
+
+
+def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[NOTHING] * (longest - len(row)) + list(row) for row in rows])
+
+
+def _tokens(text: str | tuple[int, ...], encode: Encode) -> tuple[int, ...]:
+    return tuple(encode(text)) if isinstance(text, str) else text
+
+
+def _check_twins(clean: tuple[int, ...], corrupted: tuple[int, ...]) -> None:
+    both = f"\nclean: {list(clean)}\ncorrupted: {list(corrupted)}"
+    if len(clean) != len(corrupted):
+        numbers = f"{len(clean)} and {len(corrupted)}"
+        raise ValueError(f"`clean` and `corrupted` must have equally many tokens; got {numbers}. Change some words.{both}")
+    if clean == corrupted:
+        raise ValueError(f"`clean` and `corrupted` must differ, or patching does nothing; got the same tokens, {list(clean)}.")
+
+
+def _answer(clean: str | tuple[int, ...], key: str, answer: str | int, encode: Encode) -> int:
+    if isinstance(answer, int):
+        return answer
+    if not isinstance(clean, str):
+        raise ValueError(f"`{key}` must be a token id where `clean` is token ids; got {answer!r}. Give its id.")
+    if (token := next_token(clean, answer, encode)) is not None:
+        return token
+    before, after = list(encode(clean)), list(encode(clean + answer))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    raise ValueError(
+        f"`{key}` must be exactly one token after `clean`; with {answer!r} the end of the tokens, {before[same:]}, becomes "
+        f"{after[same:]}. Choose another answer, mind the space before it, or give a token id."
+    )
