@@ -62,9 +62,9 @@ def greater_than(random: np.random.Generator, size: int, years: Years) -> list[P
 
 
 def _prompt(random: np.random.Generator, years: Years) -> Prompt:
-    century = list(years)[random.integers(len(years))]
-    among, noun = years[century], NOUNS[random.integers(len(NOUNS))]
+    century, noun = str(random.choice(list(years))), str(random.choice(NOUNS))
+    among = years[century]
     at = int(random.integers(len(among) - 1))
-    answer, wrong = among[random.integers(at + 1, len(among))], among[random.integers(at + 1)]
+    answer, wrong = among[int(random.integers(at + 1, len(among)))], among[int(random.integers(at + 1))]
     text = f"The {noun} lasted from the year {century}{{}} to the year {century}"
     return Prompt(text.format(among[at]), text.format(CORRUPTED), answer, wrong)

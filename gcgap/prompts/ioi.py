@@ -7,15 +7,12 @@ becomes the other name, "... Mary gave a drink to", and the wrong answer, " John
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 
 from gcgap.prompts.prompt import Prompt
 from gcgap.prompts.sentences import CLOSINGS, FILLERS, OBJECTS, OPENINGS, PLACES
 from gcgap.prompts.tokens import Encode, next_token
-
-Item = TypeVar("Item")
 
 
 def ioi(random: np.random.Generator, size: int, length: int, names: Sequence[str]) -> list[Prompt]:
@@ -55,5 +52,5 @@ def _prompt(random: np.random.Generator, length: int, names: list[str], subject_
     return Prompt(clean, corrupted, f" {other}", f" {subject}")
 
 
-def _one(random: np.random.Generator, items: Sequence[Item]) -> Item:
-    return items[random.integers(len(items))]
+def _one(random: np.random.Generator, items: Sequence[str]) -> str:
+    return str(random.choice(items))

@@ -86,26 +86,22 @@ def _prompt(line: str) -> Prompt:
 
 
 def _tokens(key: str, got: Any) -> str | tuple[int, ...]:
+    if isinstance(got, str) and got:
+        return got
     if isinstance(got, list) and got and all(_is_token(one) for one in got):
         return tuple(got)
-    if not _is_text(got):
-        raise _wrong_type(key, "a text or a list of token ids (0 or larger), and not empty", got)
-    return got
+    raise _wrong_type(key, "a text or a list of token ids (0 or larger), and not empty", got)
 
 
 def _answer(key: str, got: Any) -> str | int:
-    if not _is_text(got) and not _is_token(got):
-        raise _wrong_type(key, "a token id (0 or larger) or a text that is not empty", got)
-    return got
+    if (isinstance(got, str) and got) or _is_token(got):
+        return got
+    raise _wrong_type(key, "a text or a token id (0 or larger), and not empty", got)
 
 
 def _wrong_type(key: str, wanted: str, got: Any) -> ValueError:
     out = ", or leave the key out of every line" if key in OPTIONAL else ""
     return ValueError(f"`{key}` must be {wanted}; got {_short(got)}. Give one of them{out}.")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
 
 
 def _is_token(value: Any) -> bool:
