@@ -147,6 +147,7 @@ def test_a_prompt_becomes_tokens_with_the_answers_in_their_place() -> None:
     assert encoded(Prompt((1, 2), None, 3, None), letters) == Encoded((1, 2), None, 3, None)
     assert next_token("xy", "b", merging) == ord("b")
     assert next_token("xa", "b", merging) is None
+    assert next_token("xa", "bc", merging) is None, "one token more, but another one before it"
     assert next_token("x", "ab", merging) == ord("Z")
 
 
