@@ -144,6 +144,7 @@ def test_prompts_of_a_file_without_corrupted_get_a_random_token_instead(tmp_path
     assert found.wrong is None
     assert found.corrupted is not None
     assert ((found.corrupted != found.inputs).sum(1) == 1).all()
+    assert equal(found, source(tmp_path / "mine.jsonl").batch(EVALUATION, 0, 3)), "the same one whenever the file is read"
     given = source(written(tmp_path, [line | {"corrupted": [0, *line["clean"][1:]]} for line in numbered(9)]))
     batch = given.batch(EVALUATION, 0, 3)
     assert batch.corrupted is not None
