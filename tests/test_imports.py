@@ -13,11 +13,13 @@ import gcgap
 
 PACKAGE = Path(str(gcgap.__file__)).parent
 LINES = (
-    "files signals finite sharing tasks batches model components gates",
+    "files signals finite seal sharing prompts prompts.prompt prompts.sentences prompts.ioi tasks batches",
+    "prompts.tokens prompts.greater_than prompts.random_token prompts.induction prompts.parts prompts.source prompts.find",
+    "model components gates",
     "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",
     "importance.causal importance.drop importance.first_order importance.second_order importance.paths importance.shapley",
     "importance.sets importance.linearised attribution attribution.settings",
-    "protocol precision gap seal records compose subject pruning",
+    "protocol precision gap records compose subject pruning",
     "attribution.record attribution.workflow attribution.methods attribution.scoring attribution.agreement",
     "attribution.reliability attribution.trust attribution.advice attribution.setup attribution.compose",
     "known known.wires known.parts known.models attribution.recovery attribution.verdict attribution.circuits attribution.truth",
@@ -32,8 +34,8 @@ LINES = (
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
-    "pretrained pretrained.families pretrained.model pretrained.load",
-    "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks cli",
+    "cli pretrained pretrained.families pretrained.model pretrained.fresh pretrained.weights pretrained.load pretrained.options",
+    "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks",
     "config_file differences verify remeasure resumable resuming lightning_cli",
     "stack stack.replicas stack.seat stack.module stack.relay stack.train",
     "report.attention report.command attribution.command",

@@ -245,7 +245,7 @@ def _protocol(options: argparse.Namespace) -> Protocol:
 
 
 def _record_name(setup: Setup, options: argparse.Namespace, rest: list[str]) -> str:
-    """The baseline, and every setting that decides what the numbers are of and is not the default, those of the rest among them."""
+    """The baseline, and every setting that decides what the numbers are of and is not the default; then the rest."""
     positions = "+".join(map(str, setup.positions)) if isinstance(setup.positions, tuple) else setup.positions
     said = {"metric": options.metric, "direction": setup.direction, "positions": positions}
     usual = {"metric": "log_prob", "direction": "noising", "positions": "all"}

@@ -94,8 +94,13 @@ def _of_file(path: str, encode: Encode, vocabulary: int, seed: int) -> tuple[Enc
     return tuple(prompts)
 
 
+def single_token_names(names: Sequence[str], encode: Encode) -> list[str]:
+    """The names that are one token after a space in the middle of a sentence."""
+    return [name for name in names if next_token("Then,", f" {name}", encode) is not None]
+
+
 def _ioi(encode: Encode, vocabulary: int) -> Make:
-    names = [name for name in NAMES if next_token("Then,", f" {name}", encode) is not None]
+    names = single_token_names(NAMES, encode)
     if len(names) < FEWEST_NAMES:
         raise ValueError(
             f"ioi needs at least {FEWEST_NAMES} names that are one token after a space, of {len(NAMES)} common ones; this "

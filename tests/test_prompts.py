@@ -1,0 +1,232 @@
+"""Prompts as files hold them, and in tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutants import EDITS, Edit, harmed
+
+from gcgap.batches import NOTHING
+from gcgap.prompts.prompt import Prompt, read_prompts
+from gcgap.prompts.random_token import corrupt
+from gcgap.prompts.tokens import Encoded, as_batch, check_vocabulary, encoded, next_token
+
+few = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+LINE = {"clean": "a b", "corrupted": "a c", "answer": " d", "wrong": " e"}
+ids = st.integers(0, 10**6)
+texts = st.text(min_size=1)
+sequences = st.one_of(texts, st.lists(ids, min_size=1))
+answers = st.one_of(texts, ids)
+
+
+def letters(text: str) -> list[int]:
+    """A token per letter, and 0 before every text."""
+    return [0, *map(ord, text)]
+
+
+def merging(text: str) -> list[int]:
+    """As `letters`, but `ab` is one token."""
+    return letters(text.replace("ab", "Z"))
+
+
+def written(directory: Path, *lines: Any) -> Path:
+    path = directory / "mine.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in LINE.items() if name != key}
+
+
+@few
+@given(
+    st.lists(
+        st.fixed_dictionaries({"clean": sequences, "corrupted": sequences, "answer": answers, "wrong": answers}), min_size=1
+    ),
+    st.sets(st.sampled_from(["corrupted", "wrong"])),
+    st.booleans(),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_a_file_gives_back_the_prompts_that_were_written(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[dict[str, Any]], missing: set[str], ascii_only: bool, end: str
+) -> None:
+    path = tmp_path_factory.mktemp("prompts") / "mine.jsonl"
+    kept = [{key: value for key, value in line.items() if key not in missing} for line in lines]
+    path.write_bytes(end.join(json.dumps(line, ensure_ascii=ascii_only) for line in kept).encode())
+    for line, prompt in zip(kept, read_prompts(path), strict=True):
+        back = {key: list(value) if isinstance(value, tuple) else value for key, value in prompt._asdict().items()}
+        assert {key: value for key, value in back.items() if value is not None} == line
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "must be a JSON object with `clean`, `corrupted`, `answer`, `wrong`; got ''"),
+        ("{", "got '{' (Expecting"),
+        ("\ufeff{}", "BOM"),
+        ("[" * 5000, "got '" + "[" * 59 + "..."),
+        ('{"clean": NaN}', "it holds NaN"),
+        ('{"clean": "\\ud800", "answer": "a"}', "surrogates not allowed"),
+        ([1, 2], "must be a JSON object .*; got [1, 2]"),
+        (LINE | {"corupted": "a c"}, "got the key 'corupted'"),
+        (without("clean"), "must have `clean`; got only ['corrupted', 'answer', 'wrong']"),
+        (without("answer"), "must have `answer`"),
+        (without("corrupted"), "all lines or none must have `corrupted`; got both: line 1 has it"),
+        (without("wrong"), "all lines or none must have `wrong`"),
+        (LINE | {"clean": ""}, "`clean` must be a text or a list of token ids"),
+        (LINE | {"clean": []}, "`clean` must be .*not empty; got []"),
+        (LINE | {"clean": 7}, "`clean` must be .*; got 7. Give one of them."),
+        (LINE | {"clean": [1, -2]}, "`clean` must be .*; got [1, -2]"),
+        (LINE | {"clean": [1, True]}, "`clean` must be .*; got [1, True]"),
+        (LINE | {"clean": [1, 2.0]}, "`clean` must be .*; got [1, 2.0]"),
+        (LINE | {"clean": ["a"]}, "`clean` must be"),
+        (LINE | {"corrupted": None}, "`corrupted` must be .*; got None. Give one of them, or leave the key out"),
+        (LINE | {"answer": ""}, "`answer` must be a text or a token id"),
+        (LINE | {"answer": True}, "`answer` must be .*; got True"),
+        (LINE | {"answer": -1}, "`answer` must be .*; got -1"),
+        (LINE | {"answer": 1.5}, "`answer` must be .*; got 1.5"),
+        (LINE | {"answer": [1]}, "`answer` must be .*; got [1]"),
+        (LINE | {"wrong": None}, "`wrong` must be .*; got None. Give one of them, or leave the key out"),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_named_with_what_it_must_be(tmp_path: Path, line: Any, said: str) -> None:
+    path = written(tmp_path, LINE, line, LINE)
+    with pytest.raises(ValueError, match="line 2") as caught:
+        read_prompts(path)
+    text = str(caught.value)
+    assert text.startswith(f"`{path}`, line 2: ")
+    assert re.search(".*".join(map(re.escape, said.split(".*"))), text), text
+    assert len(text) < 500
+    assert text.count("\n") < 3
+
+
+def test_a_key_that_only_later_lines_have_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"line 2: .*`wrong`; got both: line 1 has none"):
+        read_prompts(written(tmp_path, without("wrong"), LINE))
+
+
+def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
+    empty, latin = tmp_path / "empty", tmp_path / "latin"
+    empty.touch()
+    latin.write_bytes((json.dumps(LINE) + "\n").encode() + b'{"clean": "caf\xe9"}\n')
+    for path, said in [
+        (tmp_path, "must be a file of JSON lines; got a directory"),
+        (tmp_path / "none", "must be a file of JSON lines; got nothing of that name"),
+        (empty, "must hold one prompt per line; got an empty file"),
+        (latin, "line 2: it must be UTF-8; got the byte 0xe9"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(said)) as caught:
+            read_prompts(path)
+        assert str(path) in str(caught.value)
+
+
+@settings(few, max_examples=200)
+@given(EDITS)
+def test_a_harmed_file_is_read_or_refused_by_name(tmp_path_factory: pytest.TempPathFactory, edits: list[Edit]) -> None:
+    path = tmp_path_factory.getbasetemp() / "harmed.jsonl"
+    path.write_bytes(harmed("".join(json.dumps(LINE) + "\n" for _ in range(4)).encode(), edits))
+    refusal = ""
+    try:
+        found = read_prompts(path)
+    except ValueError as error:
+        found, refusal = [], str(error)
+    assert found or refusal.startswith(f"`{path}`")
+
+
+def test_a_prompt_becomes_tokens_with_the_answers_in_their_place() -> None:
+    prompt = Prompt("xya", "xza", "b", "c")
+    assert encoded(prompt, letters) == Encoded((0, *b"xya"), (0, *b"xza"), ord("b"), ord("c"))
+    assert encoded(Prompt((1, 2), None, 3, None), letters) == Encoded((1, 2), None, 3, None)
+    assert next_token("xy", "b", merging) == ord("b")
+    assert next_token("xa", "b", merging) is None
+    assert next_token("xa", "bc", merging) is None, "one token more, but another one before it"
+    assert next_token("x", "ab", merging) == ord("Z")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (Prompt("x", None, "yz", None), "`answer` must be exactly one token after `clean`; with 'yz' the end of the tokens, [], "
+         "becomes [121, 122]"),
+        (Prompt("xa", None, "b", None), "`answer` must be .*; with 'b' the end of the tokens, [97], becomes [90]"),
+        (Prompt("x", None, "y", "zz"), "`wrong` must be exactly one token after `clean`; with 'zz'"),
+        (Prompt((1, 2), None, "y", None), "`answer` must be a token id where `clean` is token ids; got 'y'"),
+        (Prompt("x", None, "y", "y"), "`wrong` must differ from `answer`; got 'y', the token 121"),
+        (Prompt("x", None, "y", 121), "`wrong` must differ from `answer`"),
+        (Prompt("xyz", "xy", "y", None), "got 4 and 3. .*\nclean: [0, 120, 121, 122]\ncorrupted: [0, 120, 121]"),
+        (Prompt("xy", "xy", "y", None), "`clean` and `corrupted` must differ, .*; got the same tokens, [0, 120, 121]"),
+        (Prompt("x", (0, 120), "y", None), "must differ"),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_cannot_be_measured_shows_its_tokens(prompt: Prompt, said: str) -> None:
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, said.split(".*")))):
+        encoded(prompt, merging)
+
+
+def test_a_text_without_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="`clean` must have a token"):
+        encoded(Prompt("x", None, 1, None), lambda text: [])
+
+
+@pytest.mark.parametrize(
+    "far",
+    [Encoded((9, 1), None, 1, None), Encoded((1, 1), (1, 9), 1, None), Encoded((1,), None, 9, 1), Encoded((1,), None, 1, 9)],
+)
+def test_a_token_that_the_model_does_not_know_is_refused(far: Encoded) -> None:
+    check_vocabulary(far, 10)
+    with pytest.raises(ValueError, match="below 9, the model's vocabulary; got 9"):
+        check_vocabulary(far, 9)
+
+
+def test_a_batch_pads_on_the_left_and_scores_the_last_column_alone() -> None:
+    batch = as_batch([Encoded((1, 2, 3), (1, 5, 3), 7, 8), Encoded((4,), (6,), 9, 0)])
+    n = NOTHING
+    assert batch.inputs.tolist() == [[1, 2, 3], [n, n, 4]]
+    assert batch.targets.tolist() == [[n, n, 7], [n, n, 9]]
+    assert batch.scored.tolist() == [[False, False, True]] * 2
+    assert batch.world_scored == 2
+    assert batch.wrong is not None
+    assert batch.wrong.tolist() == [8, 0]
+    assert batch.corrupted is not None
+    assert batch.corrupted.tolist() == [[1, 5, 3], [n, n, 6]]
+    plain = as_batch([Encoded((1, 2), None, 3, None)])
+    assert plain.wrong is None
+    assert plain.corrupted is None
+    with pytest.raises(ValueError, match="must have a prompt"):
+        as_batch([])
+
+
+@few
+@given(st.integers(0, 2**32), st.integers(3, 9), st.integers(2, 12))
+def test_a_random_corruption_changes_one_token_between_the_first_and_the_last(seed: int, length: int, vocabulary: int) -> None:
+    random = np.random.default_rng(seed)
+    prompt = Encoded(tuple(random.integers(vocabulary, size=length).tolist()), None, 0, 1)
+    found = corrupt(prompt, random, vocabulary)
+    assert found._replace(corrupted=None) == prompt
+    assert found.corrupted is not None
+    changed = [i for i, (a, b) in enumerate(zip(prompt.clean, found.corrupted, strict=True)) if a != b]
+    assert len(changed) == 1
+    assert 0 < changed[0] < length - 1
+    assert 0 <= found.corrupted[changed[0]] < vocabulary
+
+
+def test_a_random_corruption_reaches_every_inner_place_and_every_other_token() -> None:
+    random, prompt = np.random.default_rng(0), Encoded((0, 1, 2, 3), None, 0, 1)
+    found = {corrupt(prompt, random, 4).corrupted for _ in range(200)}
+    assert found == {(0, t, 2, 3) for t in (0, 2, 3)} | {(0, 1, t, 3) for t in (0, 1, 3)}
+
+
+@pytest.mark.parametrize("clean", [(1,), (1, 2)])
+def test_a_prompt_too_short_for_a_random_corruption_is_refused(clean: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="`clean` must have at least 3 tokens"):
+        corrupt(Encoded(clean, None, 0, 1), np.random.default_rng(0), 9)
+    with pytest.raises(ValueError, match="`vocabulary` must be at least 2"):
+        corrupt(Encoded((0, 0, 0), None, 0, None), np.random.default_rng(0), 1)
