@@ -151,10 +151,13 @@ def _drawn(random: np.random.Generator, size: int, lengths: tuple[int, int]) -> 
 def mixed_batch(
     task: Task, seed: int, purpose: Purpose, index: int, size: int, lengths: tuple[int, int], layout: Layout
 ) -> Batch:
-    """Batch `index` of examples whose lengths are uniform on `lengths` (both ends included), padded as `layout` says."""
+    """Batch `index` of examples whose lengths are uniform on `lengths` (both ends included), padded as `layout` says.
+
+    Of sentences every token is scored.
+    """
     if isinstance(task, Sentences):
         random = generator(seed, purpose, index)
-        return _sentences(task, random, random.integers(lengths[0], lengths[1] + 1, size))
+        return _sentences(task, random, random.integers(lengths[0], lengths[1] + 1, size), every=True)
     tokens, scored = mixed_tokens(task, [seed], purpose, index, size, lengths, layout)
     return as_batch(tokens[0], scored[0])
 
@@ -168,15 +171,16 @@ def length_batch(task: Task, seed: int, purpose: Purpose, index: int, size: int,
     return as_batch(*encode(task, n, values, n, Layout.CONTIGUOUS))
 
 
-def _sentences(task: Sentences, random: np.random.Generator, n: Int[np.ndarray, " batch"]) -> Batch:
-    """Sentences of these lengths, padded on the right; the last token alone is scored."""
+def _sentences(task: Sentences, random: np.random.Generator, n: Int[np.ndarray, " batch"], every: bool = False) -> Batch:
+    """Sentences of these lengths, padded on the right; the last token alone is scored, unless `every` one is."""
     rows = [task.row(random, int(length)) for length in n]
     ends = torch.tensor([len(clean) for clean, *_ in rows])
     clean, corrupted = (torch.full((len(rows), int(ends.max()) + 1), task.pad) for _ in range(2))
     for i, (one, other, answer, _) in enumerate(rows):
         clean[i, : len(one) + 1] = torch.tensor([*one, answer])
         corrupted[i, : len(other)] = torch.tensor(other)
-    scored = torch.arange(clean.shape[1]) == ends[:, None]
+    place = torch.arange(clean.shape[1])
+    scored = (place <= ends[:, None]) & ((place > 0) if every else (place == ends[:, None]))
     return as_batch(clean, scored)._replace(wrong=torch.tensor([wrong for *_, wrong in rows]), corrupted=corrupted[:, :-1])
 
 

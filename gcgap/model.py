@@ -135,6 +135,8 @@ class Block(nn.Module):
         return x[:, -z.shape[1] :] + self.attention.W_O(z)
 
 
+Kind = Literal["forward", "backward", "double"]
+"""What rows go through a model for: forward, backward, or backward through a backward pass."""
 State = tuple[Tensor, ...]
 """What a model goes on from at some layer; the first axis of every tensor is the row."""
 
@@ -157,8 +159,16 @@ class Decoder(nn.Module):
         super().__init__()
         self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_head
         self.n_ctx, self.settings = n_ctx, settings
+        self.memory: float | None = None  # GiB that activations may take, if that is limited
         self.origin: Any = None  # where the weights come from, set by who loads them
-        self.memory: float | None = None  # GiB that activations may take
+
+    def fits(self, usual: int, tokens: int, kind: Kind) -> int:
+        """Rows of so many tokens that run together forward, backward, or backward through a backward pass: `usual` at most.
+
+        Raises:
+            ValueError: Memory is limited, and not even one row fits.
+        """
+        return usual
 
     @property
     def device(self) -> torch.device:

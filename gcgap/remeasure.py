@@ -22,6 +22,8 @@ from gcgap.checkpoints import misnamed, read_checkpoint, run_directory, sha256, 
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
 from gcgap.measurement import measure
+from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
+from gcgap.pretrained.revisions import USUAL, Revisions
 from gcgap.protocol import PrecisionName, Protocol, Sizes
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
@@ -75,7 +77,7 @@ class Job:
 def build_parser() -> Parser:
     """The options of `gcgap measure`."""
     parser = Parser(prog="gcgap measure", description="Measure saved checkpoints again, with any setting changed.")
-    parser.add_argument("paths", nargs="+", type=str, help="Run directories (all their checkpoints), or .ckpt files.")
+    parser.add_argument("paths", nargs="*", type=str, help="Run directories (all their checkpoints), or .ckpt files.")
     texts = {
         "length": "Length of the OOD sequences (integers per example), instead of the run's own.",
         "precision": "Short for `--protocol.precision`.",
@@ -86,12 +88,22 @@ def build_parser() -> Parser:
         "tolerance": "Largest relative difference of two numbers that `--verify` takes for the same (0 is bit for bit, as on the "
         "same machine; 1e-4 serves for another one).",
     }
+    texts |= {
+        "revision": "Branches, tags or commits of `--model`, such as step1000 step2000 of Pythia: the checkpoints of one run.",
+        "out": "Where the run directory of `--model` goes.",
+    }
     parser.add_argument("--length", type=int | None, default=None, help=texts["length"])
     parser.add_argument("--precision", type=PrecisionName | None, default=None, help=texts["precision"])
     parser.add_argument("--full", type=bool, default=False, help=texts["full"])
     parser.add_argument("--force", type=bool, default=False, help=texts["force"])
     parser.add_argument("--verify", type=bool, default=False, help=texts["verify"])
     parser.add_argument("--tolerance", type=float, default=0.0, help=texts["tolerance"])
+    for name, text in TEXTS.items():
+        kind = bool if name in FLAGS else {"seed": int | None, "memory": float | None}.get(name, str | None)
+        default = False if name in FLAGS else None
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
+    parser.add_argument("--revision", nargs="*", type=str, default=[], help=texts["revision"])
+    parser.add_argument("--out", type=str, default="runs", help=texts["out"])
     parser.add_class_arguments(Protocol, "protocol")
     return parser
 
@@ -99,7 +111,8 @@ def build_parser() -> Parser:
 def run(arguments: list[str]) -> int:
     """Measure what the arguments name; skips what is done."""
     parser = build_parser()
-    arguments = [f"{argument}=true" if argument in ("--full", "--force", "--verify") else argument for argument in arguments[1:]]
+    flags = ("--full", "--force", "--verify", *(f"--{name.replace('_', '-')}" for name in FLAGS))
+    arguments = [f"{argument}=true" if argument in flags else argument for argument in arguments[1:]]
     options = parser.parse_args(arguments)
     given = parser.parse_args(arguments, defaults=False)
     if options.verify or "tolerance" in given:
@@ -109,6 +122,11 @@ def run(arguments: list[str]) -> int:
         if "precision" in changes:
             raise UsageError("`--precision` is short for `--protocol.precision`; give one of the two.")
         changes["precision"] = options.precision
+    if options.model:
+        return _of_model(parser, changes, options)
+    check_alone(vars(options))
+    if not options.paths:
+        raise UsageError("give run directories or .ckpt files, or `--model`.")
     planned = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
     jobs = _honest(planned)
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
@@ -126,6 +144,29 @@ def run(arguments: list[str]) -> int:
     if last is not None:
         console.print(table(last))
     return int(len(jobs) < len(planned))
+
+
+def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> int:
+    """Measure a pretrained model at its revisions."""
+    if options.paths or options.full:
+        raise UsageError("`--model` is measured instead of checkpoints, in one size; leave out paths and `--full`.")
+    own, protocol = _protocol(parser, USUAL), _protocol(parser, _merged(USUAL, changes))
+    given = Given.of(vars(options), precision=protocol.precision)
+    folder = Path(options.out) / given.run / "gap" / _variant(own, protocol, options)
+    revisions = Revisions(given, options.revision or [None], protocol, folder, options.force)
+    console = Console()
+    with Progress(*COLUMNS, console=console) as progress:
+        task = progress.add_task("Measuring", total=len(revisions.names))
+
+        def done(record: Record, known: bool) -> None:
+            was = " (was there already; `--force` measures again)" if known else ""
+            told = f"{record.path}: {sentence(record)}{was}"
+            progress.console.print(told, highlight=False, markup=False, soft_wrap=True)
+            progress.advance(task)
+
+        last = revisions.measure(done)
+    console.print(table(last))
+    return 0
 
 
 def _honest(jobs: list[Job]) -> list[Job]:
@@ -216,7 +257,7 @@ def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:
 
 def _protocol(parser: Parser, settings: dict[str, Any]) -> Protocol:
     config = parser.parse_object({"paths": ["-"], "protocol": settings})
-    check_given(config.items())
+    check_given(item for item in config.items() if item[0].startswith("protocol"))
     return parser.instantiate(config).protocol
 
 

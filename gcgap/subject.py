@@ -106,7 +106,7 @@ def id_batches(source: Source, sequences: int) -> list[Batch]:
 
 def _chunks(model: Decoder, batch: Batch, sharing: Sharing) -> slice:
     """The rows of this process."""
-    return sharing.part(len(batch.inputs), chunk_size(model.device))
+    return sharing.part(len(batch.inputs), chunk_size(model, batch))
 
 
 def _inside(part: slice, give: Replacement) -> Replacement:

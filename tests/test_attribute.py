@@ -24,7 +24,7 @@ from gcgap.attribution.attribute import STAGES
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.record import AttributionRecord, find_attributions
 from gcgap.attribution.settings import Attribution
-from gcgap.attribution.setup import Setup, first
+from gcgap.attribution.setup import Setup
 from gcgap.batches import Batch, Purpose, Source
 from gcgap.cli import main
 from gcgap.compose import Origin

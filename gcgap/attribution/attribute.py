@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from gcgap.attribution import compose
 from gcgap.attribution.advice import advice
 from gcgap.attribution.methods import METHODS, Problem, find_methods
+from gcgap.attribution.partial import Partial
 from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.scoring import forward_seconds, scored
 from gcgap.attribution.settings import Attribution
-from gcgap.attribution.setup import Setup, first
+from gcgap.attribution.setup import Setup
 from gcgap.attribution.trust import trust
 from gcgap.attribution.workflow import screen_flag_fix
 from gcgap.batches import Purpose, generator
@@ -26,6 +30,7 @@ from gcgap.importance.baselines import Baseline, mean_activations
 from gcgap.importance.corruption import corruptions
 from gcgap.importance.drop import Drop, Passes
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.scores import Scores
 from gcgap.importance.sets import critical_sets, interactions, set_drops, single_drops
 from gcgap.importance.shapley import standard_error
 from gcgap.measurement import begin
@@ -37,7 +42,11 @@ WINDOW = Protocol().sequences  # by which the window rule picks the length: the 
 APART = 4  # times as many other sequences, cheap for exact effects, that methods are held against
 FEW = 64  # sequences behind reliability, bounds and error split, whose curvature on a grid is what costs
 TOLERANCE, CRITICAL = 0.05, 0.20  # exact match: the most that a dispensable component costs, the least that a critical set does
+DECIDING = ("protocol", "model", "checkpoint_sha256", "length", "seed", "task", "versions")  # all that numbers follow from
 STAGES = ("exact effects", "patching", "sets", "trust", "statistics")  # what is told to be done after the methods
+MANY = 40  # components from which on not every pair is measured, nor derivatives on a grid on as many sequences
+AMONG = 20  # components with the largest effects whose pairs are measured then
+SHARE = 50  # of the sequences then behind reliability, bounds and error split
 SETS = 300  # sets that the search for critical ones tries at most
 
 
@@ -55,6 +64,7 @@ def attribute(
     protocol: Protocol | None = None,
     origin: Origin | None = None,
     done: Callable[[str], object] = lambda stage: None,
+    partial: Path | None = None,
 ) -> AttributionRecord:
     """Hold every attribution method of the protocol against exact effects on other sequences.
 
@@ -68,6 +78,8 @@ def attribute(
         protocol: Sizes and methods; all methods on 128 sequences by default.
         origin: Where the model comes from; known for a model from `gcgap.load`.
         done: Called with the name of each stage and method that is done.
+        partial: A folder that keeps what is done, so that the same call goes on where it was interrupted; whoever writes the
+            record removes it.
 
     Raises:
         ValueError: Something asked for cannot be, or no OOD length lies inside the window.
@@ -84,10 +96,11 @@ def attribute(
     subject = Subject(model, wiring, source, protocol, length, mean)
     problem = setup.problem(subject, subject.batch(length, protocol.sequences, index=1))
     apart = setup.drop(subject, subject.batch(length, APART * protocol.sequences))
+    kept = Partial(partial, {key: record[key] for key in DECIDING} | {"setup": setup.to_dict()})
     with seconds("methods"):
-        rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop), done)
+        rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop), done, kept)
     with seconds("exact"):
-        effects, twins = single_drops(apart), single_drops(problem.drop)
+        effects, twins = (_effects(kept, name, drop) for name, drop in (("apart", apart), ("twins", problem.drop)))
         done("exact effects")
     with seconds("patching"):
         norms = next((one.samples for one in rows if one.method.name == "gradient"), None)
@@ -98,8 +111,9 @@ def attribute(
         done("sets")
     with seconds("trust"):
         other = setup.other_inputs(problem.clean, source.seed)
-        few = replace(problem.drop, batch=first(problem.drop.batch, FEW), passes=Passes())
-        each, together = trust(few, protocol.attribution, None if other is None else other[:FEW])
+        size = FEW if problem.drop.components <= MANY else max(2, protocol.sequences // SHARE)
+        few = replace(problem.drop, batch=problem.drop.batch.rows(slice(size)), passes=Passes())
+        each, together = trust(few, protocol.attribution, None if other is None else other[:size])
         done("trust")
     with seconds("statistics"):
         rng = generator(source.seed, Purpose.STATISTICS, length)
@@ -115,21 +129,33 @@ def attribute(
     )
 
 
+def _effects(kept: Partial, name: str, drop: Drop) -> Scores:
+    """The exact effect of every component."""
+    found = kept(name, lambda: {metric: of.numpy() for metric, of in single_drops(drop)._asdict().items()})
+    return Scores(**{metric: torch.from_numpy(of) for metric, of in found.items()})
+
+
 def _sets(drop: Drop, apart: Drop, setup: Setup) -> dict[str, Any]:
     """Pairwise interactions, and critical sets with their effect on sequences that did not choose them.
 
+    Of many components only those with the largest effects are paired, and no set of all dispensable ones is shrunk.
+
     Denoising restores: a set that restores much is no critical one, so none are searched.
     """
-    pairs, components = interactions(drop, compose.EFFECTS), drop.wiring.components
+    components, among = drop.wiring.components, None
+    if many := drop.components > MANY:
+        among = sorted(single_drops(drop).log_prob.mean(-1).abs().argsort(descending=True)[:AMONG].tolist())
+    pairs = interactions(drop, compose.EFFECTS, among)
+    names = None if among is None else [components[i].name for i in among]
     if setup.direction == "denoising":
-        return compose.sets(components, pairs, None, {})
-    critical = critical_sets(drop, "exact_match", TOLERANCE, CRITICAL, SETS)
+        return compose.sets(components, pairs, None, {}, names)
+    critical = critical_sets(drop, "exact_match", TOLERANCE, CRITICAL, SETS, shrink=not many)
     found = [one for one, _ in (*critical.sets, *([critical.greedy] if critical.greedy else []))]
     if not found:
-        return compose.sets(components, pairs, critical, {})
+        return compose.sets(components, pairs, critical, {}, names)
     again = set_drops(apart, found).exact_match
     means, errors = again.mean(-1).tolist(), standard_error(again).tolist()
-    return compose.sets(components, pairs, critical, dict(zip(found, zip(means, errors, strict=True), strict=True)))
+    return compose.sets(components, pairs, critical, dict(zip(found, zip(means, errors, strict=True), strict=True)), names)
 
 
 def _patching(subject: Subject, problem: Problem, norms: Array | None) -> dict[str, dict[str, compose.Entry]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.attribution.attribute import STAGES, attribute, default_protocol
-from gcgap.attribution.methods import METHODS, find_methods
+from gcgap.attribution.attribute import MANY, STAGES, attribute, default_protocol
+from gcgap.attribution.methods import METHODS, affordable, find_methods
 from gcgap.attribution.record import FOLDER, AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
 from gcgap.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
+from gcgap.components import Wiring
 from gcgap.config_file import load_of_run
 from gcgap.importance.baselines import Baseline
 from gcgap.known.models import KNOWN
@@ -60,6 +62,11 @@ class Job:
     protocol: Protocol
     length: int | None
 
+    @property
+    def unfinished(self) -> Path:
+        """Where what is done of it is kept until the record is written."""
+        return self.record.with_name(f".{self.record.stem}.partial")
+
     def is_done(self) -> bool:
         """Whether the record is there, of this checkpoint and these settings.
 
@@ -91,7 +98,12 @@ def build_parser() -> ArgumentParser:
         "paths", nargs="*", type=Path, metavar="CKPT", help="run directories (their last checkpoint), or .ckpt files"
     )
     texts: dict[str, tuple[Any, Any, str]] = {
-        "methods": (_names, tuple(METHODS), "names, separated by commas; all by default"),
+        "methods": (
+            _names,
+            None,
+            f"names, separated by commas; all by default, but of a model with more than {MANY} components none that takes "
+            "backward passes, or sampled orders, for each component",
+        ),
         "metric": (str, settings.metric, "what is differentiated: log_prob (nats per scored token) or logit_difference"),
         "baseline": (
             _names,
@@ -117,7 +129,7 @@ def build_parser() -> ArgumentParser:
     }
     for name, (kind, value, text) in texts.items():
         shown = ",".join(value) if isinstance(value, tuple) else value
-        default_text = "" if name == "methods" or value is None else f" (default {shown})"
+        default_text = "" if value is None else f" (default {shown})"
         parser.add_argument(f"--{name}", type=kind, default=value, metavar=name.upper(), help=text + default_text)
     known = f"instead of checkpoints, models whose circuit is known ({', '.join(KNOWN)}): writes DIR/known.json and DIR/known/"
     parser.add_argument("--known", action="store_true", help=known)
@@ -161,7 +173,9 @@ def run(arguments: list[str]) -> int:
                 length=job.length,
                 protocol=job.protocol,
                 done=lambda stage, task=task: progress.advance(task),
+                partial=job.unfinished,
             ).write(job.record)
+            shutil.rmtree(job.unfinished, ignore_errors=True)
             write_files(record, job.record.with_suffix(""))
             progress.remove_task(task)
             progress.console.print(method_table(record), highlight=False)
@@ -178,14 +192,12 @@ def run_known(options: argparse.Namespace) -> int:
             raise UsageError(f"`--{name}` is not for `--known`, whose models say what is ablated, and where.")
     if (options.out / "known.json").exists() and not options.force:
         raise UsageError(f"`{options.out / 'known.json'}` is there already; replace it with `--force`.")
-    find_methods(options.methods)
+    find_methods(methods := options.methods or tuple(METHODS))
     settings = Attribution(**{name: getattr(options, name) for name in ("metric", "budget", "steps", "pairs")})
     console = Console()
     with Progress(*COLUMNS, console=console) as progress:
-        task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(options.methods))
-        found = truth(
-            methods=options.methods, settings=settings, sequences=options.sequences, done=lambda stage: progress.advance(task)
-        )
+        task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(methods))
+        found = truth(methods=methods, settings=settings, sequences=options.sequences, done=lambda stage: progress.advance(task))
     write_truth(found, options.out)
     console.print(known_table(found), highlight=False)
     console.print(f"{options.out / 'known.json'}", highlight=False, markup=False, soft_wrap=True)
@@ -212,12 +224,14 @@ def _of_checkpoint(path: Path, options: argparse.Namespace) -> list[Job]:
 def _of_model(options: argparse.Namespace) -> list[Job]:
     """A job for each baseline of a pretrained model, which is loaded here: its weights say what is done already."""
     setups, protocol = _setups(options, "patch_prompt"), _protocol(options)
-    given = Given(**{field.name: getattr(options, field.name) for field in fields(Given) if getattr(options, field.name)})
+    given = Given.of(vars(options))
     protocol = replace(protocol, precision=given.precision, batch_size=MODEL_BATCH)
     model = given.load(options.revision)
+    if options.methods is None and len(Wiring.of(model).components) > MANY:
+        protocol = replace(protocol, attribution=replace(protocol.attribution, methods=affordable()))
     home = (options.out or Path("runs")) / given.run / FOLDER
     part = [f"revision={plain(options.revision)}"] if options.revision else []
-    part += [f"{name}={getattr(given, name)}" for name in ("seed", "precision") if getattr(options, name)]
+    part += [f"precision={given.precision}"] if options.precision else []
     return [
         Job(
             lambda: model,
@@ -239,8 +253,9 @@ def _setups(options: argparse.Namespace, usual: str) -> list[Setup]:
 
 
 def _protocol(options: argparse.Namespace) -> Protocol:
-    find_methods(options.methods)
-    shared = {name: getattr(options, name) for name in ("methods", "metric", "budget", "steps", "pairs")}
+    find_methods(methods := options.methods or tuple(METHODS))
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("metric", "budget", "steps", "pairs")}
+    shared["methods"] = methods
     return replace(default_protocol(), sequences=options.sequences, attribution=Attribution(**shared))
 
 

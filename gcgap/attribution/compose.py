@@ -122,8 +122,12 @@ def sets(
     pairs: Mapping[str, Interactions],
     critical: CriticalSets | None,
     again: Mapping[frozenset[int], tuple[float, float]],
+    among: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Pairwise interactions, and the smallest jointly critical sets with their effect and its error on other sequences."""
+    """Pairwise interactions, and the smallest jointly critical sets with their effect and its error on other sequences.
+
+    `among` names the components that were paired, where not all were.
+    """
     matrices = {
         name: {"mean": found.mean.tolist(), "error": found.error.tolist(), "single": found.single.tolist()}
         for name, found in pairs.items()
@@ -135,6 +139,7 @@ def sets(
 
     return {
         "interactions": matrices,
+        "among": among,
         "critical": critical
         and {
             "dispensable": _names(components, sorted(critical.dispensable)),

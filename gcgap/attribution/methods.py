@@ -97,6 +97,12 @@ def find_methods(names: Sequence[str]) -> list[Method]:
     return [METHODS[name] for name in names]
 
 
+def affordable() -> tuple[str, ...]:
+    """The methods that do not take backward passes, or sampled orders, for each component by itself."""
+    own = [name for name, one in METHODS.items() if one.family in ("curvature", "path") and one.estimates == "drop"]
+    return tuple(name for name, one in METHODS.items() if name not in own and one.family != "sets")
+
+
 @method("exact", "drop")
 def exact(p: Problem) -> Scores:
     """The exact effect D(e_i): one forward pass per component."""

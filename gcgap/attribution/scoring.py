@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from gcgap.attribution.methods import Method, Problem
+from gcgap.attribution.partial import Arrays, Partial
 from gcgap.gap import Array
 from gcgap.importance.drop import Drop
 
+NOTHING_KEPT = Partial()
 REPEATS = 3  # forward passes that are timed for the unit of cost
 
 
@@ -62,23 +65,39 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def scored(
-    problem: Problem, methods: Iterable[Method], unit: float, done: Callable[[str], object] = lambda name: None
+    problem: Problem,
+    methods: Iterable[Method],
+    unit: float,
+    done: Callable[[str], object] = lambda name: None,
+    partial: Partial = NOTHING_KEPT,
 ) -> list[Scored]:
-    """Every method's scores and cost; `unit` is the seconds of a forward pass, `done` is called with its name after each.
+    """Every method's scores and cost.
+
+    Args:
+        problem: What is scored.
+        methods: By what.
+        unit: Seconds of a forward pass.
+        done: Called with the name of each method after it.
+        partial: What an earlier call had done already.
 
     Raises:
         FloatingPointError: A score is not finite; the text names the method and the component.
     """
     found = []
     for method in methods:
-        before = asdict(problem.drop.passes)
-        samples, seconds = timed(lambda method=method: method.run(problem))
-        bad = samples.isfinite().all(-1).logical_not().nonzero()
-        if len(bad):
-            name = problem.drop.wiring.components[int(bad[0])].name
-            raise FloatingPointError(f"The score of {name} by {method.name} is not finite.")
-        passes = {kind: count - before[kind] for kind, count in asdict(problem.drop.passes).items()}
-        cost = Cost(**passes, forward_equivalents=seconds / unit, seconds=seconds)
-        found.append(Scored(method, samples.to(torch.float64).numpy(), cost))
+        kept = partial(method.name, lambda method=method: _run(method, problem, unit))
+        found.append(Scored(method, kept["samples"], Cost(*kept["cost"].tolist())))
         done(method.name)
     return found
+
+
+def _run(method: Method, problem: Problem, unit: float) -> Arrays:
+    """Scores of one method, (component, sample), and its cost in the order of the fields of `Cost`."""
+    before = asdict(problem.drop.passes)
+    samples, seconds = timed(lambda: method.run(problem))
+    bad = samples.isfinite().all(-1).logical_not().nonzero()
+    if len(bad):
+        name = problem.drop.wiring.components[int(bad[0])].name
+        raise FloatingPointError(f"The score of {name} by {method.name} is not finite.")
+    passes = [count - before[kind] for kind, count in asdict(problem.drop.passes).items()]
+    return {"samples": samples.to(torch.float64).numpy(), "cost": np.array([*passes, seconds / unit, seconds])}

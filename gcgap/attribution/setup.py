@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gcgap.attribution.methods import Problem
-from gcgap.batches import Batch, Purpose
+from gcgap.batches import NOTHING, Batch, Purpose
 from gcgap.gates import Site
 from gcgap.importance.baselines import Baseline, activations_on, replacements, zero_activations
 from gcgap.importance.corruption import corrupted
@@ -67,6 +67,8 @@ class Setup:
                     raise ValueError(
                         f"`positions` must be all, input, scored, or numbers from 0 to {tokens - 1}; got {self.positions}."
                     )
+                if bool((batch.inputs == NOTHING).any()):
+                    raise ValueError("`positions` cannot be numbers for prompts of unequal lengths; give all, input or scored.")
                 return torch.isin(torch.arange(tokens), torch.tensor(self.positions))
 
     def drop(self, subject: Subject, clean: Batch) -> Drop:
@@ -94,8 +96,3 @@ class Setup:
         zero = zero_activations(subject.model, subject.wiring)
         gradients = subject.source.batches(Purpose.GRADIENT, subject.length, p.gradient_batches, p.batch_size)
         return Problem(clean, drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, subject.source.seed)
-
-
-def first(batch: Batch, size: int) -> Batch:
-    """The first sequences of a batch."""
-    return batch.rows(slice(size))

@@ -61,8 +61,9 @@ def ablated_scores(
     Returns:
         Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
     """
-    device, last = model.device, batch.last
-    size = chunk_size(device)
+    device, last, tokens = model.device, batch.last, batch.inputs.shape[1]
+    size = chunk_size(model, batch)
+    most = model.fits(ROWS * size // CHUNK, tokens, "forward")
     groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
     base, ablated = [], []
     with undisturbed(model):
@@ -76,7 +77,7 @@ def ablated_scores(
             given = None, Activations([], [])  # of one baseline at a time
             for first, numbers in groups.items():
                 given = given if given[0] == first.baseline else (first.baseline, replacement[first.baseline](rows))
-                for few in _pieces(numbers, max(1, ROWS * size // CHUNK // len(inputs))):
+                for few in _pieces(numbers, max(1, most // len(inputs))):
                     gates = _gates(wiring, [interventions[number].members for number in few], logits)
                     changed = _ablated(model, wiring, states[first.layer], first, gates, given[1], site, where, last)
                     names = [_name(wiring, interventions[number]) for number in few]
@@ -88,7 +89,7 @@ def ablated_scores(
 @torch.no_grad()
 def base_scores(model: Decoder, batch: Batch) -> Scores:
     """M(0) of every sequence of a batch of one length."""
-    size, pieces = chunk_size(model.device), []
+    size, pieces = chunk_size(model, batch), []
     with undisturbed(model):
         for start in range(0, len(batch.inputs), size):
             rows = slice(start, start + size)
@@ -102,9 +103,9 @@ def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention s
     return torch.stack([getattr(base, name) - getattr(ablated, name) for name in METRICS])
 
 
-def chunk_size(device: torch.device) -> int:
-    """Sequences that run together on a device; their numbers do not depend on those of other chunks."""
-    return CHUNK if device.type == "cpu" else CHUNK * LARGER
+def chunk_size(model: Decoder, batch: Batch) -> int:
+    """Sequences of a batch that run together; their numbers do not depend on those of other chunks."""
+    return model.fits(CHUNK if model.device.type == "cpu" else CHUNK * LARGER, batch.inputs.shape[1], "forward")
 
 
 class First(NamedTuple):

@@ -9,7 +9,7 @@ Gates are leaves of the call. The model's weights ask for no gradient meanwhile,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ from gcgap.gates import Activations, Site, gated, undisturbed
 from gcgap.importance.baselines import Replacement
 from gcgap.importance.causal import repeated
 from gcgap.importance.scores import Metric, log_prob
-from gcgap.model import Decoder, State
+from gcgap.model import Decoder, Kind, State
 
 ROWS = 64  # rows of the batch that go through the model together
 KEPT = 16  # pieces of the batch whose replacement is kept
@@ -138,22 +138,26 @@ class Drop:
         self.passes.double_backward += self.components * curvature
         found = []
         with self.ready(curvature):
-            for rows in self.slices(OWN_ROWS):
-                inputs, last = self.inputs(rows), self.last
+            kind: Kind = "double" if curvature else "backward"
+            for rows in self.slices(OWN_ROWS, kind):
                 with torch.no_grad():
-                    states = self.model.states(inputs, last)
-                layers = [self._own_of_layer(layer, t, states[layer], rows, curvature) for layer in range(len(states))]
-                found.append(-self.sign * torch.cat(layers, dim=1))
+                    states = self.model.states(self.inputs(rows), self.last)
+                size, members = len(states[0][0]), self.wiring.n_heads + 1
+                few = max(1, self.model.fits(members * size, self.batch.inputs.shape[1], kind) // size)
+                own = [
+                    self._own_of(list(some), t, states[self.wiring.components[some[0]].layer], rows, curvature)
+                    for layer in range(len(states))
+                    for some in _pieces(range(layer * members, (layer + 1) * members), few)
+                ]
+                found.append(-self.sign * torch.cat(own, dim=1))
         slopes, *curvatures = self.finite(torch.cat(found, dim=-1))
         return slopes, curvatures[0] if curvatures else slopes.new_empty(0)
 
-    def _own_of_layer(
-        self, layer: int, t: float, state: State, rows: slice, curvature: bool
+    def _own_of(
+        self, members: list[int], t: float, state: State, rows: slice, curvature: bool
     ) -> Float[Tensor, "order member sequence"]:
-        """Derivatives of M along the own path of each component of one layer, all in one batch."""
-        heads, mlp = self.wiring.columns(layer)
-        members = [*range(heads.start, heads.stop), mlp]
-        size = len(state[0])
+        """Derivatives of M along the own path of each of some components of one layer, all in one batch."""
+        layer, size = self.wiring.components[members[0]].layer, len(state[0])
         path = self.closed().new_full((len(members) * size, 1), t, device=self.model.device).requires_grad_()
         columns = torch.tensor(members, device=path.device).repeat_interleave(size).unsqueeze(1)
         gates = path.new_zeros(len(path), self.components).scatter(1, columns, path)
@@ -169,7 +173,7 @@ class Drop:
         """The replacement for some rows; the last few are kept, since for resampling and patching each costs a pass."""
         key = rows.start, rows.stop
         if key not in self._given:
-            if len(self._given) == KEPT:
+            while len(self._given) >= (1 if self.model.memory else KEPT):
                 del self._given[next(iter(self._given))]
             self._given[key] = self.replacement(rows)
         return self._given[key]
@@ -186,7 +190,7 @@ class Drop:
         gates = xi.expand(self.sequences, -1) if xi.dim() == 1 else xi
         device, pieces = self.model.device, []
         with self.ready(curved):
-            for rows in self.slices():
+            for rows in self.slices(kind="double" if curved else "backward"):
                 found = one(gates[rows].to(device).clone(), rows).detach().double().cpu()
                 pieces.append(found.reshape(-1, *found.shape[-2:]))
         return self.finite(torch.cat(pieces, dim=1).transpose(1, 2))
@@ -213,9 +217,9 @@ class Drop:
                 for weight in asking:
                     weight.requires_grad_(True)
 
-    def slices(self, size: int | None = None) -> list[slice]:
-        """Pieces of the batch that go through the model together, `ROWS` rows each by default."""
-        size = size or ROWS
+    def slices(self, usual: int | None = None, kind: Kind = "double") -> list[slice]:
+        """Pieces of the batch that go through the model together, of `ROWS` rows by default, or fewer where memory is limited."""
+        size = self.model.fits(usual or ROWS, self.batch.inputs.shape[1], kind)
         return [slice(start, start + size) for start in range(0, self.sequences, size)]
 
     @property
@@ -230,6 +234,10 @@ class Drop:
     def answers(self, rows: slice, times: int = 1) -> tuple[Tensor, ...]:
         """What the metric holds the logits of some rows against, repeated so many times, where the model is."""
         return self.batch.answers(rows, self.model.device, times)
+
+
+def _pieces(members: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [members[start : start + size] for start in range(0, len(members), size)]
 
 
 def _derivative(value: Float[Tensor, " row"], gates: Tensor, again: bool = False) -> Tensor:

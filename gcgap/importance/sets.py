@@ -46,6 +46,8 @@ def single_drops(drop: Drop) -> Scores:
 class Interactions:
     """Single effects and pairwise interactions by one metric: means over sequences, and standard errors of the interactions.
 
+    Components are those that were asked for, in that order.
+
     The matrices are symmetric, with zeros on the diagonal.
     """
 
@@ -54,11 +56,13 @@ class Interactions:
     error: Float[Tensor, "component component"]
 
 
-def interactions(drop: Drop, metrics: Sequence[str]) -> dict[str, Interactions]:
-    """I_ij of every pair: one forward pass per pair."""
-    n = drop.components
+def interactions(drop: Drop, metrics: Sequence[str], members: Sequence[int] | None = None) -> dict[str, Interactions]:
+    """I_ij of every pair, of some components or of all: one forward pass per pair."""
+    members = range(drop.components) if members is None else members
+    n = len(members)
     pairs = list(combinations(range(n), 2))
-    single, double = single_drops(drop), set_drops(drop, [frozenset(pair) for pair in pairs])
+    single = set_drops(drop, [frozenset([member]) for member in members])
+    double = set_drops(drop, [frozenset([members[i], members[j]]) for i, j in pairs])
     first, second = (torch.tensor(side) for side in zip(*pairs, strict=True))
     found = {}
     for metric in metrics:
@@ -97,7 +101,9 @@ class CriticalSets:
     critical: float
 
 
-def critical_sets(drop: Drop, metric: str, tolerance: float, critical: float, most: int = 1500) -> CriticalSets:
+def critical_sets(
+    drop: Drop, metric: str, tolerance: float, critical: float, most: int = 1500, shrink: bool = True
+) -> CriticalSets:
     """Search the dispensable components for the smallest sets that cost at least `critical` together.
 
     Sets are tried size by size, all of a size, while no more than `most` have been; beyond, members are taken away from the set
@@ -109,6 +115,7 @@ def critical_sets(drop: Drop, metric: str, tolerance: float, critical: float, mo
         tolerance: Largest |effect| of a component that counts as dispensable.
         critical: Smallest joint effect that counts as critical.
         most: Sets to try exhaustively.
+        shrink: Whether to take members away beyond, which costs about half the square of their number in forward passes.
     """
     alone = getattr(single_drops(drop), metric).mean(-1)
     members = [i for i, effect in enumerate(alone.tolist()) if abs(effect) <= tolerance]
@@ -125,7 +132,7 @@ def critical_sets(drop: Drop, metric: str, tolerance: float, critical: float, mo
         tried, searched = tried + len(sets), size
         if hits := tuple(one for one in found if one[1] >= critical):
             return CriticalSets(frozenset(members), hits, size, searched, None, tried, tolerance, critical)
-    greedy, more = _shrunk(members, effects, critical) if searched < len(members) else (None, 0)
+    greedy, more = _shrunk(members, effects, critical) if shrink and searched < len(members) else (None, 0)
     return CriticalSets(frozenset(members), (), None, searched, greedy, tried + more, tolerance, critical)
 
 

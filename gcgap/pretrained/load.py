@@ -35,7 +35,7 @@ def load_pretrained(
 
     Args:
         name: Its name on the hub, such as `gpt2`, or a directory.
-        revision: A branch, tag or commit, such as `step1000` of Pythia.
+        revision: A branch, tag or commit, such as `step1000` of Pythia; of a directory a directory in it.
         prompts: What it is measured on: the name of a generator (`gcgap.prompts.find`), or a file of JSON lines.
         seed: Of the prompts.
         length: Of the prompts: filler sentences of `ioi`.
@@ -57,12 +57,14 @@ def load_pretrained(
 
     if attention not in (None, "eager", "sdpa"):
         raise ValueError(f"`attention` must be eager or sdpa, which have second derivatives; got {attention!r}.")
-    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    step = step_of(revision)
+    where, revision = _local(Path(name), revision)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(str(name), **options)
+        config = AutoConfig.from_pretrained(where, **options)
         wiring = find_wiring(config)
         network = AutoModelForCausalLM.from_pretrained(
-            str(name),
+            where,
             dtype=dtype,
             device_map=device_map,
             attn_implementation=attention,
@@ -75,9 +77,18 @@ def load_pretrained(
     model.settings["name"] = str(name)
     model.memory = memory
     if prompts is not None:
-        source = find_prompts(prompts, _encode(str(name), options), network.config.get_text_config().vocab_size, seed, length)
-        model.origin = Origin(source, None, step_of(revision), weights_sha256(network))
+        source = find_prompts(prompts, _encode(where, options), network.config.get_text_config().vocab_size, seed, length)
+        model.origin = Origin(source, None, step, weights_sha256(network))
     return model
+
+
+def _local(path: Path, revision: str | None) -> tuple[str, str]:
+    """What to load at which revision: of a directory a revision is a directory in it."""
+    if not path.is_dir() or revision is None:
+        return str(path), revision or "main"
+    if not (path / revision).is_dir():
+        raise ValueError(f"`--revision`: the directory {path} has no directory {revision} in it; leave it out.")
+    return str(path / revision), "main"
 
 
 def step_of(revision: str | None) -> int | None:

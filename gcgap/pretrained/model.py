@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from gcgap.batches import NOTHING
 from gcgap.components import Wiring
-from gcgap.model import Decoder
+from gcgap.model import Decoder, Kind
+from gcgap.pretrained.memory import rows_within, saved_bytes
 
 CURVED = ("eager", "sdpa")  # ways of computing attention that have second derivatives; of the second one its math path
 
@@ -37,6 +38,7 @@ class Pretrained(Decoder):
     def __init__(self, network: nn.Module, wiring: Wiring) -> None:
         config = getattr(network, "config", None)
         super().__init__(wiring.n_layers, wiring.n_heads, 0, 0, _context(config), {})
+        self._saved: dict[int, int] = {}
         self.network = network
         self.wiring = _below("network.", wiring)
         self._takes = frozenset(inspect.signature(network.forward).parameters)
@@ -92,6 +94,14 @@ class Pretrained(Decoder):
         ends = there.int().cumsum(1).argmax(1, keepdim=True)
         kept = ends - torch.arange(last - 1, -1, -1, device=ends.device)
         return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+
+    def fits(self, usual: int, tokens: int, kind: Kind) -> int:
+        """Rows of so many tokens that run together: `usual`, or fewer where memory is limited (`gcgap.pretrained.memory`)."""
+        if self.memory is None:
+            return usual
+        if tokens not in self._saved:
+            self._saved[tokens] = saved_bytes(self, tokens)
+        return min(usual, rows_within(self.memory, self._saved[tokens], kind))
 
     def run(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """Run every layer at every position; of the logits only the last ones are made."""

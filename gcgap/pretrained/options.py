@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,17 @@ class Given:
     trust_remote_code: bool = False
     allow_pickle: bool = False
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any], **more: Any) -> Given:
+        """What the options of a command say; those that are not given have their defaults."""
+        names = (field.name for field in fields(cls))
+        return cls(**{name: options[name] for name in names if options.get(name) is not None} | more)
+
     @property
     def run(self) -> str:
         """Name of the run directory: the model's and the prompts' names, of which no part leads elsewhere."""
         name = Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
-        return f"{plain(name)}-{plain(Path(self.prompts).stem)}"
+        return f"{plain(name)}-{plain(Path(self.prompts).stem)}-seed{self.seed}"
 
     def load(self, revision: str | None) -> Any:
         """The model, with its prompts for origin."""

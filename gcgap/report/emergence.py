@@ -11,6 +11,7 @@ from matplotlib.image import AxesImage
 
 from gcgap.records import Record
 from gcgap.report.style import COLOURS, DIVERGING, DPI, LABELS, MARKERS
+from gcgap.report.what import what
 
 TITLES = {"exact_match": "C by exact match", "log_prob": "C by log-probability"}
 
@@ -45,8 +46,7 @@ def emergence(records: Sequence[Record], baseline: str | None = None) -> Figure:
     handles, labels = axes[1, 0].get_legend_handles_labels()
     curve_handles, curve_labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(curve_handles + handles, curve_labels + labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    first = records[0]
-    figure.suptitle(f"{first['task']}, seed {first['seed']}, length {first['length']}, {baseline} ablation", fontsize=11)
+    figure.suptitle(f"{what(records[0], step=False)}, {baseline} ablation", fontsize=11)
     return figure
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gcgap.attribution.record import AttributionRecord
+from gcgap.report.what import what
 
 NOTE = (
     "ρ: Spearman's rank correlation of scores and exact effects, with its 95 % interval; ceil: the largest ρ that independent "
@@ -28,7 +29,7 @@ def method_table(record: AttributionRecord) -> Group:
     """Every method beside the exact effects, and its cost; then what else was found, and the advice."""
     setup, accuracy = record["setup"], record["accuracy"]["by_length"][str(record["length"])]
     intro = (
-        f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}: exact match {accuracy:.1%}. "
+        f"{what(record)}: exact match {accuracy:.1%}. "
         f"Intervention: {setup['baseline']}, {setup['direction']}, positions {setup['positions']}"
     )
     units = record["protocol"]["attribution"]["metric"]

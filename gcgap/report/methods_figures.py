@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from gcgap.attribution.record import AttributionRecord
 from gcgap.report.style import DIVERGING, DPI
+from gcgap.report.what import what
 
 FAMILIES = {
     "exact": "#000000",
@@ -87,12 +88,12 @@ def _scores(axes: Axes, record: AttributionRecord, name: str, units: str) -> Non
 
 
 def interaction_matrix(record: AttributionRecord) -> Figure:
-    """Pairwise interactions of all components.
+    """Pairwise interactions of all components, or of those with the largest effects where there are many.
 
     Noising: red pairs are redundant, blue ones need each other. Denoising, where D is what is restored, the other way round.
     """
     figure = Figure(figsize=(13, 6), dpi=DPI, layout="constrained")
-    names = [component["name"] for component in record["components"]]
+    names = record["sets"].get("among") or [component["name"] for component in record["components"]]
     for axes, effect in zip(figure.subplots(1, 2), ("exact_match", "log_prob"), strict=True):
         matrix = np.array(record["sets"]["interactions"][effect]["mean"])
         most = np.abs(matrix).max() or 1.0
@@ -145,11 +146,7 @@ def _parts(axes: Axes, names: list[str], trust: list[dict]) -> None:
 
 
 def _title(record: AttributionRecord) -> str:
-    setup = record["setup"]
-    return (
-        f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, "
-        f"{setup['baseline']}, {setup['direction']}"
-    )
+    return f"{what(record)}, {record['setup']['baseline']}, {record['setup']['direction']}"
 
 
 FIGURES: dict[str, Callable[[AttributionRecord], Figure]] = {

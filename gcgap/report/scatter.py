@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from gcgap.gap import rank
 from gcgap.records import Record
 from gcgap.report.style import COLOURS, DPI, LABELS, MARKERS
+from gcgap.report.what import what
 
 
 def scatter(record: Record, baseline: str | None = None) -> Figure:
@@ -38,8 +39,7 @@ def scatter(record: Record, baseline: str | None = None) -> Figure:
 def _title(record: Record, baseline: str) -> str:
     gap = record["gap"][baseline]
     rho = f"ρ = {gap['rho']:.2f}" if gap["rho"] is not None else f"no ρ: {gap['reason']}"
-    step = "" if record["step"] is None else f", step {record['step']:,}"
-    return f"{record['task']}, seed {record['seed']}{step}, length {record['length']}, {baseline} ablation: {rho}"
+    return f"{what(record)}, {baseline} ablation: {rho}"
 
 
 def _point(component: dict[str, Any], baseline: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gcgap.records import Record
+from gcgap.report.what import on, what
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
 SURE = 0.05  # p-value below which a rank correlation is told from chance
@@ -51,7 +52,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
 
 
 def _title(record: Record, baseline: str) -> str:
-    return f"{record['task']}, seed {record['seed']}, step {record['step']}, length {record['length']}, {baseline} ablation"
+    return f"{what(record)}, {baseline} ablation"
 
 
 def _methods(record: Record) -> list[str]:
@@ -103,7 +104,7 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     gap = record["gap"][baseline]
     if record.skipped:
         return f"Skipped: {record.skipped}."
-    at = f"On {record['task']} at length {record['length']} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
+    at = f"On {on(record)} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
     if gap["rho"] is None:
         return f"{at} there is no rank correlation: {gap['reason']}."
     ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])

@@ -22,6 +22,7 @@ from gcgap.importance.gradient import gradient_norms
 from gcgap.model import Transformer
 from gcgap.packing import packed_logits
 
+BASELINES = [one for one in Baseline if one != Baseline.PATCH_PROMPT]
 LONGEST = 11  # integers per example: the longest that the paper measures
 
 
@@ -42,8 +43,8 @@ def of_stages() -> dict[str, int]:
     weights = sum(parameter.nbytes for parameter in of.model.parameters())
     gradients = of.source.batches(Purpose.GRADIENT, LONGEST, 2, of.protocol.batch_size)
     batch = of.source.batch(Purpose.EVALUATION, LONGEST, causal.CHUNK * causal.LARGER)
-    sets = [causal.Intervention(frozenset([i]), baseline) for baseline in Baseline for i in range(of.n)]
-    made = (of.model, of.wiring, of.source, batch, Baseline, of.mean, 2, of.protocol.batch_size)
+    sets = [causal.Intervention(frozenset([i]), baseline) for baseline in BASELINES for i in range(of.n)]
+    made = (of.model, of.wiring, of.source, batch, BASELINES, of.mean, 2, of.protocol.batch_size)
     other = replacements(*made)
 
     def ablations() -> object:

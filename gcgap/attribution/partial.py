@@ -1,0 +1,54 @@
+"""What an attribution that was interrupted had done already: the arrays of each finished method, until the record is written.
+
+Arrays lie in a folder beside the record, named after it, with what they are of; those of anything else are not taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcgap.files import write_whole
+
+Arrays = dict[str, np.ndarray]
+
+
+class Partial:
+    """A folder of arrays by name.
+
+    Args:
+        folder: Where they lie; None keeps nothing.
+        of: All that decides their numbers.
+    """
+
+    def __init__(self, folder: Path | None = None, of: Mapping[str, Any] | None = None) -> None:
+        told = json.dumps(of or {}, sort_keys=True, default=str)
+        self.folder = None if folder is None else folder / hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def __call__(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """What is kept under a name, or else what `make` gives, which is kept."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name.replace(' ', '_')}.npz"
+        if (found := _read(path)) is None:
+            found, buffer = make(), BytesIO()
+            np.savez(buffer, allow_pickle=False, **found)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, buffer.getvalue())
+        return found
+
+
+def _read(path: Path) -> Arrays | None:
+    """The arrays of a file; None if it is not there or was not written by `Partial`, which makes them again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None

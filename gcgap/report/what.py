@@ -1,0 +1,28 @@
+"""What a record is of, in a few words: a run on a task, or a pretrained model on prompts."""
+
+from __future__ import annotations
+
+from gcgap.attribution.record import AttributionRecord
+from gcgap.records import Record
+
+Either = Record | AttributionRecord
+
+
+def what(record: Either, step: bool = True) -> str:
+    """`sort, seed 42, step 1,000, length 9`; of a pretrained model `gpt2 on ioi prompts, seed 42`."""
+    at = f", step {record['step']:,}" if step and record["step"] is not None else ""
+    if (name := _name(record)) is None:
+        return f"{record['task']}, seed {record['seed']}{at}, length {record['length']}"
+    return f"{name} on {on(record)}, seed {record['seed']}{at}"
+
+
+def on(record: Either) -> str:
+    """`sort at length 9`, `ioi prompts`."""
+    if _name(record) is None:
+        return f"{record['task']} at length {record['length']}"
+    return f"{record['task']} prompts" + (f" at length {record['length']}" if record["length"] else "")
+
+
+def _name(record: Either) -> str | None:
+    """Of a pretrained model."""
+    return record.to_dict().get("model", {}).get("name")
