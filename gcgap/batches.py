@@ -71,18 +71,18 @@ class Batch(NamedTuple):
 
     @property
     def last(self) -> int:
-        """Scored positions at the end of every row, in a batch of one length."""
+        """Scored positions at the end of every row, where all rows have as many."""
         return int(self.scored[0].sum())
 
     def answers(self, which: slice, device: torch.device, times: int = 1) -> tuple[Tensor, ...]:
-        """Targets (row, last) at the scored positions of a batch of one length, and the wrong answers (row,) where it has some.
+        """Targets (row, last) at the scored positions, of which every row has as many, and the wrong answers (row,), if known.
 
         Args:
             which: Rows.
             device: Where they are needed.
             times: The rows are repeated, all of them, so many times.
         """
-        targets = self.targets[which, -self.last :].to(device).repeat(times, 1)
+        targets = self.targets[which][self.scored[which]].unflatten(0, (-1, self.last)).to(device).repeat(times, 1)
         return (targets,) if self.wrong is None else (targets, self.wrong[which].to(device).repeat(times))
 
 

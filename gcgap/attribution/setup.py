@@ -54,7 +54,9 @@ class Setup:
             ValueError: A position that the sequences do not have.
         """
         tokens = batch.inputs.shape[1]
-        first = tokens - int(batch.scored[0].sum())
+        first = tokens - batch.last
+        if self.positions != "all" and bool((batch.inputs == NOTHING).any()):
+            raise ValueError("`positions` must be all for prompts of unequal lengths, which have no places in common.")
         match self.positions:
             case "all":
                 return None
@@ -67,8 +69,6 @@ class Setup:
                     raise ValueError(
                         f"`positions` must be all, input, scored, or numbers from 0 to {tokens - 1}; got {self.positions}."
                     )
-                if bool((batch.inputs == NOTHING).any()):
-                    raise ValueError("`positions` cannot be numbers for prompts of unequal lengths; give all, input or scored.")
                 return torch.isin(torch.arange(tokens), torch.tensor(self.positions))
 
     def drop(self, subject: Subject, clean: Batch) -> Drop:

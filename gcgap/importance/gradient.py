@@ -95,7 +95,8 @@ def weight_sizes(model: Decoder, wiring: Wiring) -> list[int]:
 
 def _loss(model: Decoder, batch: Batch) -> Tensor:
     logits = model(batch.inputs.to(model.device), batch.last)
-    return F.cross_entropy(logits.flatten(0, 1), batch.targets[:, -batch.last :].flatten().to(logits.device))
+    targets, *_ = batch.answers(slice(None), logits.device)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def _by_component(tensors: Sequence[Tensor], wiring: Wiring, slices: Slices) -> list[Tensor]:

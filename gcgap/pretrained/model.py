@@ -86,13 +86,12 @@ class Pretrained(Decoder):
         _check_rows(there, last or 1)
         if self.n_ctx is not None and (longest := int(there.sum(1).max())) > self.n_ctx:
             raise ValueError(f"`tokens` must be at most {self.n_ctx} per row, the model's context; got {longest}.")
-        to_the_end = bool(there[:, -1].all())
-        logits = self._logits(tokens.clamp(min=0), there, last if to_the_end else None)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        if last is None or to_the_end:
-            return logits if last is None else logits[:, -last:]
+        if last is None:
+            return _float(self._logits(tokens.clamp(min=0), there))
         ends = there.int().cumsum(1).argmax(1, keepdim=True)
-        kept = ends - torch.arange(last - 1, -1, -1, device=ends.device)
+        wanted = ends - torch.arange(last - 1, -1, -1, device=ends.device)
+        made, kept = wanted.unique(return_inverse=True)  # the columns that some row needs
+        logits = _float(self._logits(tokens.clamp(min=0), there, made))
         return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
     def fits(self, usual: int, tokens: int, kind: Kind) -> int:
@@ -123,16 +122,22 @@ class Pretrained(Decoder):
         finally:
             network.set_attn_implementation(before)
 
-    def _logits(self, tokens: Tensor, there: Bool[Tensor, "batch pos"], last: int | None) -> Tensor:
-        kept = {"logits_to_keep": last} if last and "logits_to_keep" in self._takes else {}
-        found = self._run(tokens, there, **kept)
-        return found if isinstance(found, Tensor) else found.logits
+    def _logits(self, tokens: Tensor, there: Bool[Tensor, "batch pos"], columns: Tensor | None = None) -> Tensor:
+        """Logits at some columns, or at all."""
+        keeps = columns is not None and "logits_to_keep" in self._takes
+        found = self._run(tokens, there, **({"logits_to_keep": columns} if keeps else {}))
+        logits = found if isinstance(found, Tensor) else found.logits
+        return logits if keeps or columns is None else logits[:, columns]
 
     def _run(self, tokens: Tensor, there: Bool[Tensor, "batch pos"], **given: Any) -> Any:
         given |= {"input_ids": tokens} | ({"use_cache": False} if "use_cache" in self._takes else {})
-        if not bool(there.all()):
+        if not bool(there[:, 0].all()):  # on its right a row needs no mask, since no token sees what comes after it
             given |= {"attention_mask": there.long(), "position_ids": (there.long().cumsum(1) - 1).clamp(min=0)}
         return self.network(**given)
+
+
+def _float(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _context(config: Any) -> int | None:

@@ -63,7 +63,7 @@ def check_vocabulary(prompt: Encoded, vocabulary: int) -> None:
 
 
 def as_batch(prompts: Sequence[Encoded]) -> Batch:
-    """Prompts side by side, with NOTHING on the left of short ones: the last column predicts the answer and alone is scored.
+    """Prompts side by side, with NOTHING on the right of short ones, where no token can see it; the last token alone is scored.
 
     `wrong` and `corrupted` are None unless every prompt has them.
 
@@ -74,7 +74,8 @@ def as_batch(prompts: Sequence[Encoded]) -> Batch:
         raise ValueError("a batch must have a prompt; got none.")
     inputs = _padded([prompt.clean for prompt in prompts])
     targets, scored = torch.full_like(inputs, NOTHING), torch.zeros_like(inputs, dtype=torch.bool)
-    targets[:, -1], scored[:, -1] = torch.tensor([prompt.answer for prompt in prompts]), True
+    rows, ends = torch.arange(len(prompts)), torch.tensor([len(prompt.clean) - 1 for prompt in prompts])
+    targets[rows, ends], scored[rows, ends] = torch.tensor([prompt.answer for prompt in prompts]), True
     wrong = [prompt.wrong for prompt in prompts if prompt.wrong is not None]
     twins = [prompt.corrupted for prompt in prompts if prompt.corrupted is not None]
     return Batch(
@@ -89,7 +90,7 @@ def as_batch(prompts: Sequence[Encoded]) -> Batch:
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
     longest = max(len(row) for row in rows)
-    return torch.tensor([[NOTHING] * (longest - len(row)) + list(row) for row in rows])
+    return torch.tensor([list(row) + [NOTHING] * (longest - len(row)) for row in rows])
 
 
 def _tokens(text: str | tuple[int, ...], encode: Encode) -> tuple[int, ...]:
