@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -267,6 +267,10 @@ class Source:
         if not self.ood_lengths or len(set(self.ood_lengths)) < len(self.ood_lengths):
             raise ValueError(f"`data.ood_lengths` must be different lengths; got {list(self.ood_lengths)}.")
         self.check_ood(self.ood_lengths, "data.ood_lengths")
+
+    def told(self) -> dict[str, Any]:
+        """What a record's protocol says of the data."""
+        return {"layout": str(self.layout), "lengths": list(self.lengths), "ood_lengths": list(self.ood_lengths)}
 
     def check_ood(self, lengths: Iterable[int], key: str) -> None:
         """Raise a ValueError unless every length lies above the training lengths."""

@@ -59,7 +59,6 @@ def head(
 ) -> dict[str, Any]:
     """What every record begins with: what was measured, how, and how good the model is."""
     source = origin.source
-    data = {"layout": str(source.layout), "lengths": list(source.lengths), "ood_lengths": list(source.ood_lengths)}
     libraries = {name: version(name) for name in ("gcgap", "torch", "numpy", "scipy")}
     return {
         "schema": SCHEMA,
@@ -69,7 +68,7 @@ def head(
         "run": origin.run,
         "model": model,
         "training": origin.training,
-        "protocol": protocol.to_dict() | data,
+        "protocol": protocol.to_dict() | source.told(),
         "checkpoint_sha256": origin.checkpoint_sha256,
         "versions": libraries | {"python": platform.python_version(), "threads": str(torch.get_num_threads())},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

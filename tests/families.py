@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 from torch import nn
+
+from gcgap.prompts.sentences import WORDS
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40,
@@ -49,3 +53,21 @@ def network(name: str, seed: int = 0) -> Any:
     for parameter in made.parameters():
         nn.init.normal_(parameter, 0.0, 0.2, generator=generator)
     return made
+
+
+def save(directory: Path, name: str = "gpt2", seed: int = 0) -> Path:
+    """A tiny model as `save_pretrained` writes it, with a tokenizer that knows the words of indirect-object identification."""
+    words = (*WORDS, "<unk>")
+    of_words = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    of_words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    kind, settings = CONFIGS[name]
+    sizes = settings | {"vocab_size": len(words), "max_position_embeddings": 64}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**sizes))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, 0.0, 0.2, generator=generator)
+    made.save_pretrained(directory)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=of_words, unk_token="<unk>").save_pretrained(directory)
+    return directory

@@ -116,6 +116,12 @@ def gradient(p: Problem) -> Scores:
 
 
 @method("weights")
+def gradient_output(p: Problem) -> Scores:
+    """As gradient, but of a head's slice of W_O, which heads that share their values do not share."""
+    return _counted(p, gradient_norms(p.drop.model, p.drop.wiring, p.gradients, heads="output"), p.gradients)
+
+
+@method("weights")
 def gradient_raw(p: Problem) -> Scores:
     """G without the division by sqrt(N_i)."""
     return _counted(p, gradient_norms(p.drop.model, p.drop.wiring, p.gradients, normalise=False), p.gradients)

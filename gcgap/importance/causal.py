@@ -68,7 +68,7 @@ def ablated_scores(
     base, ablated = [], []
     with undisturbed(model):
         for start in range(0, len(batch.inputs), size):
-            rows = slice(start, start + size)
+            rows = slice(start, min(start + size, len(batch.inputs)))
             inputs = batch.inputs[rows].to(device)
             states = model.states(inputs, last)
             logits = model.finish(model.n_layers - 1, states[-1], last)

@@ -220,7 +220,7 @@ class Drop:
     def slices(self, usual: int | None = None, kind: Kind = "double") -> list[slice]:
         """Pieces of the batch that go through the model together, of `ROWS` rows by default, or fewer where memory is limited."""
         size = self.model.fits(usual or ROWS, self.batch.inputs.shape[1], kind)
-        return [slice(start, start + size) for start in range(0, self.sequences, size)]
+        return [slice(start, min(start + size, self.sequences)) for start in range(0, self.sequences, size)]
 
     @property
     def last(self) -> int:

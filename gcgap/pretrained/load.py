@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -54,10 +55,13 @@ def load_pretrained(
     """
     check_installed()
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     if attention not in (None, "eager", "sdpa"):
         raise ValueError(f"`attention` must be eager or sdpa, which have second derivatives; got {attention!r}.")
     step = step_of(revision)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     where, revision = _local(Path(name), revision)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -104,10 +108,13 @@ def _encode(name: str, options: dict[str, Any]) -> Encode:
     @cache
     def tokenizer() -> Any:
         try:
-            return AutoTokenizer.from_pretrained(name, **options)
-        except (OSError, ValueError, ImportError) as error:
+            found = AutoTokenizer.from_pretrained(name, **options)
+        except (OSError, ValueError, ImportError, AttributeError) as error:
             told = f"`{name}` has no tokenizer that can be loaded, so prompts must be token ids: {_first_lines(error)}"
             raise ValueError(told) from error
+        if len(set(found("Some words in a row.")["input_ids"])) < 2:  # transformers makes one without words up
+            raise ValueError(f"`{name}` has no tokenizer that can be loaded, so prompts must be token ids.")
+        return found
 
     return lambda text: tokenizer()(text)["input_ids"]
 

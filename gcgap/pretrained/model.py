@@ -64,6 +64,7 @@ class Pretrained(Decoder):
             "n_heads": self.n_heads,
             "d_model": self.d_model,
             "d_ff": d_ff,
+            "positions": _positions(config),
             "d_head": self.d_head,
             "heads_per_value": wiring.value.group,
             "dtype": str(output.dtype).removeprefix("torch."),
@@ -134,6 +135,14 @@ class Pretrained(Decoder):
         if not bool(there[:, 0].all()):  # on its right a row needs no mask, since no token sees what comes after it
             given |= {"attention_mask": there.long(), "position_ids": (there.long().cumsum(1) - 1).clamp(min=0)}
         return self.network(**given)
+
+
+def _positions(config: Any) -> str:
+    """How the model tells positions apart, in the words of `model.positions` where they fit."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
+        return "rotary"
+    return "learned" if getattr(text, "model_type", None) == "gpt2" else "its own"
 
 
 def _float(logits: Tensor) -> Tensor:

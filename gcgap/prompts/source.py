@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gcgap.batches import Batch, Purpose, Source
 from gcgap.prompts.tokens import Encoded, as_batch
@@ -21,6 +22,7 @@ class PromptSource(Source):
         seed: Seed of all streams.
         draw: Gives the prompts of a batch; equal arguments give equal ones.
         given_length: Filler sentences of every prompt, 0 where there are none.
+        file_sha256: Hash of the file that the prompts are from, if they are from one.
 
     Raises:
         ValueError: A negative seed.
@@ -30,6 +32,7 @@ class PromptSource(Source):
     ood_lengths: tuple[int, ...] = field(default=(), init=False)
     draw: Draw
     given_length: int = 0
+    file_sha256: str | None = None
 
     @property
     def only_length(self) -> int | None:
@@ -40,6 +43,10 @@ class PromptSource(Source):
         if self.seed < 0:
             raise ValueError(f"`seed` must be 0 or larger; got {self.seed}.")
         object.__setattr__(self, "lengths", (self.given_length, self.given_length))
+
+    def told(self) -> dict[str, Any]:
+        """What a record's protocol says of the data."""
+        return super().told() | {"prompts_sha256": self.file_sha256}
 
     def check_ood(self, lengths: Iterable[int], key: str) -> None:
         """Raise a ValueError unless every length is the source's own: prompts have no other, and no training lengths."""

@@ -1,0 +1,290 @@
+"""`gcgap attribute --model` and `gcgap measure --model`: from a directory, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import families
+import pytest
+import torch
+
+from gcgap.attribution import attribute as attribution
+from gcgap.attribution.methods import METHODS
+from gcgap.attribution.record import AttributionRecord
+from gcgap.cli import main
+from gcgap.importance.baselines import zero_activations
+from gcgap.importance.sets import single_drops
+from gcgap.pretrained.load import load_pretrained
+from gcgap.records import Record
+
+FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]
+SMALL = ["--protocol.sequences=8", "--protocol.gradient_batches=2", "--protocol.mean_batches=1", "--protocol.resamples=100"]
+SMALL += ["--protocol.random_pairs=1", "--protocol.batch_size=4"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return families.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def attributed(saved: Path, out: Path, *more: str) -> int:
+    return main(["attribute", "--model", str(saved), "--out", str(out), *FEW, *more])
+
+
+def measured(saved: Path, out: Path, *more: str) -> int:
+    return main(["measure", "--model", str(saved), "--out", str(out), *SMALL, *more])
+
+
+def only(out: Path, kind: Any = Record) -> Any:
+    (path,) = (path for path in out.rglob("*.json"))
+    return kind.read(path)
+
+
+def test_a_saved_model_is_attributed_on_name_swaps_by_default(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attributed(saved, tmp_path) == 0
+    record = AttributionRecord.read(tmp_path / "tiny-ioi-seed42" / "attribution" / "patch_prompt.json")
+    assert (record["task"], record["seed"], record["length"], record["step"]) == ("ioi", 42, 0, None)
+    assert record["setup"] == {"baseline": "patch_prompt", "direction": "noising", "positions": "all"}
+    assert record["model"]["name"] == str(saved)
+    assert record["model"]["architecture"] == "gpt2"
+    assert record["model"]["attention_for_curvature"] == "math"
+    assert len(record["components"]) == 10
+    assert list(record["methods"]) == ["exact", "attribution_patching", "gradient"]
+    assert list(record["patching"]) == ["patch_prompt"]
+    assert len(list((tmp_path / "tiny-ioi-seed42" / "attribution" / "patch_prompt").glob("*.png"))) == 4
+    said = capsys.readouterr().out
+    assert "on ioi prompts, seed 42" in said
+    assert "length 0" not in said
+    assert not list(tmp_path.rglob("*.partial")), "what was kept on the way is gone"
+    assert attributed(saved, tmp_path) == 0
+    assert "1 of 1 records are there already" in capsys.readouterr().out
+
+
+def test_the_record_holds_the_effects_of_the_model_and_prompts_from_python(saved: Path, tmp_path: Path) -> None:
+    assert attributed(saved, tmp_path, "--prompts", "ioi", "--length", "1", "--seed", "3", "--baseline", "zero") == 0
+    record = only(tmp_path, AttributionRecord)
+    assert record.path.parent.parent.name == "tiny-ioi-seed3"
+    assert record.path.name == "zero,length=1.json"
+    model = load_pretrained(saved, prompts="ioi", seed=3, length=1)
+    assert record["checkpoint_sha256"] == model.origin.checkpoint_sha256
+    again = attribution.attribute(
+        model,
+        protocol=attribution.Protocol(**{key: _tuples(value) for key, value in _protocol(record).items()}),
+        setup=attribution.Setup(attribution.Baseline.ZERO),
+    )
+    for one, other in zip(record["components"], again["components"], strict=True):
+        assert one["exact"] == other["exact"]
+        assert one["scores"] == other["scores"]
+
+
+def _protocol(record: AttributionRecord) -> dict[str, Any]:
+    own = {
+        key: value
+        for key, value in record["protocol"].items()
+        if key not in ("layout", "lengths", "ood_lengths", "prompts_sha256")
+    }
+    settings = attribution.Attribution(**{key: _tuples(value) for key, value in own["attribution"].items()})
+    return own | {"attribution": settings}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_prompts_of_a_file_are_measured_whatever_their_lengths(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    prompts = [{"clean": [10 + i, 6, *[7] * (i % 3), 8], "corrupted": [9, 6, *[7] * (i % 3), 8]} for i in range(20)]
+    path.write_text("".join(json.dumps(one | {"answer": 3, "wrong": 4}) + "\n" for one in prompts))
+    assert attributed(saved, tmp_path, "--prompts", str(path), "--metric", "logit_difference") == 0
+    record = only(tmp_path, AttributionRecord)
+    assert record["task"] == "mine"
+    assert record["protocol"]["prompts_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert attributed(saved, tmp_path, "--prompts", str(path), "--positions", "scored") == 2
+    assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.baselines=[mean,patch_prompt]") == 0
+
+
+def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    real = METHODS["exact"].run
+
+    def counted(problem: Any) -> Any:
+        runs.append("exact")
+        return real(problem)
+
+    def interrupted(problem: Any) -> Any:
+        raise OSError("the cluster wants its machine back")
+
+    monkeypatch.setitem(METHODS, "exact", _with_run("exact", counted))
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "gradient", _with_run("gradient", interrupted))
+        assert attributed(saved, tmp_path) == 1
+    kept = list(tmp_path.rglob("*.npz"))
+    assert sorted(path.stem for path in kept) == ["attribution_patching", "exact"]
+    kept[0].write_bytes(b"cut")  # made again
+    assert attributed(saved, tmp_path) == 0
+    again = len(runs)
+    assert again == (1 if kept[0].stem != "exact" else 2)
+    record = only(tmp_path, AttributionRecord)
+    assert attributed(saved, tmp_path / "other") == 0
+    for one, other in zip(record["components"], only(tmp_path / "other", AttributionRecord)["components"], strict=True):
+        assert one["scores"] == other["scores"]
+
+
+def _with_run(name: str, run: Any) -> Any:
+    one = METHODS[name]
+    return type(one)(one.name, one.family, one.estimates, run, one.text)
+
+
+def test_what_was_kept_of_other_settings_or_weights_is_not_taken(saved: Path, tmp_path: Path) -> None:
+    model = load_pretrained(saved, prompts="ioi")
+    protocol = attribution.replace(attribution.default_protocol(), sequences=8, attribution=attribution.Attribution(("exact",)))
+
+    def effects(seed: int) -> Any:
+        for weight in model.parameters():
+            weight.data.mul_(1 + seed)
+        model.origin = attribution.replace(model.origin, checkpoint_sha256=str(seed))
+        return attribution.attribute(model, protocol=protocol, partial=tmp_path)["components"]
+
+    assert effects(0) != effects(1)
+    assert len(list(tmp_path.glob("*/exact.npz"))) == 2
+
+
+def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are_left_out(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gcgap.attribution.attribute.MANY", 5)
+    monkeypatch.setattr("gcgap.attribution.attribute.AMONG", 4)
+    monkeypatch.setattr("gcgap.attribution.command.MANY", 5)
+    assert main(["attribute", "--model", str(saved), "--out", str(tmp_path), "--sequences", "8"]) == 0
+    record = only(tmp_path, AttributionRecord)
+    assert not {"hvp", "ig_midpoint", "multi_step_hvp", "shapley_value"} & set(record["methods"])
+    assert {"exact", "joint_hvp", "joint_ig", "gradient", "gradient_output"} <= set(record["methods"])
+    among = record["sets"]["among"]
+    assert len(among) == 4
+    effects = {one["name"]: abs(one["exact_again"]["log_prob"]) for one in record["components"]}
+    assert min(effects[name] for name in among) >= sorted(effects.values())[-4]
+    matrix = torch.tensor(record["sets"]["interactions"]["log_prob"]["mean"])
+    assert matrix.shape == (4, 4)
+    model = load_pretrained(saved, prompts="ioi")
+    assert record["trust"]["sequences"] == 2
+    assert model.wiring.components[0].name == "L0_H0"
+
+
+def test_a_saved_model_is_measured_with_its_gap_and_roles(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured(saved, tmp_path) == 0
+    record = only(tmp_path)
+    assert record.path.parts[-3] == "gap" if record.path.parent.name != "gap" else True
+    assert record.baselines == ["mean", "zero", "resample", "patch_prompt"]
+    assert (record["final"], record["revision"], record["run"]) == (True, None, "tiny-ioi-seed42")
+    assert record["window"] == {"length": None, "accuracy": None, "in_window": False}
+    assert "on ioi prompts" in " ".join(capsys.readouterr().out.split())
+    assert measured(saved, tmp_path) == 0
+    assert "was there already" in " ".join(capsys.readouterr().out.split())
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
+    assert "ioi" in (tmp_path / "report" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("models") / "family"
+    for step, seed in ((0, 0), (1000, 1), (2000, 1)):
+        families.save(home / f"step{step}", seed=seed)
+    return home
+
+
+def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured(family, tmp_path, "--revision", "step1000", "step0") == 0
+    assert "very weights" not in capsys.readouterr().err
+    home = next(path.parent for path in tmp_path.rglob("final.json"))
+    assert sorted(path.name for path in home.glob("*.json")) == ["final.json", "step=000000.json", "step=001000.json"]
+    first, last = (Record.read(home / name) for name in ("step=000000.json", "step=001000.json"))
+    assert (first["step"], last["step"], first["final"]) == (0, 1000, False)
+    assert first["checkpoint_sha256"] != last["checkpoint_sha256"]
+    assert Record.read(home / "final.json")["step"] == 1000
+    assert measured(family, tmp_path, "--revision", "step0", "step1000", "step2000") == 0
+    assert "revision step2000 of" in (said := capsys.readouterr().err)
+    assert "has the very weights of step1000" in said
+    assert Record.read(home / "final.json")["step"] == 2000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["measure", "--model", "{family}", "--revision", "step0", "other"], "`--revision` must be one, or several of different"),
+        (["measure", "--model", "{family}", "--revision", "step7"], "has no directory step7 in it"),
+        (["measure", "--model", "{saved}", "--full"], "leave out paths and `--full`"),
+        (["measure", "--prompts", "ioi"], "`--prompts` belongs to `--model`"),
+        (["attribute", "--revision", "step0", "checkpoints/sort-seed42"], "`--revision` belongs to `--model`"),
+        (["attribute", "--model", "{saved}", "checkpoints/sort-seed42"], "or `--model`, not both"),
+        (["attribute", "--model", "{saved}", "--prompts", "nothing"], "`--prompts` must be one of greater_than, induction, ioi"),
+        (["attribute", "--model", "{saved}", "--prompts", "greater_than"], "needs a tokenizer that makes a year"),
+        (["attribute", "--model", "{saved}", "--prompts", "induction", "--length", "2"], "`length` must be 0 for induction"),
+        (["attribute", "--model", "{saved}", "--baseline", "patch_swap"], "`patch_swap` needs sequences of integers"),
+        (
+            ["attribute", "checkpoints/sort-seed42", "--baseline", "patch_prompt", "--out", "{out}"],
+            "needs prompts with a corrupted",
+        ),
+        (["attribute", "--model", "{saved}", "--memory", "0.0000001"], "`--memory` must be at least"),
+        (["attribute", "--model", "{saved}", "--attention", "flash"], "--attention"),
+        (["attribute", "--model", "nobody/nothing"], "`nobody/nothing` cannot be loaded as a model"),
+        (["measure", "--model", "{saved}", "--length", "60"], "`tokens` must be at most 64 per row, the model's context"),
+    ],
+)
+def test_what_cannot_be_is_told_by_name(
+    arguments: list[str], told: str, saved: Path, family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [one.format(saved=saved, family=family, out=tmp_path) for one in arguments]
+    asked += ["--out", str(tmp_path)] if "--model" in asked else []
+    assert main(asked) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_a_model_without_a_tokenizer_takes_token_ids_alone(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = shutil.copytree(saved, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert attributed(bare, tmp_path) == 2
+    assert "has no tokenizer that can be loaded, so prompts must be token ids" in " ".join(capsys.readouterr().err.split())
+
+
+def test_another_precision_is_measured_in_it(saved: Path, tmp_path: Path) -> None:
+    assert measured(saved, tmp_path, "--precision", "bf16") == 0
+    record = only(tmp_path)
+    assert record["model"]["dtype"] == "bfloat16"
+    assert record["protocol"]["precision"] == "bf16"
+    model = load_pretrained(saved, prompts="ioi", dtype="bfloat16")
+    batch = model.origin.source.batch(attribution.Purpose.EVALUATION, 0, 8)
+    assert model(batch.inputs, 1).dtype == torch.float32
+    assert record["accuracy"]["by_length"]["0"] == float(
+        (model(batch.inputs, 1).argmax(-1) == batch.answers(slice(8), model.device)[0]).double().mean()
+    )
+
+
+def test_a_model_spread_by_accelerate_gives_the_same_effects(saved: Path) -> None:
+    plain, spread = (load_pretrained(saved, prompts="ioi", device_map=device_map) for device_map in (None, "auto"))
+    assert type(spread.network).__name__ == "GPT2LMHeadModel"
+    drops = []
+    for model in (plain, spread):
+        batch = model.origin.source.batch(attribution.Purpose.EVALUATION, 0, 6)
+        setup, zero = attribution.Setup(attribution.Baseline.PATCH_PROMPT), zero_activations(model, model.wiring)
+        subject = attribution.Subject(model, model.wiring, model.origin.source, attribution.Protocol(), 0, zero)
+        drops.append(single_drops(setup.drop(subject, batch)).log_prob)
+    assert torch.equal(*drops)
