@@ -216,6 +216,14 @@ def test_of_sentences_of_one_length_the_last_token_alone_is_scored_and_its_rival
     assert (batch.inputs != batch.corrupted).sum(1).tolist() == [1] * 30
 
 
+def test_sentences_name_the_subject_first_in_half_of_all_and_second_in_the_others() -> None:
+    for batch in (IOI.batch(Purpose.EVALUATION, 4, 400), IOI.batch(Purpose.GRADIENT, 5, 400), IOI.training_batch(0, 400)):
+        said = [[WORDS[token] for token in row if token != IOI_PAD and WORDS[token] in NAMES] for row in batch.inputs.tolist()]
+        assert batch.wrong is not None
+        first = sum(names[0] == WORDS[wrong] for names, wrong in zip(said, batch.wrong.tolist(), strict=True))
+        assert abs(first - 200) < 4 * 10  # four standard deviations; else the answer's place alone would give it away
+
+
 def test_sentences_of_training_score_every_token_but_the_first_and_have_pad_on_the_right() -> None:
     batch = IOI.training_batch(2, 40)
     rows = torch.cat([batch.inputs, batch.targets[:, -1:]], dim=1).tolist()
