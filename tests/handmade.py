@@ -15,7 +15,7 @@ from gcgap.gates import Site
 from gcgap.importance.baselines import activations_on
 from gcgap.importance.drop import Drop
 from gcgap.importance.scores import DIFFERENTIABLE, Metric
-from gcgap.model import Transformer
+from gcgap.model import Decoder, Transformer
 
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 32, "n_ctx": 10, "seed": 5}
 WIRING = Wiring(2, 2)
@@ -51,7 +51,7 @@ def other_inputs(rows: int = ROWS) -> Tensor:
     return some_batch(rows, index=1).inputs
 
 
-def a_drop(model: Transformer | None = None, rows: int = ROWS, **fields: Any) -> Drop:
+def a_drop(model: Decoder | None = None, rows: int = ROWS, **fields: Any) -> Drop:
     """D of the model on a few sequences, whose components are replaced by what they put out on others."""
     model = model or bent_model()
     wiring = fields.pop("wiring", None) or Wiring.of(model)

@@ -386,15 +386,6 @@ def test_where_components_are_replaced(source: Source) -> None:
     assert some.nonzero().flatten().tolist() == [2, 7]
 
 
-def test_the_first_sequences_of_a_batch_are_a_batch(source: Source) -> None:
-    batch = source.batch(Purpose.EVALUATION, LENGTH, 6)
-    few = first(batch, 4)
-    assert torch.equal(few.inputs, batch.inputs[:4])
-    assert torch.equal(few.targets, batch.targets[:4])
-    assert few.world_scored == int(few.scored.sum()) == 4 * SCORED
-    assert torch.equal(first(batch, 60).inputs, batch.inputs)
-
-
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

@@ -32,7 +32,7 @@ from gcgap.importance.baselines import activations_on, zero_activations
 from gcgap.importance.drop import Drop, Passes
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.importance.sets import single_drops
-from gcgap.model import Transformer
+from gcgap.model import Decoder, Transformer
 from gcgap.protocol import Protocol
 from gcgap.report.logs import scalars
 from gcgap.report.methods_figures import FAMILIES
@@ -51,7 +51,7 @@ class Ran(NamedTuple):
     """What a method gave, the model that it saw, and its passes."""
 
     scores: Tensor
-    model: Transformer
+    model: Decoder
     passes: Passes
 
 

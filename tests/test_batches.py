@@ -23,6 +23,7 @@ from gcgap.batches import (
     partners,
     rank_slice,
 )
+from gcgap.prompts.sentences import NAMES, WORDS
 from gcgap.tasks import END, PAD, SEP, START, TASKS, Sentences, find_task
 
 INTEGERS = sorted(name for name, task in TASKS.items() if not isinstance(task, Sentences))
@@ -30,11 +31,15 @@ INTEGERS = sorted(name for name, task in TASKS.items() if not isinstance(task, S
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32 - 1)
 LAYOUTS = list(Layout)
+IOI = Source("ioi", seed=5, lengths=(1, 3), ood_lengths=(4, 5))
+IOI_PAD = len(WORDS)
 
 
 def equal(first: Batch, second: Batch) -> bool:
-    tensors = all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
-    return tensors and first.world_scored == second.world_scored
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def laid_out(x: list[int], y: list[int], longest: int, layout: Layout) -> tuple[list[int], list[bool]]:
@@ -158,6 +163,99 @@ def test_slices_of_all_ranks_join_to_the_global_batch(layout: Layout, world: int
     assert {mine.world_scored for mine in slices} == {batch.world_scored}
 
 
+def test_some_rows_of_a_batch_keep_all_that_the_batch_has() -> None:
+    sentences = IOI.batch(Purpose.EVALUATION, 4, 6)
+    assert sentences.wrong is not None
+    assert sentences.corrupted is not None
+    few = sentences.rows(slice(2, 5))
+    parts = [part[2:5] for part in (sentences.inputs, sentences.targets, sentences.scored)]
+    assert equal(few, Batch(*parts, sentences.world_scored, sentences.wrong[2:5], sentences.corrupted[2:5]))
+    assert few.world_scored == 6 == 2 * int(few.scored.sum())
+    assert equal(sentences.rows(slice(60)), sentences)
+    integers = Source("sort").batch(Purpose.EVALUATION, 8, 6)
+    few = integers.rows(slice(4))
+    assert equal(few, Batch(integers.inputs[:4], integers.targets[:4], integers.scored[:4], 6 * 9))
+    assert few.wrong is few.corrupted is None
+
+
+def test_answers_are_the_scored_targets_with_the_rows_repeated_one_after_another() -> None:
+    here = torch.device("cpu")
+    integers = Source("sort").batch(Purpose.EVALUATION, 8, 5)
+    (targets,) = integers.answers(slice(1, 4), here, times=2)
+    assert targets.tolist() == [integers.targets[row][integers.scored[row]].tolist() for row in (1, 2, 3, 1, 2, 3)]
+    sentences = IOI.batch(Purpose.EVALUATION, 4, 5)
+    assert sentences.wrong is not None
+    targets, wrong = sentences.answers(slice(1, 4), here, times=2)
+    assert targets.tolist() == [[sentences.targets[row, -1].item()] for row in (1, 2, 3, 1, 2, 3)]
+    assert wrong.tolist() == [sentences.wrong[row].item() for row in (1, 2, 3, 1, 2, 3)]
+    assert len(set(wrong.tolist())) == 3
+    assert [part.tolist() for part in sentences.answers(slice(1, 4), here)] == [targets[:3].tolist(), wrong[:3].tolist()]
+
+
+def to_follow(prompt: list[int]) -> str:
+    """The one of the first two names that the last one does not repeat."""
+    names = [WORDS[token] for token in prompt if WORDS[token] in NAMES]
+    (left,) = set(names[:2]) - {names[-1]}
+    return left
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_of_sentences_of_one_length_the_last_token_alone_is_scored_and_its_rival_follows_the_twin(length: int) -> None:
+    batch = IOI.batch(Purpose.EVALUATION, length, 30)
+    assert batch.wrong is not None
+    assert batch.corrupted is not None
+    tokens = 15 + 7 * length
+    assert batch.inputs.shape == batch.corrupted.shape == (30, tokens)
+    assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+    assert IOI_PAD not in torch.cat([batch.inputs, batch.corrupted, batch.targets])
+    assert batch.scored.tolist() == [[False] * (tokens - 1) + [True]] * 30
+    assert (batch.last, batch.world_scored, IOI.length_of(batch)) == (1, 30, length)
+    assert [WORDS[token] for token in batch.targets[:, -1]] == [to_follow(row) for row in batch.inputs.tolist()]
+    assert [WORDS[token] for token in batch.wrong] == [to_follow(row) for row in batch.corrupted.tolist()]
+    assert not (batch.wrong == batch.targets[:, -1]).any()
+    assert (batch.inputs != batch.corrupted).sum(1).tolist() == [1] * 30
+
+
+def test_sentences_name_the_subject_first_in_half_of_all_and_second_in_the_others() -> None:
+    for batch in (IOI.batch(Purpose.EVALUATION, 4, 400), IOI.batch(Purpose.GRADIENT, 5, 400), IOI.training_batch(0, 400)):
+        said = [[WORDS[token] for token in row if token != IOI_PAD and WORDS[token] in NAMES] for row in batch.inputs.tolist()]
+        assert batch.wrong is not None
+        first = sum(names[0] == WORDS[wrong] for names, wrong in zip(said, batch.wrong.tolist(), strict=True))
+        assert abs(first - 200) < 4 * 10  # four standard deviations; else the answer's place alone would give it away
+
+
+def test_sentences_of_training_score_every_token_but_the_first_and_have_pad_on_the_right() -> None:
+    batch = IOI.training_batch(2, 40)
+    rows = torch.cat([batch.inputs, batch.targets[:, -1:]], dim=1).tolist()
+    assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+    ends = [row.index(IOI_PAD) if IOI_PAD in row else len(row) for row in rows]
+    assert sorted(set(ends)) == [16 + 7 * length for length in (1, 2, 3)]
+    for row, scored, end in zip(rows, batch.scored.tolist(), ends, strict=True):
+        assert row[end:] == [IOI_PAD] * (16 + 21 - end)
+        assert scored == [True] * (end - 1) + [False] * (len(row) - end)
+        assert WORDS[row[end - 1]] == to_follow(row[: end - 1])
+    assert batch.world_scored == sum(ends) - 40
+
+
+def test_batches_of_sentences_are_pure_functions_of_their_arguments() -> None:
+    again = Source("ioi", seed=5, lengths=(1, 3), ood_lengths=(4, 5))
+    first, one_length = IOI.training_batch(3, 8), IOI.batch(Purpose.MEAN, 4, 8, 1)
+    assert equal(again.training_batch(3, 8), first)
+    assert equal(again.batch(Purpose.MEAN, 4, 8, 1), one_length)
+    others = [
+        again.batch(Purpose.MEAN, 4, 8, 2),
+        again.batch(Purpose.GRADIENT, 4, 8, 1),
+        Source("ioi", 6).batch(Purpose.MEAN, 4, 8, 1),
+    ]
+    assert not any(torch.equal(other.inputs, one_length.inputs) for other in others)
+    assert not torch.equal(again.training_batch(4, 8).inputs[:, :22], first.inputs[:, :22])
+
+
+def test_sentences_have_no_released_layout() -> None:
+    with pytest.raises(ValueError, match=r"`data\.layout` released is for tasks on integers; `ioi` has sentences\.$"):
+        Source("ioi", layout=Layout.RELEASED)
+
+
 def test_rows_that_cannot_be_divided_are_refused_by_the_name_of_their_setting() -> None:
     batch = Source("sort").training_batch(0, 10)
     with pytest.raises(ValueError, match=r"`data\.batch_size` must be divisible by the number of processes, 4; got 10"):
@@ -212,6 +310,18 @@ def test_the_needed_context_is_that_of_the_batch_and_not_one_token_more(length: 
     for short in (n_ctx - 1, n_ctx - 2):
         with pytest.raises(ValueError, match=text):
             check_context([1, length], short, "length")
+
+
+@pytest.mark.parametrize("length", [2, 5])
+def test_sentences_need_room_for_fifteen_tokens_and_seven_for_each_filler(length: int) -> None:
+    n_ctx = 15 + 7 * length
+    assert IOI.batch(Purpose.MEAN, length, 2).inputs.shape[1] == n_ctx
+    IOI.check_context([length], n_ctx, "length")
+    IOI.check_context([length], None, "length")
+    text = rf"`length` must be between 1 and {length - 1}, .* got {length}\. Raise `model\.n_ctx` to {n_ctx} or more"
+    for short in (n_ctx - 1, n_ctx - 7):
+        with pytest.raises(ValueError, match=text):
+            IOI.check_context([1, length], short, "length")
 
 
 @pytest.mark.parametrize("length", [0, -3])

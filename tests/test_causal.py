@@ -216,6 +216,7 @@ def test_a_head_without_columns_in_w_o_has_no_effect_at_all_but_the_released_sit
 
 def test_an_mlp_that_is_replaced_writes_what_an_open_gate_lets_in_in_bfloat16_too() -> None:
     model, source = in_precision(Transformer(**SIZES), "bf16"), Source("sort", seed=3)
+    assert isinstance(model, Transformer)
     batch = source.batch(Purpose.EVALUATION, 4, 7)
     asked = [Intervention(frozenset([member]), Baseline.MEAN) for member in (2, 5)]
     found = all_replacements(model, source, batch)
@@ -466,7 +467,7 @@ def test_a_score_that_is_not_finite_names_the_group_of_rows_that_made_it() -> No
     logits = torch.zeros(6, 3, 8)
     logits[4, 1] = float("inf")
     with pytest.raises(FloatingPointError, match="under c: "):
-        score(logits, torch.zeros(6, 3, dtype=torch.long), ("a", "b", "c"))
+        score(logits, torch.zeros(6, 3, dtype=torch.long), names=("a", "b", "c"))
 
 
 def test_a_replacement_that_is_not_finite_is_an_error_that_names_its_component(trained: Transformer, source: Source) -> None:

@@ -256,9 +256,10 @@ def test_a_score_that_is_not_finite_is_an_error_that_names_its_component(call: s
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_weight_that_is_not_finite_is_an_error(call: str, value: float) -> None:
-    drop = a_drop()
+    model = bent_model()
+    drop = a_drop(model)
     with torch.no_grad():
-        drop.model.unembedding.weight[3, 2] = value
+        model.unembedding.weight[3, 2] = value
     name = "the gated model" if call in ("level", "value") else "L0_H0"
     with pytest.raises(FloatingPointError, match=f"The score of {name} is not finite"):
         CALLS[call](drop)
@@ -274,8 +275,9 @@ def test_a_replacement_that_is_not_finite_is_an_error_that_names_its_component(c
 
 
 def test_fused_attention_has_no_second_derivative_and_drop_takes_another_path() -> None:
-    fused, plain = a_drop(bent_model(attention="fused")), a_drop(bent_model(attention="math"))
-    assert fused.model.blocks[0].attention.path == "fused"
+    model = bent_model(attention="fused")
+    fused, plain = a_drop(model), a_drop(bent_model(attention="math"))
+    assert model.blocks[0].attention.path == "fused"
     gates = torch.zeros(ROWS, N, dtype=torch.float64, requires_grad=True)
     with gated(fused.model, WIRING, gates, fused.replacement(slice(None))):
         value = fused.metric(fused.model(fused.batch.inputs, fused.last), *fused.answers(slice(None)))

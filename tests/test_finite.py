@@ -16,6 +16,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from zygote import Zygote
 
 from gcgap.data import SequenceData
+from gcgap.model import Transformer
 from gcgap.training import SequenceModel
 
 WEIGHT = "model.blocks.1.mlp.W_out.weight"
@@ -73,6 +74,7 @@ def test_a_step_that_the_scaler_skips_does_not_stop_training() -> None:
     skipped, _ = train(3, 2.0**40)
     assert all(torch.equal(weight, before[name]) for name, weight in skipped.state_dict().items())
     trained, scaler = train(40, 2.0**40)
+    assert isinstance(trained.model, Transformer)
     assert 1 < scaler.get_scale() < 2.0**38
     assert not torch.equal(trained.model.unembedding.weight, before["model.unembedding.weight"])
     assert all(bool(weight.isfinite().all()) for weight in trained.state_dict().values())

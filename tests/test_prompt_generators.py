@@ -74,6 +74,18 @@ def test_both_orders_of_names_come_equally_often(size: int, seed: int) -> None:
     assert orders[: size // 2] != [orders[0]] * (size // 2) or size < 9, "not one order first, then the other"
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_of_an_odd_number_of_prompts_either_order_can_come_once_more(size: int) -> None:
+    more = 0
+    for seed in range(200):
+        prompts = [
+            (str(prompt.clean), str(prompt.wrong), str(prompt.answer))
+            for prompt in ioi(np.random.default_rng(seed), size, 0, NAMES)
+        ]
+        more += 2 * sum(text.index(wrong) < text.index(answer) for text, wrong, answer in prompts) > size
+    assert abs(more - 100) < 4 * 50**0.5
+
+
 def test_every_sentence_name_place_and_object_comes() -> None:
     prompts = ioi(np.random.default_rng(0), 400, 3, NAMES)
     said = {word for prompt in prompts for word in split(str(prompt.clean))}

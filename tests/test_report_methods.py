@@ -718,7 +718,7 @@ def test_every_figure_of_a_record_can_be_drawn(name: str, of: str) -> None:
     figure = FIGURES[name](record)
     assert png(figure).startswith(b"\x89PNG")
     title = figure.get_suptitle()
-    assert "sort, seed 42, step 1000, length 9, mean, noising" in title
+    assert "sort, seed 42, step 1,000, length 9, mean, noising" in title
     if name == "scores":
         shown = [axes.get_title() for axes in figure.axes]
         assert len(shown) == {"two": 5, "twenty": 6, "few": 2, "no": 5, "logit": 5}[of.split()[0]]

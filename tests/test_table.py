@@ -73,7 +73,7 @@ def test_a_table_without_ranks_has_dashes() -> None:
 
 def test_the_table_says_what_was_measured_and_in_which_units() -> None:
     text = " ".join(printed(tiny.ten(step=1250)).split())
-    assert all(part in text for part in ("sort", "seed 7", "step 1250", "length 9", "mean ablation", "1e-2", "points", "95%"))
+    assert all(part in text for part in ("sort", "seed 7", "step 1,250", "length 9", "mean ablation", "1e-2", "points", "95%"))
 
 
 def test_gradients_that_are_all_zero_have_a_table() -> None:

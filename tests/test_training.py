@@ -17,6 +17,7 @@ import yaml
 
 from gcgap.callbacks import GapTracker
 from gcgap.data import SequenceData
+from gcgap.model import Transformer
 from gcgap.protocol import Protocol, Tracking
 from gcgap.records import Record
 from gcgap.training import AccuracyTarget, SequenceModel
@@ -151,6 +152,8 @@ def test_a_step_in_between_is_watched_without_a_trace(tmp_path: Path) -> None:
 def test_the_loss_of_the_slices_is_the_loss_of_the_global_batch() -> None:
     """What DDP averages is the gradient of the mean over all scored tokens, also where ranks hold different numbers of them."""
     model = SequenceModel(**CONFIG["model"], seed=3).double()
+    transformer = model.model
+    assert isinstance(transformer, Transformer)
     batch = SequenceData(**CONFIG["data"], seed=3).source.training_batch(5, 16)
 
     class Rank:
@@ -165,7 +168,7 @@ def test_the_loss_of_the_slices_is_the_loss_of_the_global_batch() -> None:
         mine = next(iter(data.train_dataloader()))
         assert len(mine.inputs) == 16 // world
         assert mine.world_scored == batch.world_scored
-        return torch.autograd.grad(model.training_step(mine, 0), model.model.embedding.weight)[0]
+        return torch.autograd.grad(model.training_step(mine, 0), transformer.embedding.weight)[0]
 
     averaged = (gradient(0, 2) + gradient(1, 2)) / 2
     torch.testing.assert_close(averaged, gradient(0, 1), atol=1e-14, rtol=1e-10)
@@ -181,6 +184,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_by_name() -> None:
 
 def test_a_loss_that_is_not_finite_stops_training() -> None:
     model = SequenceModel(**CONFIG["model"])
+    assert isinstance(model.model, Transformer)
     with torch.no_grad():
         model.model.unembedding.bias[0] = float("inf")
     model._trainer = type("T", (), {"world_size": 1, "global_step": 7})()  # type: ignore[assignment]

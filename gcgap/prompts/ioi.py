@@ -15,7 +15,7 @@ from gcgap.prompts.sentences import CLOSINGS, FILLERS, OBJECTS, OPENINGS, PLACES
 
 
 def ioi(random: np.random.Generator, size: int, length: int, names: Sequence[str]) -> list[Prompt]:
-    """Prompts whose pairs of names come in either order equally often (if `size` is odd, once more in one of them).
+    """Prompts whose pairs of names come in either order equally often (if `size` is odd, one of them at random once more).
 
     Args:
         random: Draws everything.
@@ -30,7 +30,7 @@ def ioi(random: np.random.Generator, size: int, length: int, names: Sequence[str
         raise ValueError(f"`length` must be 0 or larger, the number of filler sentences; got {length}.")
     if len(set(names)) < 3:
         raise ValueError(f"`names` must be at least 3 different names; got {list(names)}.")
-    subject_first = random.permutation(size) % 2 == 0
+    subject_first = (random.permutation(size) + random.integers(2)) % 2 == 0
     return [_prompt(random, length, list(dict.fromkeys(names)), bool(first)) for first in subject_first]
 
 

@@ -27,7 +27,9 @@ class Reference:
     """A measurement of the paper's size in its parts, under one baseline or more."""
 
     def __init__(self, precision: str = "float32") -> None:
-        self.model: Transformer = in_precision(gcgap.load(REFERENCE), precision)
+        model = in_precision(gcgap.load(REFERENCE), precision)
+        assert isinstance(model, Transformer)
+        self.model = model
         self.source, self.protocol, self.wiring = Source("sort"), Protocol(), Wiring.of(self.model)
         self.n = len(self.wiring.components)
         self.batch = self.source.batch(Purpose.EVALUATION, LENGTH, self.protocol.sequences)
