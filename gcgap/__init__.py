@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from gcgap.attribution.settings import Attribution as Attribution
     from gcgap.attribution.setup import Setup as Setup
     from gcgap.checkpoints import load as load
+    from gcgap.importance.baselines import Baseline as Baseline
     from gcgap.measurement import measure as measure
+    from gcgap.pretrained.load import load_pretrained as load_pretrained
     from gcgap.protocol import Protocol as Protocol
     from gcgap.protocol import Tracking as Tracking
     from gcgap.records import Record as Record
@@ -31,15 +33,29 @@ __version__ = version("gcgap")
 _HOMES = {
     "attribute": "attribution.attribute",
     "Attribution": "attribution.settings",
+    "Baseline": "importance.baselines",
     "Setup": "attribution.setup",
     "load": "checkpoints",
+    "load_pretrained": "pretrained.load",
     "measure": "measurement",
     "Protocol": "protocol",
     "Tracking": "protocol",
     "Record": "records",
     "read": "records",
 }
-__all__ = ["Attribution", "Protocol", "Record", "Setup", "Tracking", "attribute", "load", "measure", "read"]
+__all__ = [
+    "Attribution",
+    "Baseline",
+    "Protocol",
+    "Record",
+    "Setup",
+    "Tracking",
+    "attribute",
+    "load",
+    "load_pretrained",
+    "measure",
+    "read",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gcgap.attribution.record import AttributionRecord
-from gcgap.report.what import what
+from gcgap.report.what import shared_values, what
 
 NOTE = (
     "ρ: Spearman's rank correlation of scores and exact effects, with its 95 % interval; ceil: the largest ρ that independent "
@@ -75,7 +75,7 @@ def _grid(title: str, caption: str) -> Table:
 
 def found(record: AttributionRecord) -> list[str]:
     """What was found besides, a line for each."""
-    return [*_patching(record), *_sets(record), *_trust(record), *_workflow(record), record["advice"]]
+    return [*shared_values(record), *_patching(record), *_sets(record), *_trust(record), *_workflow(record), record["advice"]]
 
 
 def _patching(record: AttributionRecord) -> list[str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gcgap.records import Record
-from gcgap.report.what import on, what
+from gcgap.report.what import on, shared_values, what
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
 SURE = 0.05  # p-value below which a rank correlation is told from chance
@@ -47,7 +47,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
     layers = [component["layer"] for component in record["components"]]
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
         grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
-    lines = [sentence(record, baseline), *_named_sets(record, baseline), *_methods(record)]
+    lines = [sentence(record, baseline), *shared_values(record), *_named_sets(record, baseline), *_methods(record)]
     return Group(grid, *map(escape, lines))
 
 

@@ -23,6 +23,14 @@ def on(record: Either) -> str:
     return f"{record['task']} prompts" + (f" at length {record['length']}" if record["length"] else "")
 
 
+def shared_values(record: Either) -> list[str]:
+    """What G cannot tell where query heads share their values; nothing where they do not."""
+    group = record.to_dict().get("model", {}).get("heads_per_value", 1)
+    if group == 1:
+        return []
+    return [f"Groups of {group} heads share their values: G of each is that of the group's slice of W_V."]
+
+
 def _name(record: Either) -> str | None:
     """Of a pretrained model."""
     return record.to_dict().get("model", {}).get("name")
