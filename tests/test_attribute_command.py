@@ -371,7 +371,7 @@ def test_known_circuits_are_written_reported_and_not_replaced_without_force(
         (("--known", "somewhere"), "takes no checkpoints"),
         (("--known", "--baseline", "zero"), "`--baseline` is not for `--known`"),
         (("--known", "--length", "9"), "`--length` is not for `--known`"),
-        ((), "give run directories or .ckpt files, or `--known`"),
+        ((), "give run directories or .ckpt files, or `--model`, or `--known`"),
     ],
 )
 def test_what_known_circuits_cannot_be_asked_is_said(

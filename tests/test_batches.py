@@ -168,8 +168,8 @@ def test_some_rows_of_a_batch_keep_all_that_the_batch_has() -> None:
     assert sentences.wrong is not None
     assert sentences.corrupted is not None
     few = sentences.rows(slice(2, 5))
-    parts = [part[2:5] for part in (sentences.inputs, sentences.targets, sentences.scored)]
-    assert equal(few, Batch(*parts, sentences.world_scored, sentences.wrong[2:5], sentences.corrupted[2:5]))
+    inputs, targets, scored = (part[2:5] for part in (sentences.inputs, sentences.targets, sentences.scored))
+    assert equal(few, Batch(inputs, targets, scored, 6, sentences.wrong[2:5], sentences.corrupted[2:5]))
     assert few.world_scored == 6 == 2 * int(few.scored.sum())
     assert equal(sentences.rows(slice(60)), sentences)
     integers = Source("sort").batch(Purpose.EVALUATION, 8, 6)

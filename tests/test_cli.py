@@ -146,7 +146,7 @@ def test_a_missing_checkpoint_is_refused_by_name(refuse: Refuse) -> None:
         assert "nowhere.ckpt" in refuse(command, "--ckpt_path", "nowhere.ckpt")
     assert "nowhere.ckpt" in refuse("measure", "nowhere.ckpt")
     assert "nowhere" in refuse("measure", "nowhere")
-    assert "paths" in refuse("measure")
+    assert "give run directories or .ckpt files, or `--model`." in refuse("measure")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
