@@ -194,7 +194,7 @@ def test_other_units_give_scores_in_those_units_and_gains_the_other_sign(name: s
     torch.testing.assert_close(gain, -4 * plain(name, "logit_difference"), **CLOSE)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("layer_index", "random_order")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("layer_index", "random_order", "gradient_output")])
 def test_a_head_that_writes_nothing_scores_nothing(name: str) -> None:
     model = bent_model()
     silent = PARTS.index((0, 1))
@@ -206,6 +206,13 @@ def test_a_head_that_writes_nothing_scores_nothing(name: str) -> None:
         assert not found[silent].any()  # exactly: no derivative passes through weights that are zero
     if name != "shapley_exact_match":  # of a model that is never right
         assert found.abs().mean(-1).count_nonzero() == N - 1
+
+
+def test_the_gradient_of_what_a_head_writes_is_not_silent_with_it() -> None:
+    model = bent_model()
+    with torch.no_grad():
+        model.blocks[0].attention.W_O.weight[:, model.d_head : 2 * model.d_head] = 0
+    assert run("gradient_output", model)[PARTS.index((0, 1))].min() > 0
 
 
 @pytest.mark.parametrize("name", [name for name in INTERVENING if name != "gate_gradient"])
@@ -290,7 +297,7 @@ PASSES: dict[str, tuple[float, float, float]] = {
     "joint_ig": (2, 2, 0),
     "shapley_value": (2 * (N + 1), 0, 0),
     "shapley_exact_match": (2 * (N + 1), 0, 0),
-    **dict.fromkeys(("gradient", "gradient_raw", "weight_times_gradient"), (BATCHES, BATCHES, 0)),
+    **dict.fromkeys(("gradient", "gradient_output", "gradient_raw", "weight_times_gradient"), (BATCHES, BATCHES, 0)),
     "fisher_trace": (FISHER, FISHER, 0),
     "screen_flag_fix": (2 + 2 + 1 + N, 2, 1),  # a budget of ten is enough for all six
     "activation_norm": (1, 0, 0),
