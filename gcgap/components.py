@@ -81,6 +81,7 @@ class Wiring:
         value: The heads' parts of W_V; heads of a group that share their values each have the group's part.
         output: The heads' parts of W_O, which no heads share.
         mlp_down: The MLP's last (down) matrix.
+        attention_norm: The module that normalises what all heads write before it is added to the stream, if there is one.
     """
 
     n_layers: int
@@ -90,6 +91,7 @@ class Wiring:
     value: Slices = Slices("blocks.{layer}.attention.W_V")
     output: Slices = Slices("blocks.{layer}.attention.W_O", axis=1)
     mlp_down: str = "blocks.{layer}.mlp.W_out"
+    attention_norm: str | None = None
 
     @classmethod
     def of(cls, model: Decoder) -> Wiring:

@@ -59,7 +59,8 @@ def head(
 ) -> dict[str, Any]:
     """What every record begins with: what was measured, how, and how good the model is."""
     source = origin.source
-    libraries = {name: version(name) for name in ("gcgap", "torch", "numpy", "scipy")}
+    foreign = ("transformers", "tokenizers") if "heads_per_value" in model else ()
+    libraries = {name: version(name) for name in ("gcgap", "torch", "numpy", "scipy", *foreign)}
     return {
         "schema": SCHEMA,
         "task": source.task,

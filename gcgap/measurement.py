@@ -140,8 +140,23 @@ def begin(
         sized = protocol if sequences is None else replace(protocol, sequences=sequences)
         accuracy, window = _accuracy(model, source, sized, lengths, sharing)
     given, length = length is not None, window["length"] if length is None else length
-    record = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given}
+    record = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given} | _rows(source, protocol)
     return Begun(model, wiring, source, length, record, seconds)
+
+
+def _rows(source: Source, protocol: Protocol) -> dict[str, Any]:
+    """How many prompts there are of each kind: a file may have fewer than the protocol asks for."""
+    if (length := source.only_length) is None:
+        return {}
+    evaluation = {
+        name: len(source.batch(Purpose.EVALUATION, length, protocol.sequences, index).inputs)
+        for index, name in enumerate(("evaluation", "again"))
+    }
+    batches = {
+        f"{purpose}_batches": [len(batch.inputs) for batch in source.batches(purpose, length, count, protocol.batch_size)]
+        for purpose, count in ((Purpose.GRADIENT, protocol.gradient_batches), (Purpose.MEAN, protocol.mean_batches))
+    }
+    return {"prompts": evaluation | batches}
 
 
 class Stopwatch:
@@ -165,6 +180,10 @@ def _origin(model: Decoder, task: str | None, origin: Origin | None) -> Origin:
         raise ValueError('`task` is needed for a model that was not loaded from a checkpoint; give `task="sort"`, say.')
     if known is None:
         return Origin(Source(str(task)))
+    if known.source.only_length is not None and task not in (None, known.source.task):
+        raise ValueError(
+            f"`task` must be that of the model's prompts, {known.source.task}; got {task!r}. Load it with other ones."
+        )
     return replace(known, source=replace(known.source, task=task or known.source.task))
 
 
@@ -177,6 +196,8 @@ def _accuracy(
         return shared_base_scores(model, batch, sharing).exact_match
 
     inside = [right(batch) for batch in id_batches(source, protocol.sequences)]
+    if source.only_length is not None:
+        inside = [right(source.batch(Purpose.EVALUATION, source.only_length, protocol.sequences))]
     by_length = {
         length: float(right(source.batch(Purpose.EVALUATION, length, protocol.sequences)).mean())
         for length in dict.fromkeys(lengths)

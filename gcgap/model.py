@@ -170,6 +170,11 @@ class Decoder(nn.Module):
         """
         return usual
 
+    def pieces(self, rows: int, tokens: int, kind: Kind) -> list[slice]:
+        """Rows in as few pieces as fit into memory."""
+        size = self.fits(rows, tokens, kind)
+        return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
     @property
     def device(self) -> torch.device:
         """Where tokens go in."""

@@ -39,7 +39,12 @@ def in_precision(model: Decoder, name: str) -> Decoder:
     if not mixed and {parameter.dtype for parameter in model.parameters()} == {dtype}:
         return model
     converted = copy.deepcopy(model)
-    return _mixed(converted.float()) if isinstance(converted, Transformer) and mixed else converted.to(dtype)
+    if isinstance(converted, Transformer):
+        return _mixed(converted.float()) if mixed else converted.to(dtype)
+    for weight in converted.parameters():  # alone: the tables of rotary positions stay as precise as they are
+        weight.data = weight.data.to(dtype)
+    converted.settings = converted.settings | {"dtype": str(dtype).removeprefix("torch.")}
+    return converted
 
 
 def _mixed(model: Transformer) -> Transformer:

@@ -58,7 +58,8 @@ def random_pairs(subject: Subject, rng: np.random.Generator) -> dict[Key, list[i
 
 
 def set_drops(subject: Subject, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
-    """Exact-match drops per sequence of every set that has members, `ood` at the measured length and `in_distribution`."""
+    """Exact-match drops per sequence of every set that has members, `ood` at the measured length and `in_distribution` if that is
+    another."""
     keys = [key for key, found in sets.items() if found]
     wanted = {key: Intervention(frozenset(sets[key]), Baseline(key[0])) for key in keys}
     if not wanted:
@@ -66,9 +67,11 @@ def set_drops(subject: Subject, sets: Mapping[Key, list[int]]) -> dict[Key, dict
     once = list(dict.fromkeys(wanted.values()))
     size = subject.protocol.sequences
     ood = subject.drops(once, subject.batch(subject.length, size))[0]
-    inside = np.concatenate([subject.drops(once, batch)[0] for batch in id_batches(subject.source, size)], -1)
+    found = {"ood": ood}
+    if batches := id_batches(subject.source, size):
+        found["in_distribution"] = np.concatenate([subject.drops(once, batch)[0] for batch in batches], -1)
     where = {key: once.index(one) for key, one in wanted.items()}
-    return {key: {"ood": ood[at], "in_distribution": inside[at]} for key, at in where.items()}
+    return {key: {place: of[at] for place, of in found.items()} for key, at in where.items()}
 
 
 def inside_drops(subject: Subject) -> Array:
@@ -81,7 +84,7 @@ def inside_drops(subject: Subject) -> Array:
 
 def inside_entries(subject: Subject, rng: np.random.Generator, judgement: Judgement) -> list[dict[str, Any] | None]:
     """For every component its in-distribution drop by baseline; None where the protocol does not ask for it."""
-    if not subject.protocol.inside:
+    if not subject.protocol.inside or not id_batches(subject.source, subject.protocol.sequences):
         return [None] * len(subject.wiring.components)
     by_component = inside_drops(subject).swapaxes(0, 1)
     return [
@@ -134,8 +137,8 @@ def random_pruning(
         keys = [key for key in pairs if key[0] == baseline]
         entry: dict[str, Any] = {"members": [[names[i] for i in pairs[key]] for key in keys]}
         for place in ("ood", "in_distribution"):
-            means = np.array([drops[key][place].mean() for key in keys])
-            entry[f"{place}_drop"] = _with_interval(means, judgement, rng)
+            means = [drops[key][place].mean() for key in keys if place in drops[key]]
+            entry[f"{place}_drop"] = _with_interval(np.array(means) if means else None, judgement, rng)
         result[baseline] = entry
     return result
 

@@ -57,6 +57,8 @@ class Subject:
 
         Processes share the interventions, not the sequences.
         """
+        if self.source.only_length is not None:
+            raise ValueError("`protocol.paired` must be true for prompts, of which a file has no others for every component.")
         base = shared_base_scores(self.model, self.batch(length, size), self.sharing)
         ablated = torch.zeros(len(Scores._fields), len(sets), size, dtype=torch.float64)
         mine = self.sharing.part(len(sets))
@@ -100,6 +102,8 @@ def shared_base_scores(model: Decoder, batch: Batch, sharing: Sharing) -> Scores
 
 def id_batches(source: Source, sequences: int) -> list[Batch]:
     """In-distribution evaluation sequences: about `sequences` in all, the same number of each training length."""
+    if source.only_length is not None:
+        return []  # nothing tells prompts that a model was trained on from others
     each = max(2, sequences // len(source.training_lengths))
     return [source.batch(Purpose.EVALUATION, length, each) for length in source.training_lengths]
 

@@ -40,15 +40,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def config(name: str) -> Any:
+def config(name: str, **changes: Any) -> Any:
     """The config of a tiny model."""
     kind, settings = CONFIGS[name]
-    return getattr(transformers, kind)(**settings)
+    return getattr(transformers, kind)(**settings | changes)
 
 
-def network(name: str, seed: int = 0) -> Any:
+def network(name: str, seed: int = 0, **changes: Any) -> Any:
     """A tiny model with random weights, biases and norms included."""
-    made = transformers.AutoModelForCausalLM.from_config(config(name)).eval()
+    made = transformers.AutoModelForCausalLM.from_config(config(name, **changes)).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in made.parameters():
         nn.init.normal_(parameter, 0.0, 0.2, generator=generator)

@@ -19,6 +19,7 @@ from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import activations_on, batch_means, mean_activations, zero_activations
 from gcgap.importance.corruption import Corruption, corrupted
 from gcgap.importance.drop import Drop
+from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.linearised import frozen_effects, linear_effects
 from gcgap.importance.paths import completeness_residual, joint_integrated_gradients, midpoint
 from gcgap.importance.scores import log_prob, logit_difference
@@ -184,6 +185,34 @@ def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(n
     torch.testing.assert_close(attention_entropies(model, as_batch(rows)), wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("kind", ["means", "gradients"])
+def test_limited_memory_takes_batches_apart_and_puts_them_together_again(kind: str) -> None:
+    model, batch = made("llama"), as_batch(prompts())
+    seen: list[int] = []
+    model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
+
+    def measured() -> Tensor:
+        if kind == "means":
+            return batch_means(model, model.wiring, [batch], by_position=False)
+        return gradient_norms(model, model.wiring, [batch])
+
+    free = measured()
+    model.memory = 2.5 * saved_bytes(model, 7, "backward") * FACTORS["forward" if kind == "means" else "backward"] / 2**30
+    seen.clear()
+    torch.testing.assert_close(measured(), free, **CLOSE)
+    assert seen[-3:] == [2, 2, 2]
+
+
+def test_what_gemma_multiplies_heads_by_counts_in_their_norms() -> None:
+    model, batch = made("gemma2"), as_batch(prompts((6, 6)))
+    before = activation_norms(model, model.wiring, batch)
+    with torch.no_grad():
+        projection: Any = model.get_submodule(model.wiring.out_projection.format(layer=1))
+        projection.weight *= 0.01
+    after = activation_norms(model, model.wiring, batch)
+    assert (after / before)[-5:-1].min() > 0.5, "the norm behind takes the factor out again"
+
+
 def test_an_activation_norm_is_that_of_what_a_head_adds_by_itself() -> None:
     for name in ("gpt2", "llama"):
         model, batch = made(name), as_batch(prompts((6, 6)))
@@ -246,19 +275,20 @@ def test_the_released_site_needs_heads_as_wide_as_the_model() -> None:
     assert not torch.equal(single_drops(replace(drop, site=Site.RELEASED)).log_prob, single_drops(drop).log_prob)
 
 
+@pytest.mark.parametrize("tokens", [9, 400])
 @pytest.mark.parametrize("name", NAMES)
-def test_no_pass_takes_more_memory_than_it_is_said_to(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Pretrained(families.network(name), find_wiring(families.config(name))).eval()
-    rows = 24
-    drop = a_drop(model, as_batch(prompts((9,) * rows)))
-    one = saved_bytes(model, 9)
+def test_no_pass_takes_more_memory_than_it_is_said_to(name: str, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Pretrained(families.network(name, max_position_embeddings=512), find_wiring(families.config(name))).eval()
+    rows = 24 if tokens < 20 else 4
+    drop = a_drop(model, as_batch(prompts((tokens,) * rows)))
     monkeypatch.setattr(causal, "CHUNK", rows)
     monkeypatch.setattr(causal, "ROWS", rows)
     needed = {"forward": peak(lambda: single_drops(drop)), "backward": peak(lambda: drop.gradient(drop.closed()))}
     needed["double"] = peak(lambda: drop.hessian_product(drop.closed(), drop.closed() + 1))
     for kind, most in FACTORS.items():
-        assert needed[kind] < most * rows * one, kind
-        assert needed[kind] > most * rows * one / 10, "else far fewer rows run than could"
+        promised = most * rows * saved_bytes(model, tokens, kind)
+        assert needed[kind] < promised, kind
+        assert needed[kind] > promised / 10, "else far fewer rows run than could"
 
 
 def test_limited_memory_makes_pieces_smaller_and_no_number_another() -> None:
@@ -271,11 +301,11 @@ def test_limited_memory_makes_pieces_smaller_and_no_number_another() -> None:
 
     assert [len(range(6)[piece]) for piece in drop.slices()] == [6]
     free = everything()
-    model.memory = 2.5 * saved_bytes(model, 7) * FACTORS["double"] / 2**30
+    model.memory = 2.5 * saved_bytes(model, 7, "double") * FACTORS["double"] / 2**30
     assert [len(range(6)[piece]) for piece in drop.slices()] == [2, 2, 2]
     for one, other in zip(free, everything(), strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     assert len(drop._given) == 1, "never all caches at once"
-    model.memory = saved_bytes(model, 7) / 2**30 / 2
+    model.memory = saved_bytes(model, 7, "double") / 2**30 / 2
     with pytest.raises(ValueError, match=r"`--memory` must be at least .* GiB, what one prompt takes"):
         drop.slices()

@@ -96,6 +96,8 @@ def attribute(
     subject = Subject(model, wiring, source, protocol, length, mean)
     problem = setup.problem(subject, subject.batch(length, protocol.sequences, index=1))
     apart = setup.drop(subject, subject.batch(length, APART * protocol.sequences))
+    if partial is not None and record["checkpoint_sha256"] is None:
+        raise ValueError("`partial` needs a model whose weights are known by a hash, or it might take those of others.")
     kept = Partial(partial, {key: record[key] for key in DECIDING} | {"setup": setup.to_dict()})
     with seconds("methods"):
         rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop), done, kept)

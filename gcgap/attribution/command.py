@@ -53,6 +53,7 @@ class Job:
         setup: What is intervened on.
         protocol: Sizes and methods.
         length: Length of the OOD sequences; None applies the window rule.
+        prompts_sha256: Hash of the file of prompts, if they come from one.
     """
 
     load: Callable[[], Decoder]
@@ -61,6 +62,7 @@ class Job:
     setup: Setup
     protocol: Protocol
     length: int | None
+    prompts_sha256: str | None = None
 
     @property
     def unfinished(self) -> Path:
@@ -77,6 +79,7 @@ class Job:
             return False
         found = AttributionRecord.read(self.record)
         same = found["protocol"] | self.protocol.to_dict() == found["protocol"] and self.length in (None, found["length"])
+        same = same and found["protocol"].get("prompts_sha256") == self.prompts_sha256
         if same and found["setup"] == self.setup.to_dict() and found["checkpoint_sha256"] == self.sha256:
             return True
         raise UsageError(f"`{self.record}` holds a record of another checkpoint or other settings; replace it with `--force`.")
@@ -240,6 +243,7 @@ def _of_model(options: argparse.Namespace) -> list[Job]:
             one,
             protocol,
             given.length,
+            model.origin.source.told()["prompts_sha256"],
         )
         for one in setups
     ]

@@ -5,9 +5,13 @@ Neither says what the component causes. They are recorded beside G and C because
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from gcgap.batches import NOTHING, Batch
 from gcgap.components import Wiring
@@ -18,17 +22,34 @@ from gcgap.model import Decoder
 @torch.no_grad()
 def activation_norms(model: Decoder, wiring: Wiring, batch: Batch) -> Float[Tensor, " component"]:
     """Mean Euclidean norm of what each component adds to the residual stream (a head: z_h W_O[h]), over rows and their tokens."""
-    with undisturbed(model), recorded(model, wiring) as seen:
-        model.run(batch.inputs.to(model.device))
     norms: list[Tensor] = []
+    with undisturbed(model), recorded(model, wiring) as seen, _scales(model, wiring) as scales:
+        model.run(batch.inputs.to(model.device))
     for layer, (z, mlp) in enumerate(zip(seen.heads, seen.mlps, strict=True)):
         weight = wiring.weight(model, wiring.output.module, layer)
         parts = [wiring.output.of(weight, head, wiring.n_heads) for head in range(wiring.n_heads)]
         into = torch.stack([part if wiring.output.axis == 0 else part.T for part in parts])
         there = (batch.inputs != NOTHING).to(z.device)
-        norms += [*torch.einsum("b p h d, h d m -> b p h m", z, into).norm(dim=-1)[there].double().mean(0)]
+        writes = torch.einsum("b p h d, h d m -> b p h m", z, into)
+        writes = writes if scales[layer] is None else writes * scales[layer].unsqueeze(2)
+        norms += [*writes.norm(dim=-1)[there].double().mean(0)]
         norms += [mlp.norm(dim=-1)[there].double().mean()]
     return torch.stack([norm.cpu() for norm in norms])
+
+
+@contextmanager
+def _scales(model: Decoder, wiring: Wiring) -> Iterator[list[Tensor | None]]:
+    """Inside, one run fills in by what each layer multiplies all that its heads write, entry by entry; None where by nothing."""
+    found: list[Tensor | None] = [None] * wiring.n_layers
+
+    def note(layer: int, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        found[layer] = torch.where(args[0] == 0, 0, output / args[0])
+
+    with ExitStack() as stack:
+        for layer in range(wiring.n_layers) if wiring.attention_norm else ():
+            norm = wiring.module(model, str(wiring.attention_norm), layer)
+            stack.callback(norm.register_forward_hook(partial(note, layer)).remove)
+        yield found
 
 
 @torch.no_grad()

@@ -71,10 +71,15 @@ def batch_means(model: Decoder, wiring: Wiring, batches: Iterable[Batch], by_pos
             there = batch.inputs != NOTHING
             if by_position and not bool(there.all()):
                 raise ValueError("`mean_by_position` needs inputs of one length; these have tokens at different positions.")
-            keep = partial(_mean_of_rows if by_position else _mean_of_tokens, there.to(model.device))
-            with recorded(model, wiring, keep) as seen:
-                model.run(batch.inputs.to(model.device))
-            found.append(torch.cat([value.flatten(2).cpu() for value in (*seen.heads, *seen.mlps)], -1))
+            total = torch.zeros(())
+            for piece in model.pieces(len(there), there.shape[1], "forward"):
+                part = there[piece]
+                share = len(part) / len(there) if by_position else int(part.sum()) / int(there.sum())
+                keep = partial(_mean_of_rows if by_position else _mean_of_tokens, part.to(model.device))
+                with recorded(model, wiring, keep) as seen:
+                    model.run(batch.inputs[piece].to(model.device))
+                total = total + share * torch.cat([value.flatten(2).cpu() for value in (*seen.heads, *seen.mlps)], -1)
+            found.append(total)
     return torch.cat(found)
 
 

@@ -75,8 +75,8 @@ def over_batches(
             weight.requires_grad_(True)
         try:
             for b, batch in enumerate(batches):
-                gradients = _by_component(torch.autograd.grad(_loss(model, batch), weights), wiring, slices)
-                found[:, b] = torch.stack([measure(g, w) for g, w in zip(gradients, own, strict=True)])
+                gradients = _by_component(_gradients(model, batch, weights), wiring, slices)
+                found[:, b] = torch.stack([measure(g, w).cpu() for g, w in zip(gradients, own, strict=True)])
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
@@ -91,6 +91,17 @@ def weight_sizes(model: Decoder, wiring: Wiring) -> list[int]:
     names = (wiring.value.module, wiring.mlp_down)
     weights = [wiring.weight(model, name, layer) for layer in range(wiring.n_layers) for name in names]
     return [part.numel() for part in _by_component(weights, wiring, wiring.value)]
+
+
+def _gradients(model: Decoder, batch: Batch, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """dL_b / dW of every weight; of a batch that does not fit into memory, the sum over pieces of their shares of the mean."""
+    rows, total = len(batch.inputs), list[Tensor]()
+    for piece in model.pieces(rows, batch.inputs.shape[1], "backward"):
+        part = batch.rows(piece)
+        share = _loss(model, part) * (len(part.inputs) / rows)
+        gradients = torch.autograd.grad(share, weights)
+        total = [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
+    return total
 
 
 def _loss(model: Decoder, batch: Batch) -> Tensor:

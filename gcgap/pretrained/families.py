@@ -60,20 +60,21 @@ def gpt_neox(config: Any) -> Wiring:
 
 
 @family("llama", "mistral", "qwen2", "qwen3")
-@family("gemma2", "gemma3_text", mlp="post_feedforward_layernorm")
-@family("gemma3", mlp="post_feedforward_layernorm", layers="model.language_model.layers")
-def llama(config: Any, mlp: str = "mlp", layers: str = "model.layers") -> Wiring:
-    """Llama and what is built like it; Gemma normalises what an MLP puts out before it is added to the residual stream."""
+@family("gemma2", "gemma3_text", normalises=True)
+@family("gemma3", normalises=True, layers="model.language_model.layers")
+def llama(config: Any, normalises: bool = False, layers: str = "model.layers") -> Wiring:
+    """Llama and what is built like it; Gemma normalises what heads and MLP put out before it is added to the residual stream."""
     text, layer = config.get_text_config(), f"{layers}.{{layer}}"
     n_heads, groups = text.num_attention_heads, text.num_key_value_heads
     return Wiring(
         text.num_hidden_layers,
         n_heads,
         out_projection=f"{layer}.self_attn.o_proj",
-        mlp=f"{layer}.{mlp}",
+        mlp=f"{layer}.post_feedforward_layernorm" if normalises else f"{layer}.mlp",
         value=Slices(f"{layer}.self_attn.v_proj", blocks=groups, group=n_heads // groups),
         output=Slices(f"{layer}.self_attn.o_proj", axis=1),
         mlp_down=f"{layer}.mlp.down_proj",
+        attention_norm=f"{layer}.post_attention_layernorm" if normalises else None,
     )
 
 

@@ -38,7 +38,7 @@ class Pretrained(Decoder):
     def __init__(self, network: nn.Module, wiring: Wiring) -> None:
         config = getattr(network, "config", None)
         super().__init__(wiring.n_layers, wiring.n_heads, 0, 0, _context(config), {})
-        self._saved: dict[int, int] = {}
+        self._saved: dict[tuple[int, Kind], int] = {}
         self.network = network
         self.wiring = _below("network.", wiring)
         self._takes = frozenset(inspect.signature(network.forward).parameters)
@@ -52,6 +52,8 @@ class Pretrained(Decoder):
             self.wiring.module(self, self.wiring.out_projection, layer)
             self.wiring.module(self, self.wiring.mlp, layer)
             self.wiring.weight(self, self.wiring.mlp_down, layer)
+            if self.wiring.attention_norm is not None:
+                self.wiring.module(self, self.wiring.attention_norm, layer)
             for slices in (self.wiring.value, self.wiring.output):
                 slices.of(self.wiring.weight(self, slices.module, layer), wiring.n_heads - 1, wiring.n_heads)
         output = self.wiring.weight(self, self.wiring.output.module, 0)
@@ -99,9 +101,9 @@ class Pretrained(Decoder):
         """Rows of so many tokens that run together: `usual`, or fewer where memory is limited (`gcgap.pretrained.memory`)."""
         if self.memory is None:
             return usual
-        if tokens not in self._saved:
-            self._saved[tokens] = saved_bytes(self, tokens)
-        return min(usual, rows_within(self.memory, self._saved[tokens], kind))
+        if (tokens, kind) not in self._saved:
+            self._saved[tokens, kind] = saved_bytes(self, tokens, kind)
+        return min(usual, rows_within(self.memory, self._saved[tokens, kind], kind))
 
     def run(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """Run every layer at every position; of the logits only the last ones are made."""
@@ -161,7 +163,8 @@ def _below(prefix: str, wiring: Wiring) -> Wiring:
     names = {name: prefix + getattr(wiring, name) for name in ("out_projection", "mlp", "mlp_down")}
     slices = (replace(part, module=prefix + part.module) for part in (wiring.value, wiring.output))
     value, output = slices
-    return replace(wiring, **names, value=value, output=output)
+    norm = None if wiring.attention_norm is None else prefix + wiring.attention_norm
+    return replace(wiring, **names, value=value, output=output, attention_norm=norm)
 
 
 def _check_rows(there: Bool[Tensor, "batch pos"], last: int) -> None:

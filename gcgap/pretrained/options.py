@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gcgap.cli import UsageError
+from gcgap.prompts.find import PROMPTS
 
 TEXTS = {
     "model": "instead of checkpoints, a model of Hugging Face: its name on the hub, such as gpt2, or a directory",
@@ -60,9 +62,12 @@ class Given:
 
     @property
     def run(self) -> str:
-        """Name of the run directory: the model's and the prompts' names, of which no part leads elsewhere."""
+        """Name of the run directory: the model's, the prompts' (a file's with its hash) and the seed; no part leads elsewhere."""
         name = Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
-        return f"{plain(name)}-{plain(Path(self.prompts).stem)}-seed{self.seed}"
+        prompts, file = plain(Path(self.prompts).stem), Path(self.prompts)
+        if file.is_file() and self.prompts not in PROMPTS:
+            prompts += f"-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
+        return f"{plain(name)}-{prompts}-seed{self.seed}"
 
     def load(self, revision: str | None) -> Any:
         """The model, with its prompts for origin."""

@@ -82,7 +82,8 @@ class Revisions:
         if not path.exists():
             return None
         found = Record.read(path)
-        same = found["protocol"] | self.protocol.to_dict() == found["protocol"]
+        asked = self.protocol.to_dict() | model.origin.source.told()
+        same = found["protocol"] | asked == found["protocol"]
         if same and found["checkpoint_sha256"] == model.origin.checkpoint_sha256:
             return found
         raise UsageError(f"{path} holds a record of other weights or another protocol; replace it with `--force`.")

@@ -69,7 +69,7 @@ def find_prompts(name_or_path: str, encode: Encode, vocabulary: int, seed: int, 
 
 
 def _drawn(make: Make, seed: int, vocabulary: int, length: int) -> Draw:
-    def draw(purpose: Purpose, size: int, index: int) -> Sequence[Encoded]:
+    def draw(purpose: Purpose, size: int, index: int, count: int) -> Sequence[Encoded]:
         prompts = make(generator(seed, purpose, length, index), size, length)
         for prompt in prompts:
             check_vocabulary(prompt, vocabulary)

@@ -35,15 +35,24 @@ class Parts:
                 f"each; got {len(self.prompts)}. Write more."
             )
 
-    def __call__(self, purpose: Purpose, size: int, index: int) -> list[Encoded]:
-        """The first `size` prompts of the part of an evaluation, or so many at random of the part of everything else.
+    def __call__(self, purpose: Purpose, size: int, index: int, count: int = 1) -> list[Encoded]:
+        """The first `size` prompts of the part of an evaluation; of everything else one of `count` batches that share no prompt.
 
-        Never one twice, so that there are fewer where the part has fewer.
+        Never one twice, so that there are fewer than `size` where the part has fewer.
+
+        Raises:
+            ValueError: The part has fewer prompts than batches.
         """
         part = self._part(purpose, index)
-        if purpose != Purpose.EVALUATION:
-            part = generator(self.seed, purpose, 0, index).permutation(part)
-        return [self.prompts[i] for i in part[:size]]
+        if purpose == Purpose.EVALUATION:
+            return [self.prompts[i] for i in part[:size]]
+        if (each := min(size, len(part) // count)) < 1:
+            raise ValueError(
+                f"a file must have a prompt for each of {count} batches among the third that means and gradients get; got "
+                f"{len(part)}. Write more, or lower `protocol.gradient_batches` and `protocol.mean_batches`."
+            )
+        part = generator(self.seed, purpose, 0, 0).permutation(part)
+        return [self.prompts[i] for i in part[index * each : (index + 1) * each]]
 
     def _part(self, purpose: Purpose, index: int) -> np.ndarray:
         order = generator(self.seed, Purpose.ORDER, 0).permutation(len(self.prompts))

@@ -9,8 +9,8 @@ from typing import Any
 from gcgap.batches import Batch, Purpose, Source
 from gcgap.prompts.tokens import Encoded, as_batch
 
-Draw = Callable[[Purpose, int, int], Sequence[Encoded]]
-"""Gives the prompts of a batch by its purpose, size and index."""
+Draw = Callable[[Purpose, int, int, int], Sequence[Encoded]]
+"""Gives the prompts of a batch by its purpose, size and index, and the number of batches that there are to be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,12 @@ class PromptSource(Source):
         self.check_ood([length], "length")
         if size < 1:
             raise ValueError(f"`size` must be at least 1; got {size}.")
-        return as_batch(self.draw(purpose, size, index))
+        return as_batch(self.draw(purpose, size, index, 1))
+
+    def batches(self, purpose: Purpose, length: int, count: int, size: int) -> list[Batch]:
+        """So many batches; those of a file share no prompt, and are smaller than `size` if it has no more."""
+        self.check_ood([length], "length")
+        return [as_batch(self.draw(purpose, size, index, count)) for index in range(count)]
 
     def length_of(self, batch: Batch) -> int:
         """That of all prompts."""

@@ -72,8 +72,13 @@ def _named_sets(record: Record, baseline: str) -> list[str]:
     lines = []
     for label, found in record.to_dict().get("sets", {}).get(baseline, {}).items():
         drops = {place: found["all"][f"{place}_drop"] for place in ("ood", "in_distribution")}
-        told = (f"{100 * drop['value']:+.1f} [{_interval(drop['ci'], '+.1f', 100)}]" for drop in drops.values())
-        lines.append("{}: together they cost {} points OOD, {} in distribution.".format(label, *told))
+        told = {
+            place: f"{100 * drop['value']:+.1f} [{_interval(drop['ci'], '+.1f', 100)}]"
+            for place, drop in drops.items()
+            if drop["value"] is not None
+        }
+        inside = f" OOD, {told['in_distribution']} in distribution" if "in_distribution" in told else ""
+        lines.append(f"{label}: together they cost {told['ood']} points{inside}.")
     return lines
 
 
