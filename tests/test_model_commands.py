@@ -113,6 +113,13 @@ def test_prompts_of_a_file_are_measured_whatever_their_lengths(saved: Path, tmp_
     assert record["protocol"]["prompts_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert attributed(saved, tmp_path, "--prompts", str(path), "--positions", "scored") == 2
     assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.baselines=[mean,patch_prompt]") == 0
+    (gap,) = (Record.read(found) for found in tmp_path.rglob("final.json"))
+    assert gap["prompts"] == {"evaluation": 7, "again": 7, "gradient_batches": [3, 3], "mean_batches": [4]}
+    assert gap["components"][0]["in_distribution"] is None
+    assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.paired=false") == 2
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:18]))
+    assert attributed(saved, tmp_path, "--prompts", str(path), "--metric", "logit_difference") == 0
+    assert len(list(tmp_path.glob("tiny-mine-*"))) == 2, "other prompts under the same name are another run"
 
 
 def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from itertools import chain, combinations
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,7 @@ def test_a_file_is_dealt_into_three_parts_that_share_no_prompt(
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert rows(found.batch(EVALUATION, 0, count, 5)) == parts[1]
     for purpose in set(Purpose) - {EVALUATION}:
-        for index in range(3):
-            assert sorted(rows(found.batch(purpose, 0, count, index))) == sorted(parts[2])
+        assert sorted(rows(found.batch(purpose, 0, count))) == sorted(parts[2])
 
 
 def test_an_evaluation_takes_the_first_of_its_part_and_others_draw_from_theirs(tmp_path: Path) -> None:
@@ -140,10 +139,14 @@ def test_an_evaluation_takes_the_first_of_its_part_and_others_draw_from_theirs(t
     assert len(set(all_of_it)) == 10
     assert all_of_it != sorted(all_of_it), "shuffled"
     assert rows(found.batch(EVALUATION, 0, 4)) == all_of_it[:4]
-    drawn = [rows(found.batch(purpose, 0, 4, index)) for purpose in (GRADIENT, MEAN) for index in range(3)]
-    assert all(len(set(row)) == 4 for row in drawn)
-    assert all(a != b for a, b in combinations(drawn, 2))
-    assert len(set(chain(*drawn))) > 4
+    drawn = {purpose: [rows(batch) for batch in found.batches(purpose, 0, 3, 4)] for purpose in (GRADIENT, MEAN)}
+    for batches in drawn.values():
+        assert [len(row) for row in batches] == [3, 3, 3], "as many as there are for each"
+        assert len(set(chain(*batches))) == 9, "batches share no prompt, else their spread would be too small"
+    assert drawn[GRADIENT] != drawn[MEAN]
+    assert [len(batch.inputs) for batch in found.batches(MEAN, 0, 2, 4)] == [4, 4]
+    with pytest.raises(ValueError, match="a prompt for each of 11 batches among the third that means and gradients get; got 10"):
+        found.batches(GRADIENT, 0, 11, 4)
     assert all_of_it != rows(source(tmp_path / "mine.jsonl", 4).batch(EVALUATION, 0, 100)), "the seed deals"
 
 

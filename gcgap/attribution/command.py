@@ -33,7 +33,7 @@ from gcgap.report.known import known_table
 from gcgap.report.methods import method_table
 from gcgap.report.methods_files import write_files, write_truth
 
-MODEL_BATCH = 16  # prompts behind each gradient and each mean
+MODEL_BATCH, MODEL_BATCHES = 16, 10  # prompts behind each gradient and mean, and how many of both, at most
 REVISION = "a branch, tag or commit of `--model`, such as step1000 of Pythia"
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 TEXT = """Every attribution method beside the exact effect of every component, on the same sequences, and what each costs.
@@ -228,8 +228,10 @@ def _of_model(options: argparse.Namespace) -> list[Job]:
     """A job for each baseline of a pretrained model, which is loaded here: its weights say what is done already."""
     setups, protocol = _setups(options, "patch_prompt"), _protocol(options)
     given = Given.of(vars(options))
-    protocol = replace(protocol, precision=given.precision, batch_size=MODEL_BATCH)
     model = given.load(options.revision)
+    few = min(MODEL_BATCHES, model.origin.source.most_batches or MODEL_BATCHES)
+    sizes = {"batch_size": MODEL_BATCH, "gradient_batches": few, "mean_batches": few}
+    protocol = replace(protocol, precision=given.precision, **sizes)
     if options.methods is None and len(Wiring.of(model).components) > MANY:
         protocol = replace(protocol, attribution=replace(protocol.attribution, methods=affordable()))
     home = (options.out or Path("runs")) / given.run / FOLDER

@@ -60,8 +60,8 @@ def find_prompts(name_or_path: str, encode: Encode, vocabulary: int, seed: int, 
     if not Path(name_or_path).exists():
         names = ", ".join(sorted(PROMPTS))
         raise ValueError(f"`--prompts` must be one of {names}, or a file of JSON lines; there is no {name_or_path!r}.")
-    digest = hashlib.sha256(Path(name_or_path).read_bytes()).hexdigest()
     prompts = _of_file(name_or_path, encode, vocabulary, seed)
+    digest = hashlib.sha256(Path(name_or_path).read_bytes()).hexdigest()
     try:
         return PromptSource(task=Path(name_or_path).stem, seed=seed, draw=Parts(prompts, seed), file_sha256=digest)
     except ValueError as error:

@@ -54,6 +54,11 @@ class Parts:
         part = generator(self.seed, purpose, 0, 0).permutation(part)
         return [self.prompts[i] for i in part[index * each : (index + 1) * each]]
 
+    @property
+    def most_batches(self) -> int:
+        """Batches of means or gradients at most, each of one prompt."""
+        return len(self._part(Purpose.MEAN, 0))
+
     def _part(self, purpose: Purpose, index: int) -> np.ndarray:
         order = generator(self.seed, Purpose.ORDER, 0).permutation(len(self.prompts))
         first, other, rest = np.array_split(order, 3)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gcgap.batches import Batch, Purpose, Source
+from gcgap.prompts.parts import Parts
 from gcgap.prompts.tokens import Encoded, as_batch
 
 Draw = Callable[[Purpose, int, int, int], Sequence[Encoded]]
@@ -43,6 +44,11 @@ class PromptSource(Source):
         if self.seed < 0:
             raise ValueError(f"`seed` must be 0 or larger; got {self.seed}.")
         object.__setattr__(self, "lengths", (self.given_length, self.given_length))
+
+    @property
+    def most_batches(self) -> int | None:
+        """Batches at most that share no prompt; None where there is no limit."""
+        return self.draw.most_batches if isinstance(self.draw, Parts) else None
 
     def told(self) -> dict[str, Any]:
         """What a record's protocol says of the data."""
