@@ -238,7 +238,7 @@ class Source:
         seed: Seed of all streams.
         layout: Where PAD goes in training batches.
         lengths: Shortest and longest training example (integers per example; for sentences fillers between first and last).
-        ood_lengths: Lengths beyond training at which models are measured.
+        ood_lengths: Lengths beyond training at which models are measured; of sentences any lengths.
 
     Raises:
         ValueError: An unknown task, or lengths that cannot be.
@@ -273,10 +273,16 @@ class Source:
         return {"layout": str(self.layout), "lengths": list(self.lengths), "ood_lengths": list(self.ood_lengths)}
 
     def check_ood(self, lengths: Iterable[int], key: str) -> None:
-        """Raise a ValueError unless every length lies above the training lengths."""
+        """Raise a ValueError unless every length lies above the training lengths.
+
+        Sentences can be measured at training lengths too, on sentences of their own: learned positions know no other lengths.
+        """
         low, high = self.lengths
+        high = 0 if isinstance(find_task(self.task), Sentences) else high
         for length in lengths:
             if length <= high:
+                if not high:
+                    raise ValueError(f"`{key}` must be at least 1, the number of filler sentences; got {length}.")
                 raise ValueError(
                     f"`{key}` must lie above the training lengths {low}..{high}; got {length}. "
                     "Choose a longer one, or lower `data.lengths`."

@@ -38,7 +38,7 @@ class SequenceData(L.LightningDataModule):
         layout: `contiguous` puts PAD on the right; `released` puts it before the target, as the first public pipeline does.
         batch_size: Training examples per optimiser step, over all processes together.
         lengths: Shortest and longest training example (integers per example).
-        ood_lengths: Lengths beyond training at which models are measured.
+        ood_lengths: Lengths beyond training at which models are measured; of sentences any lengths.
         validation_sequences: Sequences per training length in the fixed validation set.
         seed: Seed of every stream of examples (linked to `seed_everything`).
 

@@ -216,6 +216,17 @@ def test_of_sentences_of_one_length_the_last_token_alone_is_scored_and_its_rival
     assert (batch.inputs != batch.corrupted).sum(1).tolist() == [1] * 30
 
 
+def test_sentences_are_measured_at_any_length_and_integers_beyond_training() -> None:
+    inside = Source("ioi", 1, lengths=(1, 3), ood_lengths=(2, 5))
+    assert not set(map(tuple, inside.batch(Purpose.EVALUATION, 2, 50).inputs.tolist())) & {
+        tuple(row[: 15 + 14]) for i in range(20) for row in inside.training_batch(i, 64).inputs.tolist()
+    }, "sentences that were not trained on"
+    with pytest.raises(ValueError, match=r"`data\.ood_lengths` must be at least 1, the number of filler sentences; got 0"):
+        Source("ioi", 1, lengths=(1, 3), ood_lengths=(0,))
+    with pytest.raises(ValueError, match=r"must lie above the training lengths 1\.\.3"):
+        Source("sort", 1, lengths=(1, 3), ood_lengths=(2,))
+
+
 def test_sentences_name_the_subject_first_in_half_of_all_and_second_in_the_others() -> None:
     for batch in (IOI.batch(Purpose.EVALUATION, 4, 400), IOI.batch(Purpose.GRADIENT, 5, 400), IOI.training_batch(0, 400)):
         said = [[WORDS[token] for token in row if token != IOI_PAD and WORDS[token] in NAMES] for row in batch.inputs.tolist()]

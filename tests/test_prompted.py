@@ -68,18 +68,18 @@ def alone(drop: Drop, rows: list[Encoded]) -> list[Drop]:
 
 def plain_effect(model: Pretrained, one: Encoded, component: Component) -> float:
     """Logit difference of a prompt, minus that with one output of a component as on the corrupted twin, without gcgap's gates."""
-    head, kept = component.head is not None, {}
+    head, kept, place = component.head is not None, list[Tensor](), component.head or 0
     module = model.get_submodule((model.wiring.out_projection if head else model.wiring.mlp).format(layer=component.layer))
 
     def columns(value: Tensor) -> Tensor:
-        return value[..., component.head * model.d_head : (component.head + 1) * model.d_head] if head else value
+        return value[..., place * model.d_head : (place + 1) * model.d_head] if head else value
 
     def changed(value: Tensor) -> Tensor:
-        if "other" not in kept:
-            kept["other"] = columns(value).clone()
+        if not kept:
+            kept.append(columns(value).clone())
             return value
         value = value.clone()
-        columns(value).copy_(kept["other"])
+        columns(value).copy_(kept[0])
         return value
 
     def difference(tokens: Any) -> float:
@@ -219,7 +219,11 @@ def test_an_activation_norm_is_that_of_what_a_head_adds_by_itself() -> None:
         found = activation_norms(model, model.wiring, batch)
         seen: list[Tensor] = []
         module = model.get_submodule(model.wiring.out_projection.format(layer=1))
-        hook = module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+
+        def note(_: Any, args: tuple[Tensor, ...], seen: list[Tensor] = seen) -> None:
+            seen.append(args[0])
+
+        hook = module.register_forward_pre_hook(note)
         with torch.no_grad():
             model(batch.inputs)
             hook.remove()

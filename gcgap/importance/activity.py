@@ -31,7 +31,8 @@ def activation_norms(model: Decoder, wiring: Wiring, batch: Batch) -> Float[Tens
         into = torch.stack([part if wiring.output.axis == 0 else part.T for part in parts])
         there = (batch.inputs != NOTHING).to(z.device)
         writes = torch.einsum("b p h d, h d m -> b p h m", z, into)
-        writes = writes if scales[layer] is None else writes * scales[layer].unsqueeze(2)
+        if (scale := scales[layer]) is not None:
+            writes = writes * scale.unsqueeze(2)
         norms += [*writes.norm(dim=-1)[there].double().mean(0)]
         norms += [mlp.norm(dim=-1)[there].double().mean()]
     return torch.stack([norm.cpu() for norm in norms])

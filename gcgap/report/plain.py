@@ -28,6 +28,6 @@ def plain_cell(text: str) -> str:
 def plain_figure(figure: Figure) -> Figure:
     """The figure, in which a dollar sign is no mathematics."""
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and not TRUSTED.fullmatch(text.get_text()):
+        if isinstance(text, Text) and text.get_text() and not TRUSTED.fullmatch(text.get_text()):  # ticks get theirs when drawn
             text.set_parse_math(False)
     return figure

@@ -142,7 +142,8 @@ def _settings(record: Record) -> dict[str, Any]:
     if "model" not in record.data:
         raise ValueError(f"`{record.path}` does not tell its model; measure the run again with `gcgap measure --force`.")
     length = {"length": record["length"]} if record.data.get("length_given") else {}
-    training = trained(record["training"] or TRAINING)
+    own = "name" not in record["model"]  # a pretrained model was trained elsewhere, nobody knows how
+    training = trained(record["training"] or (TRAINING if own else {}))
     if "precision" in training:  # the protocol has one too
         training["training_precision"] = training.pop("precision")
     return record["protocol"] | record["model"] | training | length
