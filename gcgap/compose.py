@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def body(
     protocol: Protocol,
     norms: Array,
     sizes: Sequence[int],
-    activity: tuple[Array, Array],
+    activity: tuple[Array, Array | None],
     causal: Array,
     gaps: Gaps,
     draws: tuple[Array, Array],
@@ -105,14 +106,14 @@ def body(
         protocol: What was measured.
         norms: Gradient norms, shape (component, batch), divided by sqrt(N_i) or not as the protocol says.
         sizes: N_i, the numbers of entries of the weights.
-        activity: Activation norms (component,) and attention entropies (layer, head).
+        activity: Activation norms (component,) and attention entropies (layer, head), if the model shows its attention.
         causal: Drops, shape (baseline, metric, component, sequence).
         gaps: The gap by baseline and metric.
         draws: Bootstrap distributions of G (component, resample) and C (baseline, metric, component, resample).
     """
     interval = judgement(protocol).interval
     C = causal.mean(-1)
-    entropies = iter(activity[1].flat)
+    entropies = repeat(None) if activity[1] is None else map(float, activity[1].flat)
     entries = []
     for i, component in enumerate(components):
         drop = {
@@ -127,7 +128,7 @@ def body(
                 "layer": component.layer,
                 "kind": component.kind,
                 "activation_norm": float(activity[0][i]),
-                "attention_entropy": float(next(entropies)) if component.kind == "head" else None,
+                "attention_entropy": next(entropies) if component.kind == "head" else None,
                 "gradient": _gradient(float(norms[i].mean()), sizes[i], protocol) | {"ci": interval(draws[0][i])},
                 "causal": drop,
                 "delta": {baseline: _by_metric(gaps[baseline], i, _delta) for baseline in protocol.baselines},

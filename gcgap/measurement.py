@@ -73,7 +73,8 @@ def measure(
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = shared_means(sharing, model, wiring, means, by_position=False)
-        activity = activation_norms(model, wiring, means[0]).numpy(), attention_entropies(model, means[0]).numpy()
+        entropies = attention_entropies(model, means[0]).numpy() if model.shows_patterns else None
+        activity = activation_norms(model, wiring, means[0]).numpy(), entropies
     subject = Subject(model, wiring, source, protocol, length, mean, sharing)
     with seconds("gradient"):
         norms = subject.norms()

@@ -192,6 +192,11 @@ class Decoder(nn.Module):
         """Run every layer at every position, for those who look on; logits are not asked for."""
         self(tokens)
 
+    @property
+    def shows_patterns(self) -> bool:
+        """Whether `patterns` can tell the attention patterns."""
+        return True
+
     def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
         """The attention pattern of every head, layer by layer."""
         raise NotImplementedError

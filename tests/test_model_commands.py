@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import families
 import pytest
 import torch
+from torch import nn
 
 from gcgap.attribution import attribute as attribution
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.record import AttributionRecord
 from gcgap.cli import main
+from gcgap.components import Slices, Wiring
+from gcgap.compose import Origin
 from gcgap.importance.baselines import zero_activations
 from gcgap.importance.sets import single_drops
+from gcgap.measurement import measure
 from gcgap.pretrained.load import load_pretrained
+from gcgap.pretrained.model import Pretrained
+from gcgap.prompts.find import find_prompts
 from gcgap.records import Record
 
 FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]
@@ -295,3 +302,41 @@ def test_a_model_spread_by_accelerate_gives_the_same_effects(saved: Path) -> Non
         subject = attribution.Subject(model, model.wiring, model.origin.source, attribution.Protocol(), 0, zero)
         drops.append(single_drops(setup.drop(subject, batch)).log_prob)
     assert torch.equal(*drops)
+
+
+class Toy(nn.Module):
+    """A model of the user's own: one layer of attention and an MLP, tokens in and logits out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.unembed = nn.Embedding(40, 8), nn.Linear(8, 40)
+        self.qkv, self.out, self.up, self.down = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.mlp = nn.Sequential(self.up, nn.GELU(), self.down)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(input_ids)
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        z = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(z.transpose(1, 2).flatten(2))
+        return self.unembed(x + self.mlp(x))
+
+
+def test_a_module_of_the_users_own_is_measured_on_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    prompts = [{"clean": [10 + i, 6, *[7] * (i % 3), 8], "answer": 3, "wrong": 4} for i in range(12)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in prompts))
+    wiring = Wiring(1, 2, "out", "mlp", Slices("qkv", blocks=6, first=4), Slices("out", axis=1), "down")
+    torch.manual_seed(0)
+    model = Pretrained(Toy(), wiring)
+    model.origin = Origin(find_prompts(str(path), lambda text: [], 40, 0))
+    protocol = replace(attribution.default_protocol(), gradient_batches=2, mean_batches=2, batch_size=4, sequences=4)
+    record = measure(model, protocol=replace(protocol, resamples=100, random_pairs=1, attribution=attribution.Attribution()))
+    assert [one["name"] for one in record["components"]] == ["L0_H0", "L0_H1", "L0_MLP"]
+    assert {one["attention_entropy"] for one in record["components"]} == {None}
+    few = replace(protocol, attribution=attribution.Attribution(("exact", "hvp", "gradient")))
+    found = attribution.attribute(model, protocol=few, setup=attribution.Setup(attribution.Baseline.PATCH_PROMPT))
+    assert len(found["methods"]) == 3
+    with pytest.raises(ValueError, match="`task` must be that of the model's prompts, mine; got 'sort'"):
+        measure(model, task="sort")
+    with pytest.raises(ValueError, match="`partial` needs a model whose weights are known by a hash"):
+        attribution.attribute(model, protocol=few, partial=tmp_path)

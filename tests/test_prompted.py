@@ -90,7 +90,7 @@ def plain_effect(model: Pretrained, one: Encoded, component: Component) -> float
     hook = (
         module.register_forward_pre_hook(lambda _, args: (changed(args[0]), *args[1:]))
         if head
-        else module.register_forward_hook(lambda _, args, output: changed(output))
+        else module.register_forward_hook(lambda *passed: changed(passed[2]))
     )
     try:
         difference(one.corrupted)

@@ -8,6 +8,7 @@ import shutil
 from io import StringIO
 from pathlib import Path
 
+import families
 import pytest
 import tiny
 from rich.console import Console
@@ -38,6 +39,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "checkpoints" / "sort-seed42", tmp_path / "runs" / "sort-seed42")
     shutil.copytree(ROOT / "checkpoints", tmp_path / "runs" / "paper")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    families.save(tmp_path / "gpt2")  # directories where the README has names on the hub
+    for step in ("step1000", "step8000"):
+        families.save(tmp_path / "EleutherAI" / "pythia-70m" / step, "gpt_neox")
     (weights,) = (tmp_path / "runs" / "sort-seed42" / "checkpoints").glob("*.ckpt")
     shutil.copy(weights, weights.with_name("last.ckpt"))
     monkeypatch.chdir(tmp_path)

@@ -109,6 +109,11 @@ class Pretrained(Decoder):
         """Run every layer at every position; of the logits only the last ones are made."""
         self(tokens, 1)
 
+    @property
+    def shows_patterns(self) -> bool:
+        """Whether the network can be asked for them."""
+        return hasattr(self.network, "set_attn_implementation")
+
     def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
         """The attention pattern of every head, layer by layer, computed by plain matrix products for this call.
 
@@ -116,7 +121,7 @@ class Pretrained(Decoder):
             ValueError: The network does not say what its attention patterns are.
         """
         network: Any = self.network
-        if not hasattr(network, "set_attn_implementation"):
+        if not self.shows_patterns:
             raise ValueError(f"{type(network).__name__} does not say what its attention patterns are.")
         before = network.config._attn_implementation
         try:

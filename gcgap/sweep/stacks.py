@@ -29,7 +29,12 @@ def check_stackable(runs: Sequence[Run]) -> None:
     """Raise a UsageError that names the first setting under which replicas would not be independent runs."""
     usual = ConfigOnly().resolve(["--seed_everything=0"])["trainer"]
     for run in runs:
-        trainer = run.resolved["trainer"]
+        trainer, architecture = run.resolved["trainer"], run.resolved["model"]["architecture"]
+        if architecture != "gcgap":
+            raise UsageError(
+                f"`--stack`: {run.job.name} has `model.architecture` {architecture}; only gcgap's own can be stacked.\n"
+                "Train its runs one by one, without `--stack`."
+            )
         unusual = [key for key in usual if key not in KEPT and trainer[key] != usual[key]]
         if str(trainer["precision"]).startswith("16"):
             unusual.append("precision")  # one loss scale would be common to all replicas
