@@ -20,14 +20,6 @@ from gcgap.tasks import find_task
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 SIZES: dict[str, Any] = {"n_layers": 1, "n_heads": 2, "d_model": 16, "d_ff": 32, "n_ctx": 40}
 SIZES |= {"positions": "learned", "attention": "fused"}
-    "n_layers": 1,
-    "n_heads": 2,
-    "d_model": 16,
-    "d_ff": 32,
-    "n_ctx": 40,
-    "positions": "learned",
-    "attention": "fused",
-}
 WORDS = find_task("ioi").vocabulary
 
 
