@@ -35,7 +35,8 @@ from gcgap.attribution.record import AttributionRecord
 from gcgap.checkpoints import read_checkpoint
 from gcgap.cli import UsageError, main
 from gcgap.lightning_cli import ConfigOnly
-from gcgap.model import Transformer
+from gcgap.model import Decoder
+from gcgap.pretrained.fresh import new_model
 from gcgap.records import PACKED, Record, find_records, pack
 from gcgap.report.known import read_truth
 from gcgap.seal import sealed
@@ -274,12 +275,12 @@ def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
 def test_a_checkpoint_that_asks_for_a_giant_model_is_refused_without_making_one(
     key: str, value: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made(**sizes: Any) -> Transformer:
+    def made(**sizes: Any) -> Decoder:
         assert torch.empty(0).device.type == "meta", "room is made for the weights"
         assert sizes["n_layers"] < 100, "its parts are being made"
-        return Transformer(**sizes)
+        return new_model(**sizes)
 
-    monkeypatch.setattr(gcgap.checkpoints, "Transformer", made)
+    monkeypatch.setattr(gcgap.checkpoints, "new_model", made)
     content = torch.load(run / "checkpoints" / "step=000300.ckpt", weights_only=True)
     content["hyper_parameters"] |= {key: value} | ({"positions": "learned"} if key == "n_ctx" else {})
     path = tmp_path / "giant.ckpt"

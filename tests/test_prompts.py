@@ -186,17 +186,17 @@ def test_a_token_that_the_model_does_not_know_is_refused(far: Encoded) -> None:
         check_vocabulary(far, 9)
 
 
-def test_a_batch_pads_on_the_left_and_scores_the_last_column_alone() -> None:
+def test_a_batch_pads_on_the_right_and_scores_the_last_token_alone() -> None:
     batch = as_batch([Encoded((1, 2, 3), (1, 5, 3), 7, 8), Encoded((4,), (6,), 9, 0)])
     n = NOTHING
-    assert batch.inputs.tolist() == [[1, 2, 3], [n, n, 4]]
-    assert batch.targets.tolist() == [[n, n, 7], [n, n, 9]]
-    assert batch.scored.tolist() == [[False, False, True]] * 2
+    assert batch.inputs.tolist() == [[1, 2, 3], [4, n, n]]
+    assert batch.targets.tolist() == [[n, n, 7], [9, n, n]]
+    assert batch.scored.tolist() == [[False, False, True], [True, False, False]]
     assert batch.world_scored == 2
     assert batch.wrong is not None
     assert batch.wrong.tolist() == [8, 0]
     assert batch.corrupted is not None
-    assert batch.corrupted.tolist() == [[1, 5, 3], [n, n, 6]]
+    assert batch.corrupted.tolist() == [[1, 5, 3], [6, n, n]]
     plain = as_batch([Encoded((1, 2), None, 3, None)])
     assert plain.wrong is None
     assert plain.corrupted is None
