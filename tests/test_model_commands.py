@@ -329,7 +329,8 @@ def test_a_module_of_the_users_own_is_measured_on_prompts(tmp_path: Path) -> Non
     torch.manual_seed(0)
     model = Pretrained(Toy(), wiring)
     model.origin = Origin(find_prompts(str(path), lambda text: [], 40, 0))
-    protocol = replace(attribution.default_protocol(), gradient_batches=2, mean_batches=2, batch_size=4, sequences=4)
+    few_batches = {"gradient_batches": 2, "mean_batches": 2, "batch_size": 4, "sequences": 4}
+    protocol = replace(attribution.default_protocol(), baselines=("mean", "zero", "patch_prompt"), **few_batches)
     record = measure(model, protocol=replace(protocol, resamples=100, random_pairs=1, attribution=attribution.Attribution()))
     assert [one["name"] for one in record["components"]] == ["L0_H0", "L0_H1", "L0_MLP"]
     assert {one["attention_entropy"] for one in record["components"]} == {None}
