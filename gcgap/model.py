@@ -199,7 +199,7 @@ class Decoder(nn.Module):
 
     def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
         """The attention pattern of every head, layer by layer."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say what its attention patterns are")
 
 
 class Transformer(Decoder):

@@ -94,6 +94,8 @@ def test_a_source_has_what_a_measurement_asks_of_one() -> None:
     found = source("ioi", 7)
     assert (found.task, found.seed, found.lengths, found.ood_lengths) == ("ioi", 7, (0, 0), ())
     assert (list(found.training_lengths), found.layout) == ([0], Layout.CONTIGUOUS)
+    with pytest.raises(TypeError, match="prompts are for measuring"):
+        found.training_batch(0, 4)
     with pytest.raises(ValueError, match="`seed` must be 0 or larger; got -1"):
         source("ioi", -1)
 

@@ -64,8 +64,8 @@ class PromptSource(Source):
         """Pass: how many tokens prompts have is known when they are made, and the model refuses too many."""
 
     def training_batch(self, index: int, size: int) -> Batch:
-        """Prompts train nothing."""
-        raise NotImplementedError("prompts are for measuring; models are trained on a task")
+        """Raise a TypeError: prompts train nothing."""
+        raise TypeError("prompts are for measuring; models are trained on a task")
 
     def batch(self, purpose: Purpose, length: int, size: int, index: int = 0) -> Batch:
         """Batch `index` of prompts; fewer than `size` if a file has no more for this purpose.
