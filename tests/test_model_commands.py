@@ -27,6 +27,7 @@ from gcgap.pretrained.load import load_pretrained
 from gcgap.pretrained.model import Pretrained
 from gcgap.prompts.find import find_prompts
 from gcgap.records import Record
+from gcgap.study.groups import gather
 
 FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]
 SMALL = ["--protocol.sequences=8", "--protocol.gradient_batches=2", "--protocol.mean_batches=1", "--protocol.resamples=100"]
@@ -203,6 +204,7 @@ def test_a_saved_model_is_measured_with_its_gap_and_roles(
     record = only(tmp_path)
     assert record.path.parts[-3] == "gap" if record.path.parent.name != "gap" else True
     assert record.baselines == ["mean", "zero", "resample", "patch_prompt"]
+    assert "learning_rate" not in gather([tmp_path])[0].settings, "nobody knows how it was trained"
     assert (record["final"], record["revision"], record["run"]) == (True, None, "tiny-ioi-seed42")
     assert record["window"] == {"length": None, "accuracy": None, "in_window": False}
     assert "on ioi prompts" in " ".join(capsys.readouterr().out.split())
