@@ -255,6 +255,11 @@ class Source:
         """The length of all examples, where they have but one, so that no window rule picks it."""
         return None
 
+    @property
+    def most_batches(self) -> int | None:
+        """Batches of one kind that share no example, at most; None where there is no limit."""
+        return None
+
     def __post_init__(self) -> None:
         find_task(self.task)
         if self.layout == Layout.RELEASED and isinstance(find_task(self.task), Sentences):

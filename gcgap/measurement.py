@@ -30,7 +30,7 @@ from gcgap.importance.gradient import weight_sizes
 from gcgap.importance.scores import METRICS
 from gcgap.model import Decoder
 from gcgap.precision import in_precision
-from gcgap.protocol import Protocol, window_length
+from gcgap.protocol import PROMPTED, Protocol, window_length
 from gcgap.pruning import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
 from gcgap.records import Record
 from gcgap.sharing import ALONE, Sharing
@@ -54,7 +54,7 @@ def measure(
         model: Such as `gcgap.load` or `gcgap.load_pretrained` gives.
         task: Name of the task; that of the model's origin by default.
         length: Length of the OOD sequences. By default the paper's window rule picks it.
-        protocol: What is measured, and how.
+        protocol: What is measured, and how; by default `Protocol()`, or of a model on prompts `gcgap.protocol.PROMPTED`.
         origin: Where the model comes from; known for a model from `gcgap.load`.
         sharing: The processes that all make this call and share its work; each gets the whole record.
 
@@ -65,8 +65,9 @@ def measure(
         ValueError: An unknown task, no task, or a length that the model cannot read.
         FloatingPointError: A weight, or what the model gives, is NaN or Inf.
     """
-    protocol = protocol or Protocol()
-    begun = begin(model, task, length, protocol, origin, sharing=sharing)
+    origin = known_origin(model, task, origin)
+    protocol = protocol or (Protocol() if origin.source.only_length is None else PROMPTED)
+    begun = begin(model, origin, length, protocol, sharing=sharing)
     model, wiring, source, length, record, seconds = begun
     if length is None:
         return Record(record | skipped(protocol, record["accuracy"]) | {"seconds": seconds.by_stage})
@@ -113,10 +114,9 @@ class Begun(NamedTuple):
 
 def begin(
     model: Decoder,
-    task: str | None,
+    origin: Origin,
     length: int | None,
     protocol: Protocol,
-    origin: Origin | None,
     sequences: int | None = None,
     sharing: Sharing = ALONE,
 ) -> Begun:
@@ -124,7 +124,6 @@ def begin(
 
     `sequences` are those behind the accuracy, if not the protocol's.
     """
-    origin = _origin(model, task, origin)
     source = origin.source
     length = source.only_length if length is None else length
     lengths = (*source.ood_lengths, *([] if length is None else [length]))
@@ -174,8 +173,12 @@ class Stopwatch:
         self.by_stage[stage] = time.perf_counter() - begun
 
 
-def _origin(model: Decoder, task: str | None, origin: Origin | None) -> Origin:
-    """Where the model comes from, with the task that was asked for."""
+def known_origin(model: Decoder, task: str | None, origin: Origin | None) -> Origin:
+    """Where the model comes from, with the task that was asked for.
+
+    Raises:
+        ValueError: It is not known, or its prompts are not those of the task.
+    """
     known: Origin | None = origin or model.origin
     if known is None and task is None:
         raise ValueError('`task` is needed for a model that was not loaded from a checkpoint; give `task="sort"`, say.')

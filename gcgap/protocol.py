@@ -168,6 +168,18 @@ class Protocol(Sizes):
         return {name: _plain(value) for name, value in asdict(self).items() if name not in unused}
 
 
+PROMPTED = Protocol(
+    baselines=("mean", "zero", "resample", "patch_prompt"),
+    batch_size=16,
+    gradient_batches=10,
+    mean_batches=10,
+    sequences=100,
+    random_pairs=5,
+    inside=False,  # prompts have no training lengths to tell them from
+)
+"""What is measured of a model on prompts by default."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}

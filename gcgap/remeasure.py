@@ -23,10 +23,11 @@ from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
 from gcgap.measurement import measure
 from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
-from gcgap.pretrained.revisions import USUAL, Revisions
-from gcgap.protocol import PrecisionName, Protocol, Sizes
+from gcgap.pretrained.revisions import Revisions
+from gcgap.protocol import PROMPTED, PrecisionName, Protocol, Sizes
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
+from gcgap.reuse import check_same
 from gcgap.verify import verify
 
 LONGEST = 160  # characters of a folder's name; file systems allow 255
@@ -63,15 +64,14 @@ class Job:
         """Whether the record is there, of this checkpoint and this protocol.
 
         Raises:
-            UsageError: The file holds a record of something else.
+            ValueError: The file holds a record of something else.
         """
         if not self.record.exists():
             return False
-        found = Record.read(self.record)
-        same = found["protocol"] | self.protocol.to_dict() == found["protocol"] and self.length in (None, found["length"])
-        if same and found["checkpoint_sha256"] == sha256(self.checkpoint):
-            return True
-        raise UsageError(f"{self.record} holds a record of another checkpoint or protocol; replace it with `--force`.")
+        asked = {"checkpoint_sha256": sha256(self.checkpoint), "protocol": self.protocol.to_dict()}
+        asked |= {} if self.length is None else {"length": self.length}
+        check_same(self.record, Record.read(self.record).data, asked)
+        return True
 
 
 def build_parser() -> Parser:
@@ -150,9 +150,9 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
     """Measure a pretrained model at its revisions."""
     if options.paths or options.full:
         raise UsageError("`--model` is measured instead of checkpoints, in one size; leave out paths and `--full`.")
-    own, protocol = _protocol(parser, USUAL), _protocol(parser, _merged(USUAL, changes))
+    protocol = _protocol(parser, _merged(asdict(PROMPTED), changes))
     given = Given.of(vars(options), precision=protocol.precision)
-    folder = Path(options.out) / given.run / "gap" / _variant(own, protocol, options)
+    folder = Path(options.out) / given.run / "gap" / _variant(PROMPTED, protocol, options)
     revisions = Revisions(given, options.revision or [None], protocol, folder, options.force)
     console = Console()
     with Progress(*COLUMNS, console=console) as progress:

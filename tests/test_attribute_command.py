@@ -45,7 +45,7 @@ def run(original: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sizes that no option changes, as small as can be; no figures."""
-    monkeypatch.setattr(command, "default_protocol", lambda: replace(default_protocol(), **TINY))
+    monkeypatch.setattr(command, "default_protocol", lambda *given: replace(default_protocol(*given), **TINY))
     monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -174,7 +174,8 @@ def test_other_settings_of_the_same_name_are_refused_without_force(
     quickest = ("--sequences=8", "--methods=exact,layer_index")
     assert attribute(run, *quickest) == 0
     said = refused(run, capsys, run, *quickest, change)
-    assert f"`{run}/attribution/mean.json` holds a record of another checkpoint or other settings" in said
+    assert f"`{run}/attribution/mean.json` holds a record with `protocol." in said
+    assert f".{change[2:].split('=')[0]}` " in said
     assert "`--force`" in said
 
 
@@ -256,7 +257,10 @@ def test_one_wrong_path_among_several_stops_before_anything_is_written(run: Path
 def test_no_length_in_the_window_is_said_with_what_to_give(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "default_protocol", lambda: replace(default_protocol(), **TINY | {"window": (0.99, 1.0)}))
+    impossible = TINY | {"window": (0.99, 1.0)}
+    monkeypatch.setattr(
+        command, "default_protocol", lambda *given: replace(default_protocol(*given), **TINY | {"window": (0.99, 1.0)})
+    )
     said = refused(run, capsys, run, *SHORT)
     assert re.search(r"no OOD length has an accuracy inside the window \(4: .*%, 5: .*%\); give `--length`", said)
 

@@ -19,7 +19,7 @@ LINES = (
     "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",
     "importance.causal importance.drop importance.first_order importance.second_order importance.paths importance.shapley",
     "importance.sets importance.linearised attribution attribution.settings",
-    "protocol precision gap records compose subject pruning",
+    "protocol precision gap records reuse compose subject pruning",
     "attribution.record attribution.workflow attribution.methods attribution.partial attribution.scoring attribution.agreement",
     "attribution.reliability attribution.trust attribution.advice attribution.setup attribution.compose",
     "known known.wires known.parts known.models attribution.recovery attribution.verdict attribution.circuits attribution.truth",

@@ -376,7 +376,10 @@ def costing(**entries: tuple[str, float | None, float]) -> dict[str, Any]:
         name: {
             "family": family,
             "estimates": "drop" if family in ("exact", "gates", "path") else None,
-            "agreement": {"log_prob": {"all": {"rho": rho}}, "exact_match": {"all": {"rho": rho and -rho}}},
+            "agreement": {
+                "log_prob": {"all": {"rho": rho, "ci": None}},
+                "exact_match": {"all": {"rho": rho and -rho, "ci": None}},
+            },
             "cost": {"forward_equivalents": price},
         }
         for name, (family, rho, price) in entries.items()
@@ -427,6 +430,15 @@ def test_controls_are_never_advised() -> None:
 )
 def test_without_something_to_compare_there_is_no_advice(methods: dict[str, Any]) -> None:
     assert advice(methods) == "No advice: it needs `exact` and another method, and effects that have ranks."
+
+
+def test_there_is_no_advice_where_exact_effects_agree_with_themselves_no_better_than_by_chance() -> None:
+    methods = costing(exact=("exact", 0.2, 7.0), ap=("gates", 0.3, 2.0))
+    methods["exact"]["agreement"]["log_prob"]["all"]["ci"] = [0.0, 0.5]
+    assert advice(methods).startswith("No advice: exact effects rank components no better")
+    assert "ρ = 0.20 [0.00, 0.50]" in advice(methods)
+    methods["exact"]["agreement"]["log_prob"]["all"]["ci"] = [0.01, 0.5]
+    assert advice(methods).startswith("Use ap: ")
 
 
 def test_the_advice_can_be_by_another_effect() -> None:

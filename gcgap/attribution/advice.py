@@ -18,10 +18,16 @@ def advice(methods: Mapping[str, Mapping[str, Any]], effect: str = "log_prob") -
         methods: The `methods` of an attribution record.
         effect: The exact effect that decides.
     """
-    rhos = {name: entry["agreement"][effect]["all"]["rho"] for name, entry in methods.items() if entry["family"] != "control"}
-    known = {name: rho for name, rho in rhos.items() if rho is not None}
+    found = {name: entry["agreement"][effect]["all"] for name, entry in methods.items() if entry["family"] != "control"}
+    known = {name: of["rho"] for name, of in found.items() if of["rho"] is not None}
     if "exact" not in known or len(known) < 2:
         return "No advice: it needs `exact` and another method, and effects that have ranks."
+    ends = found["exact"]["ci"]
+    if ends is not None and ends[0] <= 0:
+        return (
+            f"No advice: exact effects rank components no better on other sequences than chance might, ρ = {known['exact']:.2f} "
+            f"[{ends[0]:.2f}, {ends[1]:.2f}]. Take more sequences, or a model that has learned the task."
+        )
     price = {name: methods[name]["cost"]["forward_equivalents"] for name in known}
     good = [name for name in known if known[name] >= known["exact"] - CLOSE]
     best = min(good, key=lambda name: price[name])

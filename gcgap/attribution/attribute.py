@@ -15,7 +15,7 @@ import torch
 
 from gcgap.attribution import compose
 from gcgap.attribution.advice import advice
-from gcgap.attribution.methods import METHODS, Problem, find_methods
+from gcgap.attribution.methods import METHODS, Problem, affordable, find_methods
 from gcgap.attribution.partial import Partial
 from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.scoring import forward_seconds, scored
@@ -23,7 +23,8 @@ from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.trust import trust
 from gcgap.attribution.workflow import screen_flag_fix
-from gcgap.batches import Purpose, generator
+from gcgap.batches import Purpose, Source, generator
+from gcgap.components import Wiring
 from gcgap.compose import Origin, judgement
 from gcgap.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.baselines import Baseline, mean_activations
@@ -33,9 +34,9 @@ from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import Scores
 from gcgap.importance.sets import critical_sets, interactions, set_drops, single_drops
 from gcgap.importance.shapley import standard_error
-from gcgap.measurement import begin
+from gcgap.measurement import begin, known_origin
 from gcgap.model import Decoder
-from gcgap.protocol import Protocol
+from gcgap.protocol import PROMPTED, Protocol
 from gcgap.subject import Subject
 
 WINDOW = Protocol().sequences  # by which the window rule picks the length: the same one as a final measurement's
@@ -50,9 +51,24 @@ SHARE = 50  # of the sequences then behind reliability, bounds and error split
 SETS = 300  # sets that the search for critical ones tries at most
 
 
-def default_protocol() -> Protocol:
-    """All methods, on fewer sequences than C takes, since curvature costs more than ablation."""
-    return Protocol(sequences=128, attribution=Attribution(methods=tuple(METHODS)))
+def default_setup(source: Source) -> Setup:
+    """Mean ablation; for prompts activation patching from their corrupted twins."""
+    return Setup(Baseline.MEAN if source.only_length is None else Baseline.PATCH_PROMPT)
+
+
+def default_methods(model: Decoder) -> tuple[str, ...]:
+    """All; of a model with many components none whose cost grows with their number."""
+    return tuple(METHODS) if len(Wiring.of(model).components) <= MANY else affordable()
+
+
+def default_protocol(model: Decoder | None = None, source: Source | None = None) -> Protocol:
+    """Fewer sequences than C takes, since curvature costs more than ablation; of prompts fewer batches too."""
+    methods = tuple(METHODS) if model is None else default_methods(model)
+    protocol = Protocol(sequences=128, attribution=Attribution(methods=methods))
+    if source is None or source.only_length is None:
+        return protocol
+    few = min(PROMPTED.mean_batches, source.most_batches or PROMPTED.mean_batches)
+    return replace(protocol, batch_size=PROMPTED.batch_size, gradient_batches=few, mean_batches=few)
 
 
 def attribute(
@@ -73,9 +89,9 @@ def attribute(
     Args:
         model: Such as `gcgap.load` or `gcgap.load_pretrained` gives.
         task: Name of the task; that of the model's origin by default.
-        setup: What is intervened on.
+        setup: What is intervened on: mean ablation by default, or of a model on prompts activation patching.
         length: Length of the OOD sequences. By default the paper's window rule picks it.
-        protocol: Sizes and methods; all methods on 128 sequences by default.
+        protocol: Sizes and methods. By default those of `gcgap attribute`, whose methods are also run if it names none.
         origin: Where the model comes from; known for a model from `gcgap.load`.
         done: Called with the name of each stage and method that is done.
         partial: A folder that keeps what is done, so that the same call goes on where it was interrupted; whoever writes the
@@ -85,8 +101,11 @@ def attribute(
         ValueError: Something asked for cannot be, or no OOD length lies inside the window.
         FloatingPointError: A score is not finite; the text names component and method.
     """
-    setup, protocol = setup or Setup(), protocol or default_protocol()
-    model, wiring, source, length, record, seconds = begin(model, task, length, protocol, origin, WINDOW)
+    origin = known_origin(model, task, origin)
+    setup, protocol = setup or default_setup(origin.source), protocol or default_protocol(model, origin.source)
+    if not protocol.attribution.methods:
+        protocol = replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model)))
+    model, wiring, source, length, record, seconds = begin(model, origin, length, protocol, WINDOW)
     if length is None:
         found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
         raise ValueError(f"no OOD length has an accuracy inside the window ({found}); give `--length`.")

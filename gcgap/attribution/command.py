@@ -14,15 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.attribution.attribute import MANY, STAGES, attribute, default_protocol
-from gcgap.attribution.methods import METHODS, affordable, find_methods
+from gcgap.attribution.attribute import MANY, STAGES, attribute, default_protocol, default_setup
+from gcgap.attribution.methods import METHODS, find_methods
 from gcgap.attribution.record import FOLDER, AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
 from gcgap.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
-from gcgap.components import Wiring
 from gcgap.config_file import load_of_run
 from gcgap.importance.baselines import Baseline
 from gcgap.known.models import KNOWN
@@ -32,8 +31,8 @@ from gcgap.protocol import Protocol
 from gcgap.report.known import known_table
 from gcgap.report.methods import method_table
 from gcgap.report.methods_files import write_files, write_truth
+from gcgap.reuse import check_same
 
-MODEL_BATCH, MODEL_BATCHES = 16, 10  # prompts behind each gradient and mean, and how many of both, at most
 REVISION = "a branch, tag or commit of `--model`, such as step1000 of Pythia"
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 TEXT = """Every attribution method beside the exact effect of every component, on the same sequences, and what each costs.
@@ -73,16 +72,15 @@ class Job:
         """Whether the record is there, of this checkpoint and these settings.
 
         Raises:
-            UsageError: The file holds a record of something else.
+            ValueError: The file holds a record of something else.
         """
         if not self.record.exists():
             return False
-        found = AttributionRecord.read(self.record)
-        same = found["protocol"] | self.protocol.to_dict() == found["protocol"] and self.length in (None, found["length"])
-        same = same and found["protocol"].get("prompts_sha256") == self.prompts_sha256
-        if same and found["setup"] == self.setup.to_dict() and found["checkpoint_sha256"] == self.sha256:
-            return True
-        raise UsageError(f"`{self.record}` holds a record of another checkpoint or other settings; replace it with `--force`.")
+        protocol = self.protocol.to_dict() | {"prompts_sha256": self.prompts_sha256}
+        asked = {"checkpoint_sha256": self.sha256, "setup": self.setup.to_dict(), "protocol": protocol}
+        asked |= {} if self.length is None else {"length": self.length}
+        check_same(self.record, AttributionRecord.read(self.record).data, asked)
+        return True
 
 
 def build_parser() -> ArgumentParser:
@@ -212,12 +210,13 @@ def _of_checkpoint(path: Path, options: argparse.Namespace) -> list[Job]:
     if not path.exists():
         raise UsageError(f"`{path}` does not exist; give a run directory or a .ckpt file.")
     checkpoint = last_checkpoint(path)
-    setups = _setups(options, "mean")
+    setups = _setups(options, Setup())
     if told := misnamed(checkpoint):
         raise UsageError(f"{told}.\nRename it, or copy the right one to its place.")
     home = run_directory(checkpoint) if options.out is None else options.out / run_directory(checkpoint).name
     part = [path.stem] if path.is_file() and path.stem != "last" else []
-    protocol, load = _protocol(options), partial(load_of_run, checkpoint)
+    load = partial(load_of_run, checkpoint)
+    protocol = _protocol(options, default_protocol() if options.methods else default_protocol(load()))
     return [
         Job(load, sha256(checkpoint), home / FOLDER / f"{_record_name(one, options, part)}.json", one, protocol, options.length)
         for one in setups
@@ -226,14 +225,10 @@ def _of_checkpoint(path: Path, options: argparse.Namespace) -> list[Job]:
 
 def _of_model(options: argparse.Namespace) -> list[Job]:
     """A job for each baseline of a pretrained model, which is loaded here: its weights say what is done already."""
-    setups, protocol = _setups(options, "patch_prompt"), _protocol(options)
     given = Given.of(vars(options))
     model = given.load(options.revision)
-    few = min(MODEL_BATCHES, model.origin.source.most_batches or MODEL_BATCHES)
-    sizes = {"batch_size": MODEL_BATCH, "gradient_batches": few, "mean_batches": few}
-    protocol = replace(protocol, precision=given.precision, **sizes)
-    if options.methods is None and len(Wiring.of(model).components) > MANY:
-        protocol = replace(protocol, attribution=replace(protocol.attribution, methods=affordable()))
+    setups = _setups(options, default_setup(model.origin.source))
+    protocol = replace(_protocol(options, default_protocol(model, model.origin.source)), precision=given.precision)
     home = (options.out or Path("runs")) / given.run / FOLDER
     part = [f"revision={plain(options.revision)}"] if options.revision else []
     part += [f"precision={given.precision}"] if options.precision else []
@@ -251,18 +246,18 @@ def _of_model(options: argparse.Namespace) -> list[Job]:
     ]
 
 
-def _setups(options: argparse.Namespace, usual: str) -> list[Setup]:
-    for name in (names := options.baseline or (usual,)):
+def _setups(options: argparse.Namespace, usual: Setup) -> list[Setup]:
+    for name in (names := options.baseline or (usual.baseline,)):
         if name not in list(Baseline):
             raise UsageError(f"`--baseline` must be any of {', '.join(Baseline)}; got {name!r}.")
     return [Setup(Baseline(name), options.direction, options.positions) for name in names]
 
 
-def _protocol(options: argparse.Namespace) -> Protocol:
-    find_methods(methods := options.methods or tuple(METHODS))
+def _protocol(options: argparse.Namespace, usual: Protocol) -> Protocol:
+    """The usual protocol with what the options say laid over it."""
+    find_methods(methods := options.methods or usual.attribution.methods)
     shared: dict[str, Any] = {name: getattr(options, name) for name in ("metric", "budget", "steps", "pairs")}
-    shared["methods"] = methods
-    return replace(default_protocol(), sequences=options.sequences, attribution=Attribution(**shared))
+    return replace(usual, sequences=options.sequences, attribution=Attribution(methods=methods, **shared))
 
 
 def _record_name(setup: Setup, options: argparse.Namespace, rest: list[str]) -> str:

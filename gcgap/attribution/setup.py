@@ -37,6 +37,9 @@ class Setup:
     positions: Literal["all", "input", "scored"] | tuple[int, ...] = "all"
 
     def __post_init__(self) -> None:
+        if self.baseline not in list(Baseline):
+            raise ValueError(f"`baseline` must be any of {', '.join(Baseline)}; got {self.baseline!r}.")
+        object.__setattr__(self, "baseline", Baseline(self.baseline))  # plain texts serve too
         if self.direction not in ("noising", "denoising"):
             raise ValueError(f"`direction` must be noising or denoising; got {self.direction!r}.")
         if self.direction == "denoising" and self.baseline.corruption is None:

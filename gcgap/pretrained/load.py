@@ -25,7 +25,7 @@ def load_pretrained(
     prompts: str | None = None,
     seed: int = 42,
     length: int = 0,
-    dtype: str = "auto",
+    dtype: str = "float32",
     device_map: str | None = None,
     attention: str | None = None,
     memory: float | None = None,
@@ -41,7 +41,7 @@ def load_pretrained(
         seed: Of the prompts.
         length: Of the prompts: filler sentences of `ioi`.
         dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made
-            of them are float32.
+            of them are float32 or wider.
         device_map: Where the weights go, such as `auto` (needs the package accelerate); the CPU by default.
         attention: `eager` or `sdpa`; the model's own default if None. Both have second derivatives, flash attention has none.
         memory: GiB that activations may take; as many rows as for small models by default.

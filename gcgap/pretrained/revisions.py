@@ -14,18 +14,9 @@ from gcgap.pretrained.load import step_of
 from gcgap.pretrained.options import Given
 from gcgap.protocol import Protocol
 from gcgap.records import Record
+from gcgap.reuse import check_same
 
 FINAL = "final.json"
-USUAL = {
-    "baselines": ["mean", "zero", "resample", "patch_prompt"],
-    "gradient_batches": 10,
-    "mean_batches": 10,
-    "batch_size": 16,
-    "sequences": 100,
-    "random_pairs": 5,
-    "inside": False,  # prompts have no training lengths to tell them from
-}
-"""What is measured of a pretrained model by default, where it differs from the protocol of a trained one."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +67,15 @@ class Revisions:
         """The record of these weights under this protocol, if it is there.
 
         Raises:
-            UsageError: The file holds a record of something else.
+            ValueError: The file holds a record of something else.
         """
         path = self.path(name)
         if not path.exists():
             return None
         found = Record.read(path)
-        asked = self.protocol.to_dict() | model.origin.source.told()
-        same = found["protocol"] | asked == found["protocol"]
-        if same and found["checkpoint_sha256"] == model.origin.checkpoint_sha256:
-            return found
-        raise UsageError(f"{path} holds a record of other weights or another protocol; replace it with `--force`.")
+        protocol = self.protocol.to_dict() | model.origin.source.told()
+        check_same(path, found.data, {"checkpoint_sha256": model.origin.checkpoint_sha256, "protocol": protocol})
+        return found
 
     def _measured(self, name: str | None, model: Decoder) -> Record:
         record = measure(model, protocol=self.protocol).to_dict()
