@@ -6,6 +6,7 @@ Owns the order of the stages and what of their results a record holds. The quant
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,7 +157,8 @@ def _rows(source: Source, protocol: Protocol) -> dict[str, Any]:
         f"{purpose}_batches": [len(batch.inputs) for batch in source.batches(purpose, length, count, protocol.batch_size)]
         for purpose, count in ((Purpose.GRADIENT, protocol.gradient_batches), (Purpose.MEAN, protocol.mean_batches))
     }
-    return {"prompts": evaluation | batches}
+    tokens = source.batch(Purpose.EVALUATION, length, protocol.sequences).inputs
+    return {"prompts": evaluation | batches | {"evaluation_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest()}}
 
 
 class Stopwatch:

@@ -76,7 +76,9 @@ class Job:
 
 def build_parser() -> Parser:
     """The options of `gcgap measure`."""
-    parser = Parser(prog="gcgap measure", description="Measure saved checkpoints again, with any setting changed.")
+    usual = [f"{one.name} {_told(getattr(PROMPTED, one.name))}" for one in fields(Protocol) if _differs(one.name)]
+    about = f"Measure saved checkpoints again, with any setting changed. Defaults for `--model`: protocol.{', '.join(usual)}."
+    parser = Parser(prog="gcgap measure", description=about)
     parser.add_argument("paths", nargs="*", type=str, help="Run directories (all their checkpoints), or .ckpt files.")
     texts = {
         "length": "Length of the OOD sequences (integers per example), instead of the run's own.",
@@ -113,6 +115,9 @@ def run(arguments: list[str]) -> int:
     parser = build_parser()
     flags = ("--full", "--force", "--verify", *(f"--{name.replace('_', '-')}" for name in FLAGS))
     arguments = [f"{argument}=true" if argument in flags else argument for argument in arguments[1:]]
+    for name in (argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")):
+        if name != "precision" and name in {field.name for field in fields(Protocol)}:
+            raise UsageError(f"`--{name}` is `--protocol.{name}` here.")
     options = parser.parse_args(arguments)
     given = parser.parse_args(arguments, defaults=False)
     if options.verify or "tolerance" in given:
@@ -167,6 +172,15 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
         last = revisions.measure(done)
     console.print(table(last))
     return 0
+
+
+def _differs(name: str) -> bool:
+    """Whether prompts are measured with another value of a setting."""
+    return getattr(PROMPTED, name) != getattr(Protocol(), name)
+
+
+def _told(value: Any) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value).lower()
 
 
 def _honest(jobs: list[Job]) -> list[Job]:

@@ -258,9 +258,7 @@ def test_no_length_in_the_window_is_said_with_what_to_give(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible = TINY | {"window": (0.99, 1.0)}
-    monkeypatch.setattr(
-        command, "default_protocol", lambda *given: replace(default_protocol(*given), **TINY | {"window": (0.99, 1.0)})
-    )
+    monkeypatch.setattr(command, "default_protocol", lambda *given: replace(default_protocol(*given), **impossible))
     said = refused(run, capsys, run, *SHORT)
     assert re.search(r"no OOD length has an accuracy inside the window \(4: .*%, 5: .*%\); give `--length`", said)
 

@@ -664,7 +664,7 @@ def test_a_report_holds_methods_beside_ordinary_runs(
     out = tmp_path / "out"
     assert main(["report", str(runs), "--out", str(out), "--records"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 runs in 1 groups, 3 attribution records in 2 groups." in said
+    assert "1 run in 1 group, 3 attribution records in 2 groups." in said
     text = (out / "report.md").read_text()
     for heading in ("Attribution methods: mean, noising", "Attribution methods: zero, noising", "Group: default"):
         assert f"## {heading}" in text

@@ -43,7 +43,8 @@ WINDOW = Protocol().sequences  # by which the window rule picks the length: the 
 APART = 4  # times as many other sequences, cheap for exact effects, that methods are held against
 FEW = 64  # sequences behind reliability, bounds and error split, whose curvature on a grid is what costs
 TOLERANCE, CRITICAL = 0.05, 0.20  # exact match: the most that a dispensable component costs, the least that a critical set does
-DECIDING = ("protocol", "model", "checkpoint_sha256", "length", "seed", "task", "versions")  # all that numbers follow from
+DECIDING = ("protocol", "model", "checkpoint_sha256", "length", "seed", "task", "prompts", "versions")
+"""What all numbers follow from."""
 STAGES = ("exact effects", "patching", "sets", "trust", "statistics")  # what is told to be done after the methods
 MANY = 40  # components from which on not every pair is measured, nor derivatives on a grid on as many sequences
 AMONG = 20  # components with the largest effects whose pairs are measured then
@@ -117,7 +118,7 @@ def attribute(
     apart = setup.drop(subject, subject.batch(length, APART * protocol.sequences))
     if partial is not None and record["checkpoint_sha256"] is None:
         raise ValueError("`partial` needs a model whose weights are known by a hash, or it might take those of others.")
-    kept = Partial(partial, {key: record[key] for key in DECIDING} | {"setup": setup.to_dict()})
+    kept = Partial(partial, {key: record.get(key) for key in DECIDING} | {"setup": setup.to_dict()})
     with seconds("methods"):
         rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop), done, kept)
     with seconds("exact"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from gcgap.report.methods import method_table
 from gcgap.report.methods_files import write_files, write_truth
 from gcgap.reuse import check_same
 
-REVISION = "a branch, tag or commit of `--model`, such as step1000 of Pythia"
+REVISION = "one branch, tag or commit of `--model`, such as step1000 of Pythia; `gcgap measure` takes several"
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 TEXT = """Every attribution method beside the exact effect of every component, on the same sequences, and what each costs.
 
@@ -53,6 +53,7 @@ class Job:
         protocol: Sizes and methods.
         length: Length of the OOD sequences; None applies the window rule.
         prompts_sha256: Hash of the file of prompts, if they come from one.
+        named: What the record says besides of where the model comes from.
     """
 
     load: Callable[[], Decoder]
@@ -62,6 +63,7 @@ class Job:
     protocol: Protocol
     length: int | None
     prompts_sha256: str | None = None
+    named: dict[str, Any] = field(default_factory=dict)
 
     @property
     def unfinished(self) -> Path:
@@ -103,7 +105,8 @@ def build_parser() -> ArgumentParser:
             _names,
             None,
             f"names, separated by commas; all by default, but of a model with more than {MANY} components none that takes "
-            "backward passes, or sampled orders, for each component",
+            "backward passes, or sampled orders, for each component. Exact effects of components and pairs, and the reliability "
+            "of the tangent, are measured whatever the methods",
         ),
         "metric": (str, settings.metric, "what is differentiated: log_prob (nats per scored token) or logit_difference"),
         "baseline": (
@@ -175,7 +178,8 @@ def run(arguments: list[str]) -> int:
                 protocol=job.protocol,
                 done=lambda stage, task=task: progress.advance(task),
                 partial=job.unfinished,
-            ).write(job.record)
+            )
+            record = AttributionRecord(record.to_dict() | job.named).write(job.record)
             shutil.rmtree(job.unfinished, ignore_errors=True)
             write_files(record, job.record.with_suffix(""))
             progress.remove_task(task)
@@ -186,8 +190,9 @@ def run(arguments: list[str]) -> int:
 
 def run_known(options: argparse.Namespace) -> int:
     """Hold the methods against the models whose circuit is known."""
-    if options.paths or options.out is None:
-        raise UsageError("`--known` takes no checkpoints and needs `--out DIR`; it has models of its own.")
+    if options.paths or options.model or options.out is None:
+        raise UsageError("`--known` takes no checkpoints, no `--model`, and needs `--out DIR`; it has models of its own.")
+    check_alone(vars(options))
     for name in ("baseline", "direction", "positions", "length"):
         if getattr(options, name) != build_parser().get_default(name):
             raise UsageError(f"`--{name}` is not for `--known`, whose models say what is ablated, and where.")
@@ -241,6 +246,7 @@ def _of_model(options: argparse.Namespace) -> list[Job]:
             protocol,
             given.length,
             model.origin.source.told()["prompts_sha256"],
+            {"run": given.run, "revision": options.revision},
         )
         for one in setups
     ]

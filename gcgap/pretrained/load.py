@@ -15,7 +15,7 @@ from gcgap.pretrained.fresh import check_installed
 from gcgap.pretrained.model import Pretrained
 from gcgap.pretrained.weights import weights_sha256
 from gcgap.prompts.find import find_prompts
-from gcgap.prompts.tokens import Encode
+from gcgap.prompts.tokens import Encode, UnknownWordsError
 
 
 def load_pretrained(
@@ -53,6 +53,8 @@ def load_pretrained(
         ValueError: There is no such model, it cannot be reached, it is no decoder of a known family, or it needs one of the
             permissions above.
     """
+    if memory is not None and memory <= 0:
+        raise ValueError(f"`memory` must be more than 0 GiB; got {memory}.")
     check_installed()
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -62,7 +64,7 @@ def load_pretrained(
     step = step_of(revision)
     if not sys.stderr.isatty():
         disable_progress_bar()
-    where, revision = _local(Path(name), revision)
+    where, revision = local(Path(name), revision)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(where, **options)
@@ -86,12 +88,19 @@ def load_pretrained(
     return model
 
 
-def _local(path: Path, revision: str | None) -> tuple[str, str]:
-    """What to load at which revision: of a directory a revision is a directory in it."""
+def local(path: Path, revision: str | None) -> tuple[str, str]:
+    """What to load at which revision: of a directory a revision is a directory in it.
+
+    Raises:
+        ValueError: A path, and there is no directory; or a directory without that revision.
+    """
+    if not path.is_dir() and (path.is_absolute() or path.exists() or len(path.parts) > 2 or path.parts[:1] == ("..",)):
+        raise ValueError(f"`--model` {path} is no directory; give one that `save_pretrained` wrote, or a name on the hub.")
     if not path.is_dir() or revision is None:
         return str(path), revision or "main"
     if not (path / revision).is_dir():
-        raise ValueError(f"`--revision`: the directory {path} has no directory {revision} in it; leave it out.")
+        there = ", ".join(sorted(inner.parent.name for inner in path.glob("*/config.json"))) or "no directory of a model"
+        raise ValueError(f"`--revision`: the directory {path} has no directory {revision} in it, but {there}.")
     return str(path / revision), "main"
 
 
@@ -116,7 +125,14 @@ def _encode(name: str, options: dict[str, Any]) -> Encode:
             raise ValueError(f"`{name}` has no tokenizer that can be loaded, so prompts must be token ids.")
         return found
 
-    return lambda text: tokenizer()(text)["input_ids"]
+    def encode(text: str) -> list[int]:
+        tokens = tokenizer()(text)["input_ids"]
+        unknown = tokenizer().unk_token_id
+        if unknown in tokens and str(tokenizer().unk_token) not in text:
+            raise UnknownWordsError(f"the tokenizer of `{name}` does not know all words of {text!r}; write others.")
+        return tokens
+
+    return encode
 
 
 def _first_lines(error: Exception) -> str:

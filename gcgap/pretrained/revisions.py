@@ -10,7 +10,7 @@ from pathlib import Path
 from gcgap.cli import UsageError
 from gcgap.measurement import measure
 from gcgap.model import Decoder
-from gcgap.pretrained.load import step_of
+from gcgap.pretrained.load import local, step_of
 from gcgap.pretrained.options import Given
 from gcgap.protocol import Protocol
 from gcgap.records import Record
@@ -32,6 +32,7 @@ class Revisions:
 
     Raises:
         UsageError: Several revisions of which one tells no step, or two that tell the same.
+        ValueError: The model is a directory that has not all of them.
     """
 
     given: Given
@@ -45,6 +46,8 @@ class Revisions:
         if len(steps) > 1 and (None in steps or len(set(steps)) < len(steps)):
             told = ", ".join(map(str, self.names))
             raise UsageError(f"`--revision` must be one, or several of different steps such as step1000; got {told}.")
+        for name in self.names:
+            local(Path(self.given.model), name)  # before the first of them is measured
 
     def path(self, name: str | None) -> Path:
         """Where the record of a revision goes."""

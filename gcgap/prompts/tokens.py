@@ -20,6 +20,10 @@ Encode = Callable[[str], list[int]]
 """Gives the token ids of a text."""
 
 
+class UnknownWordsError(ValueError):
+    """A text has words that a tokenizer does not know, and gives one token for all of them."""
+
+
 class Encoded(NamedTuple):
     """A prompt in tokens: `clean` and `corrupted` are equally long and differ, and `answer` follows the last token of `clean`."""
 
@@ -50,8 +54,11 @@ def encoded(prompt: Prompt, encode: Encode) -> Encoded:
 
 
 def next_token(context: str, text: str, encode: Encode) -> int | None:
-    """The token that `text` adds to the tokens of `context`; None if it adds another number of them or changes those."""
-    before, after = list(encode(context)), list(encode(context + text))
+    """The token that `text` adds to those of `context`; None if it adds another number of them, changes those, or is unknown."""
+    try:
+        before, after = list(encode(context)), list(encode(context + text))
+    except UnknownWordsError:
+        return None
     return after[-1] if after and after[:-1] == before else None
 
 

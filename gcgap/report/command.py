@@ -56,6 +56,7 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
     from gcgap.report.contents import contents, lead, method_sections
     from gcgap.report.known import known_files, known_sections
     from gcgap.report.parts import Drawing
+    from gcgap.report.plain import counted
     from gcgap.report.ship import ship, ship_methods
     from gcgap.report.write import save, write
     from gcgap.study.groups import gather, has_runs
@@ -86,6 +87,7 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
     for told in (told for group in groups for run in group.runs for told in doubts(run)):
         print(f"gcgap: warning: {told}; measure the run again with `gcgap measure --force`.", file=sys.stderr)
     runs = sum(len(group.runs) for group in groups)
-    found = [f"{runs} runs in {len(groups)} groups"] * bool(groups)
-    found += [f"{sum(len(group.records) for group in methods)} attribution records in {len(methods)} groups"] * bool(methods)
+    found = [f"{counted(runs, 'run')} in {counted(len(groups), 'group')}"] * bool(groups)
+    attributed = counted(sum(len(group.records) for group in methods), "attribution record")
+    found += [f"{attributed} in {counted(len(methods), 'group')}"] * bool(methods)
     console.print(f"{out / 'index.html'}: {', '.join(found)}.", highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from gcgap.report.figures import cells, emerging, layers, ranks, scatters, train
 from gcgap.report.figures import methods as methods_figures
 from gcgap.report.figures.tracked import methods_over_training
 from gcgap.report.parts import Drawing, Section, Table
+from gcgap.report.plain import counted
 from gcgap.report.tables import methods as methods_tables
 from gcgap.report.tables import pruning, v1, v3
 from gcgap.report.tables.agreement import agreement_table
@@ -47,14 +48,17 @@ UNKNOWN = "There are too few runs to tell whether any of the paper's claims hold
 def lead(groups: Sequence[Group]) -> str:
     """What the report is made of and how it is read."""
     runs = sum(len(group.runs) for group in groups)
+    ood = "sequences longer than trained on"
+    ood += ", or for pretrained models their prompts" * any("name" in group.settings for group in groups)
     return (
-        f"{runs} measured runs in {len(groups)} groups; a group is one model under one protocol, and nothing is averaged over "
-        "two. G is a component's gradient magnitude, C the exact-match drop when it is ablated, Δ = rank(G) - rank(C); Hidden "
-        "Heroes have a low Δ (low gradient, essential), Gradient Bloats a high one. ρ is Spearman's rank correlation of G and C, "
-        "its noise ceiling the largest ρ that measurement noise would let through. OOD are sequences longer than trained on. The "
-        "layout says where padding stands in training: at the end (contiguous), or before the target (released). The site says "
-        "what an ablation replaces: a head's own output (component), or a slice of what all heads write (released). The paper is "
-        "arXiv:2602.01442, in its first and third version (v1, v3) and on its project page. Columns headed paper are published."
+        f"{counted(runs, 'measured run')} in {counted(len(groups), 'group')}; a group is one model under one protocol, and "
+        "nothing is averaged over two. G is a component's gradient magnitude, C the exact-match drop when it is ablated, "
+        "Δ = rank(G) - rank(C); Hidden Heroes have a low Δ (low gradient, essential), Gradient Bloats a high one. ρ is "
+        "Spearman's rank correlation of G and C, its noise ceiling the largest ρ that measurement noise would let through. "
+        f"OOD are {ood}. The layout says where padding stands in training: at the end (contiguous), or before the target "
+        "(released). The site says what an ablation replaces: a head's own output (component), or a slice of what all heads "
+        "write (released). The paper is arXiv:2602.01442, in its first and third version (v1, v3) and on its project page. "
+        "Columns headed paper are published."
     )
 
 

@@ -13,9 +13,9 @@ from gcgap.attribution.record import AttributionRecord
 from gcgap.report.what import shared_values, what
 
 NOTE = (
-    "ρ: Spearman's rank correlation of scores and exact effects, with its 95 % interval; ceil: the largest ρ that independent "
-    "noise would let through; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest quarter of the effects "
-    "that is found. Effects are those on other sequences: the row `exact` says what noise alone takes away"
+    "ρ: Spearman's rank correlation of scores and exact effects, with its 95 % interval; ceil: its noise ceiling, what noise in "
+    "scores and effects would leave of a perfect ρ; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest "
+    "quarter of the effects that is found. Effects are those on other sequences: the row `exact` says what noise alone takes away"
 )
 PRICE = (
     "L1: mean |score - effect| on the same sequences, in the metric's units, where a score estimates it; missed: share of the "

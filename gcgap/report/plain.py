@@ -20,6 +20,11 @@ def plain_text(text: str) -> str:
     return " ".join(plain.splitlines())
 
 
+def counted(number: int, what: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {what}" + "s" * (number != 1)
+
+
 def plain_cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcgap.protocol import Protocol
+from gcgap.protocol import PROMPTED, Protocol
 from gcgap.records import PACKED, Record, find_records
 
 MODEL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 512, "positions": "none"}
@@ -66,8 +66,10 @@ class Group:
 
     @property
     def name(self) -> str:
-        """`default`, `released`, or the settings that are not the default's."""
-        default = default_settings()
+        """`default`, `released`, or the settings that are not the default's; of a pretrained model its name comes first."""
+        model, default = self.settings.get("name"), default_settings()
+        if model is not None:
+            return ", ".join([model, *_changed(self.settings)])
         changed = {key: self.settings.get(key) for key in default | self.settings if self.settings.get(key) != default.get(key)}
         if changed == RELEASED:
             return "released"
@@ -91,6 +93,12 @@ class Group:
     def skipped(self, task: str) -> list[Run]:
         """Runs of a task without an OOD length inside the window, which are never averaged in."""
         return [run for run in self.runs if run.task == task and run.final.skipped is not None]
+
+
+def _changed(settings: dict[str, Any]) -> list[str]:
+    """What of the protocol of a pretrained model is not the usual one; its other settings follow from its name."""
+    usual = PROMPTED.to_dict() | {"length": 0, "prompts_sha256": None, "dtype": "float32"}
+    return [f"{key}={settings[key]}".replace("'", "") for key, value in usual.items() if settings.get(key, value) != value]
 
 
 def default_settings() -> dict[str, Any]:

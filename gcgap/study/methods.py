@@ -43,9 +43,11 @@ class MethodGroup:
         """What is intervened on, the number of sequences, and what tells it from other groups."""
         setup, protocol = self.settings["setup"], self.settings["protocol"]
         positions = "" if setup["positions"] == "all" else f", positions {setup['positions']}"
-        length = "" if self.settings["length"] is None else f", length {self.settings['length']}"
+        length = f", length {self.settings['length']}" if self.settings["length"] else ""
         metric = protocol["attribution"]["metric"].replace("_", " ")
         name = f"{setup['baseline']}, {setup['direction']}, {metric}{positions}{length}, {protocol['sequences']} sequences"
+        if model := self.settings["model"].get("name"):
+            name = f"{model}: {name}"
         return f"{name}, {self.apart}" if self.apart else name
 
     @property

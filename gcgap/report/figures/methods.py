@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from gcgap.report.figures.panels import whisker
 from gcgap.report.methods_figures import FAMILIES
+from gcgap.report.plain import counted
 from gcgap.report.style import DPI
 from gcgap.report.tables.left_out import title
 from gcgap.study.methods import MethodGroup, over_seeds
@@ -18,15 +19,18 @@ def rhos(group: MethodGroup) -> Figure:
     axes = figure.subplots(len(group.effects), columns, squeeze=False, sharex=True, sharey=True)
     for row, effect in enumerate(group.effects):
         for column, task in enumerate(group.tasks):
-            panel = axes[row, column]
+            panel, seeds, drawn = axes[row, column], counted(len(group.of_task(task)), "seed"), 0
             for at, method in enumerate(group.methods):
                 colour = FAMILIES[group.records[0]["methods"][method]["family"]]
                 found = [record["methods"][method]["agreement"][effect]["all"]["rho"] for record in group.of_task(task)]
                 known = [value for value in found if value is not None]
+                drawn += len(known)
                 panel.plot(known, [at] * len(known), "o", color=colour, ms=3, alpha=0.45)
                 whisker(panel, at, over_seeds(group, task, method, effect), horizontal=True, color=colour)
+            if not drawn:
+                panel.text(0.5, 0.5, "no ranks", transform=panel.transAxes, ha="center", fontsize=8, backgroundcolor="white")
             panel.set_yticks(range(len(group.methods)), group.methods, fontsize=7)
-            panel.set_title(f"{title(task)}, {effect.replace('_', ' ')}, {len(group.of_task(task))} seeds", fontsize=9)
+            panel.set_title(f"{title(task)}, {effect.replace('_', ' ')}, {seeds}", fontsize=9)
             panel.axvline(0, color="0.8", zorder=0)
             panel.tick_params(labelsize=7)
             panel.spines[["top", "right"]].set_visible(False)

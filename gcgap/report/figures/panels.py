@@ -9,11 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gcgap.report.plain import counted
 from gcgap.report.style import DPI
 from gcgap.report.tables.left_out import title
 from gcgap.study.groups import Group
 from gcgap.study.seeds import Summary
 
+WIDE, HIGH = 7.2, 2.8
+"""Inches that legends, labels and colour bars need, however few panels there are."""
 PAPER: dict[str, Any] = {"marker": "D", "mfc": "white", "mec": "#6a4a00", "ls": "none", "ms": 6}
 """How a published number is marked."""
 
@@ -21,10 +24,10 @@ PAPER: dict[str, Any] = {"marker": "D", "mfc": "white", "mec": "#6a4a00", "ls": 
 def by_task(group: Group, size: tuple[float, float], rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     """A figure with a column of panels of a size (inches) for each task, reversal left and sorting right as in the paper."""
     columns = len(group.tasks)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(max(WIDE, size[0] * columns), size[1] * rows), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     for column, task in enumerate(group.tasks):
-        axes[0, column].set_title(f"{title(task)}, {len(group.measured(task))} seeds", fontsize=10)
+        axes[0, column].set_title(f"{title(task)}, {counted(len(group.measured(task)), 'seed')}", fontsize=10)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=8)
@@ -49,10 +52,10 @@ def shifts(number: int, width: float = 0.6) -> Sequence[float]:
 
 
 def grid(number: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels of a size (inches), and those panels."""
+    """A figure with so many panels of a size (inches), and those panels; fewer than fill a row are wider."""
     columns = min(columns, number)
     rows = -(-number // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(max(WIDE, size[0] * columns), max(HIGH, size[1] * rows)), dpi=DPI, layout="constrained")
     every = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for spare in every[number:]:
         spare.remove()

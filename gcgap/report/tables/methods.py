@@ -60,13 +60,17 @@ def agreement_table(group: MethodGroup, task: str) -> Table:
 
 
 def _undefined(group: MethodGroup, task: str) -> list[str]:
-    """A sentence for each run and method that has no rank correlation."""
+    """A sentence for each run, effect and reason for which methods have no rank correlation."""
+    lacking: dict[tuple[int, str, str], list[str]] = {}
+    for record in group.of_task(task):
+        for name, entry in record["methods"].items():
+            for effect in group.effects:
+                if (found := entry["agreement"][effect]["all"])["rho"] is None:
+                    lacking.setdefault((record["seed"], effect, found["reason"]), []).append(name)
+    told = {key: "every method" if len(of) == len(group.methods) else ", ".join(of) for key, of in lacking.items()}
     return [
-        f"Left out: {task} seed {record['seed']}, {name}, {effect.replace('_', ' ')}: {found['reason']}."
-        for record in group.of_task(task)
-        for name, entry in record["methods"].items()
-        for effect in group.effects
-        if (found := entry["agreement"][effect]["all"])["rho"] is None
+        f"Left out: {task} seed {seed}, {of}, {effect.replace('_', ' ')}: {reason}."
+        for (seed, effect, reason), of in told.items()
     ]
 
 

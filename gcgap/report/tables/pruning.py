@@ -37,9 +37,12 @@ def pruning_table(group: Group) -> Table:
         Column("removed together", [what for _, what in labels]),
         Column("OOD drop (points): gcgap", ood, ".1f"),
         Column("OOD drop (points): v3", ood_paper, ".1f", paper=True),
-        Column("in-distribution drop (points): gcgap", inside, ".1f"),
-        Column("in-distribution drop (points): v1", inside_paper, ".1f", paper=True),
     ]
+    if any(drops.n for drops in inside):  # prompts have none
+        columns += [
+            Column("in-distribution drop (points): gcgap", inside, ".1f"),
+            Column("in-distribution drop (points): v1", inside_paper, ".1f", paper=True),
+        ]
     notes = [
         SPREAD,
         "Runs whose class has no member are left out of its row; random: the mean over random pairs of components of each run.",
@@ -63,7 +66,7 @@ def _removals(group: Group, task: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _drops(entries: Sequence[dict[str, Any]], place: str) -> Summary:
-    return summary([100 * entry[place]["value"] for entry in entries])
+    return summary([100 * entry[place]["value"] for entry in entries if entry[place]["value"] is not None])
 
 
 def pruned_seeds(group: Group) -> Table:
