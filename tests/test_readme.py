@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import families
 import pytest
 import tiny
+import toy_tokens
 from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
+from gcgap.attribution.methods import METHODS
 from gcgap.cli import main
 from gcgap.records import Record
 from gcgap.report.table import table
@@ -20,6 +28,7 @@ from gcgap.sweep.command import build_parser
 from gcgap.sweep.plan import read
 from gcgap.sweep.stacks import check_stackable
 
+attribution = import_module("gcgap.attribution.attribute")  # the package has a function of this name
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    gcgap ")]
@@ -96,6 +105,54 @@ def test_the_python_of_the_readme_runs(snippet: str, checkout: Path, monkeypatch
     assert len(names["record"].table()) == 20
     assert names["record"]["length"] == 9
     assert set(names["gcgap"].read("checkpoints")["task"]) == {"sort", "reverse"}
+
+
+class Sixfold(nn.Module):
+    """A model of a reader's own, with the names that the page on pretrained models has: six layers of eight heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.unembed = nn.Embedding(50_000, 16), nn.Linear(16, 50_000)
+        self.blocks: Any = nn.ModuleList(
+            nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(16, 48), "out": nn.Linear(16, 16)}), "mlp": Down(16)})
+            for _ in range(6)
+        )
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            q, k, v = block["attn"]["qkv"](x).unflatten(-1, (24, 2)).transpose(1, 2).chunk(3, 1)
+            mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + block["attn"]["out"](mixed.transpose(1, 2).flatten(2))
+            x = x + block["mlp"](x)
+        return self.unembed(x)
+
+
+class Down(nn.Module):
+    """An MLP whose last matrix is called down."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu())
+
+
+def test_the_python_of_the_page_on_pretrained_models_runs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = attribution.default_protocol
+    monkeypatch.setattr(attribution, "default_protocol", lambda *given: replace(usual(*given), **tiny.SIZES | {"sequences": 6}))
+    first, own = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pretrained.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(first, names)
+    record = names["gcgap"].attribute(names["model"], protocol=names["gcgap"].Protocol().smallest())
+    assert record["setup"]["baseline"] == "patch_prompt"
+    assert set(record["methods"]) == set(METHODS)
+    lines = [{"clean": f"the war of 17{year} and of 17", "answer": str(year), "wrong": str(year - 1)} for year in range(20, 50)]
+    (checkout / "mine.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    names = {"network": Sixfold(), "tokenizer": toy_tokens.pieces}
+    exec(own, names)
+    assert names["model"].d_head == 2
 
 
 def test_the_table_of_the_readme_is_that_of_the_shipped_record() -> None:
