@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from gcgap import measurement
 from gcgap.attribution.methods import METHODS
 from gcgap.cli import main
 from gcgap.records import Record
@@ -140,6 +141,7 @@ class Down(nn.Module):
 
 
 def test_the_python_of_the_page_on_pretrained_models_runs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "PROMPTED", measurement.PROMPTED.smallest())
     usual = attribution.default_protocol
     monkeypatch.setattr(attribution, "default_protocol", lambda *given: replace(usual(*given), **tiny.SIZES | {"sequences": 6}))
     first, own = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pretrained.md").read_text(), re.DOTALL)

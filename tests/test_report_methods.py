@@ -760,7 +760,7 @@ def test_the_figure_over_runs_shows_every_seed(many: int, group: MethodGroup) ->
     figure = rhos(MethodGroup(group.settings, records))
     assert len(figure.axes) == 4  # two effects, two tasks
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[0] == f"reversal, log prob, {many} seeds"
+    assert titles[0] == f"reversal, log prob, {many} seed" + "s" * (many > 1)
     shown = sorted(float(x) for line in figure.axes[1].lines if line.get_marker() == "o" for x in np.asarray(line.get_xdata()))
     wanted = [
         r["methods"][name]["agreement"]["log_prob"]["all"]["rho"] for r in records if r["task"] == "sort" for name in CHOSEN

@@ -95,8 +95,9 @@ def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, n
     blank = np.flatnonzero(np.isnan(delta).all(0))
     if len(blank):
         text = "C is constant: there are no ranks"
+        runs = np.split(blank, np.flatnonzero(np.diff(blank) > 1) + 1)  # of neighbours
         axes.text(
-            blank.mean(),
+            max(runs, key=len).mean(),
             len(names) / 2,
             text,
             rotation=90,

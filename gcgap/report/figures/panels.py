@@ -15,7 +15,7 @@ from gcgap.report.tables.left_out import title
 from gcgap.study.groups import Group
 from gcgap.study.seeds import Summary
 
-WIDE, HIGH = 7.2, 2.8
+WIDE, HIGH = 7.5, 3.0
 """Inches that legends, labels and colour bars need, however few panels there are."""
 PAPER: dict[str, Any] = {"marker": "D", "mfc": "white", "mec": "#6a4a00", "ls": "none", "ms": 6}
 """How a published number is marked."""
