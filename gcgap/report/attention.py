@@ -18,6 +18,7 @@ from gcgap.report.style import COLOURS
 from gcgap.report.tables.left_out import title
 from gcgap.report.tables.protocol import protocol_table
 from gcgap.study.groups import Group, Run
+from gcgap.tasks import Sentences, find_task
 
 SEQUENCES = 20  # over which a pattern is averaged, as in the paper
 EACH = 2  # heads at either end
@@ -49,7 +50,7 @@ def attention_section(where: Path) -> Section:
         f"(below: Bloats): {of}."
     )
     group = f"attention of {record['run'] or record['task']}"
-    drawing = Drawing("v3-figure-5", caption, group, lambda: patterns_figure(rows, record["length"]))
+    drawing = Drawing("v3-figure-5", caption, group, lambda: patterns_figure(rows, token_names(record)))
     own = protocol_table(Group(record["protocol"] | record.data.get("model", {}), (Run(record),)))
     return Section("Attention patterns", [drawing, replace(own, group=group)])
 
@@ -89,9 +90,18 @@ Panel = tuple[str, str, np.ndarray]
 """A label, a role, and an attention pattern (query, key)."""
 
 
-def patterns_figure(rows: Sequence[Sequence[Panel]], length: int) -> Figure:
+def token_names(record: Record) -> list[str]:
+    """What stands where in an example; in a sentence other words each time, so that their numbers must do."""
+    task, length = find_task(record["task"]), record["length"]
+    if isinstance(task, Sentences):
+        fixed, each = task.tokens
+        return [str(i) for i in range(fixed + each * length)]
+    x, y = ([f"{side}{i}" for i in range(1, length + 1)] for side in "xy")
+    return ["START", *x, "SEP", *y, "END"]
+
+
+def patterns_figure(rows: Sequence[Sequence[Panel]], tokens: Sequence[str]) -> Figure:
     """Attention patterns with the tokens on the axes."""
-    tokens = ["START", *(f"x{i}" for i in range(1, length + 1)), "SEP", *(f"y{i}" for i in range(1, length + 1)), "END"]
     columns = max(map(len, rows))
     figure = Figure(figsize=(3.6 * columns, 3.4 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
