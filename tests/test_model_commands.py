@@ -246,6 +246,8 @@ def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
         (["measure", "--model", "{family}", "--revision", "step7"], "has no directory step7 in it"),
         (["measure", "--model", "{saved}", "--full"], "leave out paths and `--full`"),
         (["measure", "--prompts", "ioi"], "`--prompts` belongs to `--model`"),
+        (["measure", "--seed", "0", "checkpoints/sort-seed42"], "`--seed` belongs to `--model`"),
+        (["attribute", "--memory", "0", "checkpoints/sort-seed42"], "`--memory` belongs to `--model`"),
         (["attribute", "--revision", "step0", "checkpoints/sort-seed42"], "`--revision` belongs to `--model`"),
         (["attribute", "--model", "{saved}", "checkpoints/sort-seed42"], "or `--model`, not both"),
         (["attribute", "--model", "{saved}", "--prompts", "nothing"], "`--prompts` must be one of greater_than, induction, ioi"),
