@@ -11,12 +11,13 @@ import torch
 from memory import peak
 from torch import Tensor
 
+from gcgap.attribution.setup import Setup
 from gcgap.batches import NOTHING, Batch, partner_rows
 from gcgap.components import Component
 from gcgap.gates import Site
 from gcgap.importance import causal
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import activations_on, batch_means, mean_activations, zero_activations
+from gcgap.importance.baselines import Baseline, activations_on, batch_means, mean_activations, zero_activations
 from gcgap.importance.corruption import Corruption, corrupted
 from gcgap.importance.drop import Drop
 from gcgap.importance.gradient import gradient_norms
@@ -28,7 +29,10 @@ from gcgap.importance.sets import single_drops
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.memory import FACTORS, saved_bytes
 from gcgap.pretrained.model import Pretrained
+from gcgap.prompts.source import PromptSource
 from gcgap.prompts.tokens import Encoded, as_batch
+from gcgap.protocol import Protocol
+from gcgap.subject import Subject
 
 NAMES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen3", "gemma2"]
 EACH = pytest.mark.parametrize("name", NAMES)
@@ -170,7 +174,12 @@ def test_means_and_norms_leave_out_where_no_token_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
-def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(name: str) -> None:
+def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: Any) -> Any:
+        raise OSError("no room")
+
     model, rows = made(name), prompts()
     network: Any = model.network
     before, patterns = network.config._attn_implementation, model.patterns(as_batch(rows[:1]).inputs)
@@ -180,6 +189,10 @@ def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(n
         torch.testing.assert_close(pattern.sum(-1), torch.ones(1, model.n_heads, 5, dtype=pattern.dtype))
         assert not pattern.triu(1).any()
     assert network.config._attn_implementation == before
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no room"):
+        patch.setattr(network, "forward", failing)
+        model.patterns(as_batch(rows[:1]).inputs)
+    assert network.config._attn_implementation == before
     each = [attention_entropies(model, as_batch([one])) * (len(one.clean) - 1) for one in rows]
     wanted = torch.stack(each).sum(0) / sum(len(one.clean) - 1 for one in rows)
     torch.testing.assert_close(attention_entropies(model, as_batch(rows)), wanted, **CLOSE)
@@ -187,7 +200,7 @@ def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(n
 
 @pytest.mark.parametrize("kind", ["means", "gradients"])
 def test_limited_memory_takes_batches_apart_and_puts_them_together_again(kind: str) -> None:
-    model, batch = made("llama"), as_batch(prompts())
+    model, batch = made("llama"), as_batch(prompts((5, 7, 7, 7, 5, 6)))  # no two pieces have as many tokens
     seen: list[int] = []
     model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
 
@@ -251,6 +264,25 @@ def test_the_wrong_answer_decides_the_logit_difference_alone() -> None:
     assert logit_difference(logits, targets, wrong).tolist() == [6.0, -2.0]
     assert logit_difference(logits, targets).tolist() == [3.0, -3.0]
     assert torch.equal(log_prob(logits, targets, wrong), log_prob(logits, targets))
+
+
+def test_the_baseline_of_prompts_lets_in_what_components_put_out_on_the_twins() -> None:
+    model, rows = made("llama"), prompts()
+    zero, batch = zero_activations(model, model.wiring), as_batch(rows)
+    source = PromptSource(task="mine", seed=0, draw=lambda *_: rows)
+    subject = Subject(model, model.wiring, source, Protocol(), 0, zero)
+    noising, denoising = Setup(Baseline.PATCH_PROMPT), Setup(Baseline.PATCH_PROMPT, "denoising")
+    found, wanted = single_drops(noising.drop(subject, batch)), single_drops(a_drop(model, batch))
+    torch.testing.assert_close(found.logit_difference, wanted.logit_difference, atol=0, rtol=0)
+    back = denoising.drop(subject, batch)
+    assert batch.corrupted is not None
+    assert torch.equal(back.batch.inputs, batch.corrupted)
+    everything = back.closed() + 1
+    torch.testing.assert_close(back.value(everything), noising.drop(subject, batch).value(everything), **CLOSE)
+    for setup, other in ((noising, batch.corrupted), (denoising, batch.inputs)):
+        let_in = setup.other_inputs(batch, 0)
+        assert let_in is not None
+        assert torch.equal(let_in, other)
 
 
 def test_denoising_restores_what_noising_breaks() -> None:
