@@ -36,6 +36,21 @@ def test_a_directory_is_loaded_with_the_logits_of_the_model_that_was_saved(name:
     assert (rounded.dtype, rounded.config._attn_implementation) == (torch.bfloat16, "eager")
 
 
+def test_what_the_weights_are_read_by_reaches_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network("gpt2").save_pretrained(tmp_path)
+    asked, real = dict[str, Any](), transformers.AutoModelForCausalLM.from_pretrained
+
+    def noted(where: str, **options: Any) -> Any:
+        asked.update(options)
+        return real(where, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", noted)
+    model = load_pretrained(tmp_path, dtype="float64", device_map="auto", attention="eager", memory=0.5)
+    wanted = {"dtype": "float64", "device_map": "auto", "attn_implementation": "eager", "use_safetensors": True}
+    assert asked == wanted | {"revision": "main", "trust_remote_code": False}
+    assert (model.memory, model.settings["name"], model.settings["dtype"]) == (0.5, str(tmp_path), "float64")
+
+
 def test_a_name_that_cannot_be_reached_is_told() -> None:
     with pytest.raises(ValueError, match=r"`nobody/nothing` cannot be loaded as a model"):
         load_pretrained("nobody/nothing")

@@ -12,7 +12,9 @@ from typing import Any
 import families
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
+from transformers import PreTrainedModel
 
 from gcgap.attribution import attribute as attribution
 from gcgap.attribution.methods import METHODS
@@ -23,6 +25,7 @@ from gcgap.compose import Origin
 from gcgap.importance.baselines import zero_activations
 from gcgap.importance.sets import single_drops
 from gcgap.measurement import measure
+from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.load import load_pretrained
 from gcgap.pretrained.model import Pretrained
 from gcgap.prompts.find import find_prompts
@@ -85,6 +88,7 @@ def test_the_record_holds_the_effects_of_the_model_and_prompts_from_python(saved
     record = only(tmp_path, AttributionRecord)
     assert record.path.parent.parent.name == "tiny-ioi-seed3"
     assert record.path.name == "zero,length=1.json"
+    assert (record["seed"], record["length"]) == (3, 1)
     model = load_pretrained(saved, prompts="ioi", seed=3, length=1)
     assert record["checkpoint_sha256"] == model.origin.checkpoint_sha256
     again = attribution.attribute(
@@ -125,9 +129,18 @@ def test_prompts_of_a_file_are_measured_whatever_their_lengths(saved: Path, tmp_
     assert gap["prompts"] == {"evaluation": 7, "again": 7, "gradient_batches": [3, 3], "mean_batches": [4]}
     assert gap["components"][0]["in_distribution"] is None
     assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.paired=false") == 2
+    kept = tmp_path / "all" / path.name
+    kept.parent.mkdir()
+    kept.write_bytes(path.read_bytes())
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:18]))
     assert attributed(saved, tmp_path, "--prompts", str(path), "--metric", "logit_difference") == 0
     assert len(list(tmp_path.glob("tiny-mine-*"))) == 2, "other prompts under the same name are another run"
+    first, second = tmp_path.glob("tiny-mine-*/attribution/*.json")
+    first.write_bytes(second.read_bytes())
+    assert sorted(attributed(saved, tmp_path, "--prompts", str(file), "--metric", "logit_difference") for file in (path, kept)) == [
+        0,
+        2,
+    ], "a record of other prompts is not taken for one of these"
 
 
 def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +311,12 @@ def test_another_precision_is_measured_in_it(saved: Path, tmp_path: Path) -> Non
 
 def test_a_model_spread_by_accelerate_gives_the_same_effects(saved: Path) -> None:
     plain, spread = (load_pretrained(saved, prompts="ioi", device_map=device_map) for device_map in (None, "auto"))
-    assert type(spread.network).__name__ == "GPT2LMHeadModel"
+    for module in spread.network.modules():  # as accelerate does where there are several devices
+        add_hook_to_module(module, AlignDevicesHook("cpu", io_same_device=True))
+    origin, network = spread.origin, spread.network
+    assert isinstance(network, PreTrainedModel)
+    spread = Pretrained(network, find_wiring(network.config)).eval()
+    spread.origin = origin
     drops = []
     for model in (plain, spread):
         batch = model.origin.source.batch(attribution.Purpose.EVALUATION, 0, 6)

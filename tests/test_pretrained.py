@@ -129,6 +129,16 @@ def test_padding_on_either_side_changes_no_number(name: str, side: str) -> None:
         torch.testing.assert_close(found, torch.cat([alone, bare[1:]]), rtol=1e-4, atol=1e-5)
 
 
+def test_the_context_is_that_of_tokens_and_not_of_what_pads_them() -> None:
+    model = made("gpt2")
+    assert model.n_ctx == 32
+    wide = torch.cat([torch.full((3, 30), NOTHING), TOKENS], 1)
+    torch.testing.assert_close(model(wide, 3), model(TOKENS, 3), rtol=1e-4, atol=1e-5)
+    assert model(torch.ones(1, 32, dtype=torch.long)).shape[1] == 32
+    with pytest.raises(ValueError, match="at most 32 per row, the model's context; got 33"):
+        model(torch.ones(1, 33, dtype=torch.long))
+
+
 def test_rows_that_are_too_short_or_have_gaps_are_refused() -> None:
     model = made("gpt2")
     gap = TOKENS.clone()
@@ -180,6 +190,17 @@ def raw(name: str, bare: Any, heads: str) -> list[Tensor]:
     return found
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_of_a_run_for_those_who_look_on_the_last_logits_alone_are_made(name: str) -> None:
+    model, shapes = made(name), list[torch.Size]()
+    head: Any = model.network.get_submodule("lm_head")
+    head.register_forward_hook(lambda *passed: shapes.append(passed[2].shape))
+    model.run(TOKENS)
+    model(TOKENS, 2)
+    model(TOKENS)
+    assert [shape[1] for shape in shapes] == [1, 2, 7]
+
+
 def test_heads_that_share_their_values_are_told() -> None:
     assert {name: made(name).shares_values for name in ("gpt2", "gpt_neox", "llama", "llama, tied")} == {
         "gpt2": False,
@@ -187,6 +208,27 @@ def test_heads_that_share_their_values_are_told() -> None:
         "llama": True,
         "llama, tied": False,
     }
+
+
+def test_a_record_is_told_what_the_model_is() -> None:
+    keys = ("architecture", "positions", "d_model", "d_head", "d_ff", "heads_per_value", "attention", "attention_for_curvature")
+    found = {name: [made(name).settings[key] for key in keys] for name in ("gpt2", "gpt_neox", "llama", "qwen3", "gemma3")}
+    assert found == {
+        "gpt2": ["gpt2", "learned", 24, 6, 20, 1, "sdpa", "math"],
+        "gpt_neox": ["gpt_neox", "rotary", 24, 6, 20, 1, "sdpa", "math"],
+        "llama": ["llama", "rotary", 24, 6, 20, 2, "sdpa", "math"],
+        "qwen3": ["qwen3", "rotary", 24, 8, 20, 2, "sdpa", "math"],
+        "gemma3": ["gemma3", "rotary", 24, 8, 20, 2, "sdpa", "math"],
+    }
+    eager = Pretrained(network("gpt2", attn_implementation="eager"), find_wiring(config("gpt2"))).settings
+    assert (eager["attention"], eager["attention_for_curvature"]) == ("eager", "eager")
+
+
+def test_attention_without_second_derivatives_is_refused() -> None:
+    own: Any = network("gpt2")
+    own.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match=r"eager or sdpa, which have second derivatives; this network has 'flex_attention'"):
+        Pretrained(own, find_wiring(own.config))
 
 
 def test_bfloat16_weights_give_logits_of_float32() -> None:
