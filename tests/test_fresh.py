@@ -79,6 +79,14 @@ def test_weights_follow_from_the_seed_alone_and_training_has_no_dropout() -> Non
     assert torch.equal(first.train()(tokens), first.eval()(tokens))
 
 
+@pytest.mark.parametrize(("attention", "path"), [("fused", "sdpa"), ("math", "eager")])
+def test_it_has_the_sizes_and_the_attention_that_are_asked_for(attention: str, path: str) -> None:
+    model = new_model("gpt2", **(SIZES | {"vocabulary": WORDS, "attention": attention}))
+    wanted = {"n_layers": 1, "n_heads": 2, "d_model": 16, "d_ff": 32, "positions": "learned", "attention": path}
+    assert {name: model.settings[name] for name in wanted} == wanted
+    assert (model.n_ctx, model(torch.zeros(1, 40, dtype=torch.long)).shape) == (40, (1, 40, WORDS))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

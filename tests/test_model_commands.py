@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import families
+import numpy as np
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from gcgap.attribution import attribute as attribution
 from gcgap.attribution.methods import METHODS
+from gcgap.attribution.partial import Partial
 from gcgap.attribution.record import AttributionRecord
 from gcgap.cli import main
 from gcgap.components import Slices, Wiring
@@ -29,6 +31,7 @@ from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.load import load_pretrained
 from gcgap.pretrained.model import Pretrained
 from gcgap.prompts.find import find_prompts
+from gcgap.prompts.sentences import WORDS, word_ids
 from gcgap.records import Record
 from gcgap.study.groups import gather
 
@@ -46,6 +49,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return families.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("models") / "family"
+    for step, seed in ((0, 0), (1000, 1), (2000, 1)):
+        families.save(home / f"step{step}", seed=seed)
+    return home
 
 
 def attributed(saved: Path, out: Path, *more: str) -> int:
@@ -189,6 +200,87 @@ def test_what_was_kept_of_other_settings_or_weights_is_not_taken(saved: Path, tm
     assert len(list(tmp_path.glob("*/exact.npz"))) == 2
 
 
+def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list[str]()
+
+    def noted(folder: Path, of: Any) -> Any:
+        kept.append(json.dumps({"in": str(folder)} | of, sort_keys=True, default=str))
+        raise OSError("that is all")
+
+    monkeypatch.setattr(attribution, "WINDOW", 4)  # prompts behind the accuracy
+    monkeypatch.setattr(attribution, "Partial", noted)
+    few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4}
+    model, usual = load_pretrained(saved, prompts="ioi"), replace(attribution.default_protocol(), **few)
+    patch, zero = attribution.Setup(attribution.Baseline.PATCH_PROMPT), attribution.Setup(attribution.Baseline.ZERO)
+
+    def sourced(seed: int = 42, length: int = 0, task: str = "ioi", **changes: Any) -> Origin:
+        source = find_prompts(task, word_ids, len(WORDS), seed, length)
+        return replace(model.origin, source=source, **changes)
+
+    cases = [
+        (patch, usual, sourced()),
+        (zero, usual, sourced()),
+        (replace(patch, direction="denoising"), usual, sourced()),
+        (patch, replace(usual, sequences=9), sourced()),
+        (patch, replace(usual, attribution=attribution.Attribution(steps=9)), sourced()),
+        (patch, usual, sourced(checkpoint_sha256="others")),
+        (patch, usual, sourced(seed=7)),
+        (patch, usual, sourced(length=1)),
+        (patch, usual, sourced(task="induction")),
+    ]
+    for setup, protocol, origin in (*cases, cases[0]):
+        with pytest.raises(OSError, match="that is all"):
+            attribution.attribute(model, setup=setup, protocol=protocol, origin=origin, partial=tmp_path)
+    monkeypatch.setattr("gcgap.compose.version", lambda name: "another one")
+    with pytest.raises(OSError, match="that is all"):
+        attribution.attribute(model, setup=patch, protocol=usual, origin=sourced(), partial=tmp_path)
+    assert kept[0] == kept[-2], "equal calls go on where the other one was"
+    assert len(set(kept)) == len(cases) + 1
+
+
+def test_nothing_that_lies_where_arrays_are_kept_is_run(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (str(tmp_path / "ran"),)
+
+    kept = Partial(tmp_path / "kept", {"seed": 1})
+    honest = kept("exact", lambda: {"samples": np.arange(3.0)})
+    (path,) = (tmp_path / "kept").rglob("*.npz")
+    np.savez(path, samples=np.array([Payload()]))
+    again = kept("exact", lambda: {"samples": np.arange(3.0)})
+    assert np.array_equal(again["samples"], honest["samples"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[dict[str, Any]]()
+
+    def noted(model: Any, **more: Any) -> Any:
+        calls.append({"model": model} | more)
+        raise OSError("that is all")
+
+    monkeypatch.setattr("gcgap.attribution.command.attribute", noted)
+    said = {
+        ("--revision", "step0"): "patch_prompt,revision=step0",
+        ("--revision", "step1000"): "patch_prompt,revision=step1000",
+        ("--revision", "step1000", "--precision", "bf16"): "patch_prompt,revision=step1000,precision=bf16",
+        ("--revision", "step0", "--length", "2"): "patch_prompt,length=2,revision=step0",
+    }
+    for more, name in said.items():
+        assert attributed(family, tmp_path, *more) == 1
+        assert calls[-1]["partial"] == tmp_path / "family-ioi-seed42" / "attribution" / f".{name}.partial"
+    hashes = [call["model"].origin.checkpoint_sha256 for call in calls]
+    revisions = [load_pretrained(family, revision, prompts="ioi").origin for revision in ("step0", "step1000")]
+    assert hashes[:2] == [one.checkpoint_sha256 for one in revisions]
+    assert [call["model"].origin.step for call in calls] == [0, 1000, 1000, 0]
+    assert [call["protocol"].precision for call in calls] == ["float32", "float32", "bf16", "float32"]
+    assert [call["model"].settings["dtype"] for call in calls] == ["float32", "float32", "bfloat16", "float32"]
+    assert [call["length"] for call in calls] == [0, 0, 0, 2]
+    assert {(one.gradient_batches, one.mean_batches, one.batch_size) for one in (call["protocol"] for call in calls)} == {(10, 10, 16)}
+
+
 def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are_left_out(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,14 +317,6 @@ def test_a_saved_model_is_measured_with_its_gap_and_roles(
     assert "was there already" in " ".join(capsys.readouterr().out.split())
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
     assert "ioi" in (tmp_path / "report" / "index.html").read_text()
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("models") / "family"
-    for step, seed in ((0, 0), (1000, 1), (2000, 1)):
-        families.save(home / f"step{step}", seed=seed)
-    return home
 
 
 def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(

@@ -89,18 +89,25 @@ def test_a_head_whose_part_of_the_out_projection_is_zero_has_no_effect(name: str
 
 @EVERY
 def test_a_replaced_mlp_adds_its_replacement_to_the_residual_stream(name: str) -> None:
-    """Zero in its place is what a last matrix of zeros gives, where nothing but a norm comes after it."""
+    """It is what a last matrix of zeros gives with the replacement added above the layer, whatever norm comes between."""
     model = made(name)
-    mlp = model.wiring.columns(1)[1]
-    with torch.no_grad(), opened(model, [mlp], zeros(model)):
+    mlp, other = model.wiring.columns(1)[1], zeros(model)
+    other.mlps[1][:] = torch.randn(model.d_model, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), opened(model, [mlp], other):
         ablated = model(TOKENS)
     silent = copy.deepcopy(model)
+    block = silent.get_submodule(silent.wiring.mlp.format(layer=1).rpartition(".")[0])
     with torch.no_grad():
         down = silent.wiring.module(silent, silent.wiring.mlp_down, 1)
         for parameter in down.parameters():
             parameter.zero_()
+        block.register_forward_hook(lambda *passed: added(passed[2], other.mlps[1]))
         torch.testing.assert_close(silent(TOKENS), ablated)
         assert not torch.allclose(model(TOKENS), ablated)
+
+
+def added(output: Any, value: Tensor) -> Any:
+    return (output[0] + value, *output[1:]) if isinstance(output, tuple) else output + value
 
 
 @EVERY

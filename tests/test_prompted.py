@@ -216,9 +216,11 @@ def test_limited_memory_takes_batches_apart_and_puts_them_together_again(kind: s
     assert seen[-3:] == [2, 2, 2]
 
 
-def test_what_gemma_multiplies_heads_by_counts_in_their_norms() -> None:
-    model, batch = made("gemma2"), as_batch(prompts((6, 6)))
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_what_gemma_multiplies_heads_by_counts_in_their_norms(name: str) -> None:
+    model, batch = made(name), as_batch(prompts((6, 6)))
     before = activation_norms(model, model.wiring, batch)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     with torch.no_grad():
         projection: Any = model.get_submodule(model.wiring.out_projection.format(layer=1))
         projection.weight *= 0.01
