@@ -14,6 +14,7 @@ from torch import Tensor
 from gcgap.attribution.setup import Setup
 from gcgap.batches import NOTHING, Batch, partner_rows
 from gcgap.components import Component
+from gcgap.compose import Origin
 from gcgap.gates import Site
 from gcgap.importance import causal
 from gcgap.importance.activity import activation_norms, attention_entropies
@@ -26,6 +27,7 @@ from gcgap.importance.paths import completeness_residual, joint_integrated_gradi
 from gcgap.importance.scores import log_prob, logit_difference
 from gcgap.importance.second_order import hvp, hvp_by_differences, joint_hvp
 from gcgap.importance.sets import single_drops
+from gcgap.measurement import measure
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.memory import FACTORS, saved_bytes
 from gcgap.pretrained.model import Pretrained
@@ -311,6 +313,10 @@ def test_zero_is_zero_for_heads_that_are_wider_than_the_model() -> None:
 def test_the_released_site_needs_heads_as_wide_as_the_model() -> None:
     drop = a_drop(made("gpt2"), as_batch(prompts()))
     assert not torch.equal(single_drops(replace(drop, site=Site.RELEASED)).log_prob, single_drops(drop).log_prob)
+    wide = made("qwen3")
+    wide.origin = Origin(PromptSource(task="mine", seed=0, draw=lambda *_: prompts()))
+    with pytest.raises(ValueError, match=r"`protocol\.site` must be component for this model; got released, .* 8 columns .* 4 heads"):
+        measure(wide, protocol=Protocol(site="released", precision="float64"))
 
 
 @pytest.mark.parametrize("tokens", [9, 400])
