@@ -344,6 +344,9 @@ def test_what_fits_is_told_apart_by_the_kind_of_pass_and_the_tokens() -> None:
     saved = [saved_bytes(model, 30, kind) for kind in ("forward", "double")]
     assert saved[0] < saved[1], "the math path keeps what fused kernels make again"
     assert model.fits(3, 9, "forward") == 3
+    large = Pretrained(families.network("llama", vocab_size=4000), find_wiring(families.config("llama")))
+    weights = 4 * sum(weight.numel() for weight in large.parameters())
+    assert saved_bytes(large, 2, "backward") < weights / 2, "weights are there once, however many rows run"
     assert not any(weight.requires_grad for weight in model.requires_grad_(False).parameters())
     saved_bytes(model, 9, "forward")
     assert not any(weight.requires_grad for weight in model.parameters())
