@@ -19,6 +19,7 @@ from gcgap.gates import Site
 from gcgap.importance import causal
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, activations_on, batch_means, mean_activations, zero_activations
+from gcgap.importance.causal import base_scores, chunk_size
 from gcgap.importance.corruption import Corruption, corrupted
 from gcgap.importance.drop import Drop
 from gcgap.importance.gradient import gradient_norms
@@ -28,6 +29,7 @@ from gcgap.importance.scores import log_prob, logit_difference
 from gcgap.importance.second_order import hvp, hvp_by_differences, joint_hvp
 from gcgap.importance.sets import single_drops
 from gcgap.measurement import measure
+from gcgap.model import Kind
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.memory import FACTORS, saved_bytes
 from gcgap.pretrained.model import Pretrained
@@ -200,19 +202,24 @@ def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(
     torch.testing.assert_close(attention_entropies(model, as_batch(rows)), wanted, **CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["means", "gradients"])
+@pytest.mark.parametrize("kind", ["means", "gradients", "norms", "entropies"])
 def test_limited_memory_takes_batches_apart_and_puts_them_together_again(kind: str) -> None:
     model, batch = made("llama"), as_batch(prompts((5, 7, 7, 7, 5, 6)))  # no two pieces have as many tokens
     seen: list[int] = []
     model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
 
     def measured() -> Tensor:
-        if kind == "means":
-            return batch_means(model, model.wiring, [batch], by_position=False)
-        return gradient_norms(model, model.wiring, [batch])
+        return {
+            "means": lambda: batch_means(model, model.wiring, [batch], by_position=False),
+            "gradients": lambda: gradient_norms(model, model.wiring, [batch]),
+            "norms": lambda: activation_norms(model, model.wiring, batch),
+            "entropies": lambda: attention_entropies(model, batch),
+        }[kind]()
 
     free = measured()
-    model.memory = 2.5 * saved_bytes(model, 7, "backward") * FACTORS["forward" if kind == "means" else "backward"] / 2**30
+    passes: dict[str, Kind] = {"gradients": "backward", "entropies": "double"}
+    of = passes.get(kind, "forward")
+    model.memory = 2.5 * saved_bytes(model, 7, of) * FACTORS[of] / 2**30
     seen.clear()
     torch.testing.assert_close(measured(), free, **CLOSE)
     assert seen[-3:] == [2, 2, 2]
@@ -361,9 +368,18 @@ def test_limited_memory_makes_pieces_smaller_and_no_number_another() -> None:
         return [*single_drops(drop), *drop.own(0.0, curvature=True), drop.gradient(drop.closed())]
 
     assert [len(range(6)[piece]) for piece in drop.slices()] == [6]
-    free = everything()
+    free, seen = everything(), list[int]()
+    model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
     model.memory = 2.5 * saved_bytes(model, 7, "double") * FACTORS["double"] / 2**30
     assert [len(range(6)[piece]) for piece in drop.slices()] == [2, 2, 2]
+    drop.own(0.0, curvature=True)
+    assert max(seen) == 2
+    model.memory = 2.5 * saved_bytes(model, 7, "forward") * FACTORS["forward"] / 2**30
+    seen.clear()
+    assert chunk_size(model, drop.batch) == 2
+    base_scores(model, drop.batch)
+    assert max(seen) == 2
+    model.memory = 2.5 * saved_bytes(model, 7, "double") * FACTORS["double"] / 2**30
     for one, other in zip(free, everything(), strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     assert len(drop._given) == 1, "never all caches at once"
