@@ -151,8 +151,8 @@ def _check_site(model: Decoder, protocol: Protocol) -> None:
     """Raise a ValueError if the heads have no columns of their own in what they write together."""
     if protocol.site == Site.RELEASED and model.n_heads * model.d_head != model.d_model:
         raise ValueError(
-            f"`protocol.site` must be component for this model; got released, which overwrites {model.d_head} columns for each of "
-            f"{model.n_heads} heads, and it has {model.d_model}."
+            f"`protocol.site` must be component for this model; got released, which overwrites {model.d_head} columns for each "
+            f"of {model.n_heads} heads, and it has {model.d_model}."
         )
 
 

@@ -148,10 +148,8 @@ def test_prompts_of_a_file_are_measured_whatever_their_lengths(saved: Path, tmp_
     assert len(list(tmp_path.glob("tiny-mine-*"))) == 2, "other prompts under the same name are another run"
     first, second = tmp_path.glob("tiny-mine-*/attribution/*.json")
     first.write_bytes(second.read_bytes())
-    assert sorted(attributed(saved, tmp_path, "--prompts", str(file), "--metric", "logit_difference") for file in (path, kept)) == [
-        0,
-        2,
-    ], "a record of other prompts is not taken for one of these"
+    codes = [attributed(saved, tmp_path, "--prompts", str(one), "--metric", "logit_difference") for one in (path, kept)]
+    assert sorted(codes) == [0, 2], "a record of other prompts is not taken for one of these"
 
 
 def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +276,8 @@ def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
     assert [call["protocol"].precision for call in calls] == ["float32", "float32", "bf16", "float32"]
     assert [call["model"].settings["dtype"] for call in calls] == ["float32", "float32", "bfloat16", "float32"]
     assert [call["length"] for call in calls] == [0, 0, 0, 2]
-    assert {(one.gradient_batches, one.mean_batches, one.batch_size) for one in (call["protocol"] for call in calls)} == {(10, 10, 16)}
+    protocols = [call["protocol"] for call in calls]
+    assert {(one.gradient_batches, one.mean_batches, one.batch_size) for one in protocols} == {(10, 10, 16)}
 
 
 def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are_left_out(

@@ -27,7 +27,7 @@ Measured = Callable[..., tuple[list[str], Record]]
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
-    """Measures revisions, and gives those that were not there already and the last record; weights have their names for hashes."""
+    """Measures revisions, and gives the new records and the last one; weights that are not given are those of the name."""
 
     def call(*names: str | None, protocol: Protocol = PROTOCOL, force: bool = False, **weights: Any) -> tuple[list[str], Record]:
         source = PromptSource(task="ioi", seed=42, draw=lambda *_: [], file_sha256=weights.pop("prompts", None))
