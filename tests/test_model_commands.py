@@ -276,6 +276,7 @@ def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
     assert [call["protocol"].precision for call in calls] == ["float32", "float32", "bf16", "float32"]
     assert [call["model"].settings["dtype"] for call in calls] == ["float32", "float32", "bfloat16", "float32"]
     assert [call["length"] for call in calls] == [0, 0, 0, 2]
+    assert [call["model"].origin.source.given_length for call in calls] == [0, 0, 0, 2]
     protocols = [call["protocol"] for call in calls]
     assert {(one.gradient_batches, one.mean_batches, one.batch_size) for one in protocols} == {(10, 10, 16)}
 

@@ -22,7 +22,8 @@ from gcgap.model import Decoder
 @torch.no_grad()
 def activation_norms(model: Decoder, wiring: Wiring, batch: Batch) -> Float[Tensor, " component"]:
     """Mean Euclidean norm of what each component adds to the residual stream (a head: z_h W_O[h]), over rows and their tokens."""
-    pieces = model.pieces(*batch.inputs.shape, "forward")
+    rows, tokens = batch.inputs.shape
+    pieces = model.pieces(rows, tokens, "forward")
     each = zip(*(_norms(model, wiring, batch.inputs[piece].to(model.device)) for piece in pieces), strict=True)
     return torch.cat([torch.cat(parts).double().mean(0).cpu() for parts in each])
 
@@ -74,7 +75,8 @@ def attention_entropies(model: Decoder, batch: Batch) -> Float[Tensor, "layer he
     The mean over rows and over the tokens that see two or more. 1 is uniform attention, 0 looks at one token. Where attention has
     a window, heads do not see all the keys that are counted.
     """
-    pieces = model.pieces(*batch.inputs.shape, "double")  # patterns are kept, as by curvature
+    rows, tokens = batch.inputs.shape
+    pieces = model.pieces(rows, tokens, "double")  # patterns are kept, as by curvature
     each = zip(*(_entropies(model, batch.inputs[piece]) for piece in pieces), strict=True)
     return torch.stack([torch.cat(parts).mean(0) for parts in each])
 
