@@ -311,6 +311,7 @@ def test_a_saved_model_is_measured_with_its_gap_and_roles(
     assert "learning_rate" not in gather([tmp_path])[0].settings, "nobody knows how it was trained"
     assert (record["final"], record["revision"], record["run"]) == (True, None, "tiny-ioi-seed42")
     assert record["window"] == {"length": None, "accuracy": None, "in_window": False}
+    assert not record["protocol"]["inside"], "nothing is measured on training lengths, which prompts have none of"
     assert "on ioi prompts" in " ".join(capsys.readouterr().out.split())
     assert measured(saved, tmp_path) == 0
     assert "was there already" in " ".join(capsys.readouterr().out.split())
