@@ -109,6 +109,7 @@ def test_the_record_holds_the_effects_of_the_model_and_prompts_from_python(saved
     )
     for one, other in zip(record["components"], again["components"], strict=True):
         assert one["exact"] == other["exact"]
+        assert one["exact_again"] == other["exact_again"]
         assert one["scores"] == other["scores"]
 
 
