@@ -54,9 +54,13 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
 def test_a_record_is_taken_only_for_the_same_weights_protocol_and_prompts(measured: Measured) -> None:
     assert measured(None)[0] == ["final.json"]
     assert measured(None)[0] == []
-    other: dict[str, Any] = {"protocol": replace(PROTOCOL, sequences=8)}
-    for change in (other, {"prompts": "0" * 64}, {"None": "others"}):
-        with pytest.raises(UsageError, match=r"final\.json holds a record of other weights or another protocol"):
+    cases: list[tuple[str, dict[str, Any]]] = [
+        (r"with `protocol\.sequences` 9; asked for 8", {"protocol": replace(PROTOCOL, sequences=8)}),
+        (r"with `protocol\.prompts_sha256` None; asked for 0000", {"prompts": "0" * 64}),
+        ("of other weights", {"None": "others"}),
+    ]
+    for told, change in cases:
+        with pytest.raises(ValueError, match=rf"final\.json` holds a record {told}"):
             measured(None, **change)
         new, record = measured(None, force=True, **change)
         assert new == ["final.json"]
