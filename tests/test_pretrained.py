@@ -17,6 +17,7 @@ from gcgap.batches import NOTHING, Batch
 from gcgap.components import Slices, Wiring
 from gcgap.gates import Activations, NotFiredError, gated, recorded
 from gcgap.importance.gradient import gradient_norms, weight_sizes
+from gcgap.precision import in_precision
 from gcgap.pretrained.families import FAMILIES, find_wiring
 from gcgap.pretrained.model import Pretrained
 
@@ -245,6 +246,18 @@ def test_bfloat16_weights_give_logits_of_float32() -> None:
     assert torch.equal(model(TOKENS), bare.float())
     with torch.no_grad(), opened(model, [0, 4], zeros(model)):
         assert model(TOKENS).dtype == torch.float32
+
+
+def test_another_precision_is_that_of_a_copy_whose_weights_alone_are_rounded() -> None:
+    model = made("llama")
+    before = model(TOKENS)
+    converted = in_precision(model, "bf16")
+    assert {weight.dtype for weight in converted.parameters()} == {torch.bfloat16}
+    assert {table.dtype for table in converted.buffers()} == {torch.float32}, "of rotary positions"
+    assert (model.settings["dtype"], converted.settings["dtype"]) == ("float32", "bfloat16")
+    assert not torch.equal(converted(TOKENS), before)
+    assert torch.equal(model(TOKENS), before)
+    assert in_precision(model, "float32") is model
 
 
 class Own(nn.Module):
