@@ -138,7 +138,10 @@ def test_prompts_of_a_file_are_measured_whatever_their_lengths(saved: Path, tmp_
     assert attributed(saved, tmp_path, "--prompts", str(path), "--positions", "scored") == 2
     assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.baselines=[mean,patch_prompt]") == 0
     (gap,) = (Record.read(found) for found in tmp_path.rglob("final.json"))
-    assert gap["prompts"] == {"evaluation": 7, "again": 7, "gradient_batches": [3, 3], "mean_batches": [4]}
+    evaluated = load_pretrained(saved, prompts=str(path)).origin.source.batch(attribution.Purpose.EVALUATION, 0, 8).inputs
+    digest = hashlib.sha256(evaluated.numpy().tobytes()).hexdigest()
+    rows = {"evaluation": 7, "again": 7, "gradient_batches": [3, 3], "mean_batches": [4]}
+    assert gap["prompts"] == rows | {"evaluation_sha256": digest}
     assert gap["components"][0]["in_distribution"] is None
     assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.paired=false") == 2
     kept = tmp_path / "all" / path.name
@@ -186,7 +189,8 @@ def _with_run(name: str, run: Any) -> Any:
 
 def test_what_was_kept_of_other_settings_or_weights_is_not_taken(saved: Path, tmp_path: Path) -> None:
     model = load_pretrained(saved, prompts="ioi")
-    protocol = attribution.replace(attribution.default_protocol(), sequences=8, attribution=attribution.Attribution(("exact",)))
+    few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4}
+    protocol = replace(attribution.default_protocol(), attribution=attribution.Attribution(("exact",)), **few)
 
     def effects(seed: int) -> Any:
         for weight in model.parameters():
