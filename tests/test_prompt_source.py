@@ -19,6 +19,7 @@ from gcgap.batches import Batch, Layout, Purpose
 from gcgap.prompts.find import PROMPTS, find_prompts
 from gcgap.prompts.sentences import WORDS, word_ids
 from gcgap.prompts.source import PromptSource
+from gcgap.subject import id_batches
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 EVALUATION, GRADIENT, MEAN = Purpose.EVALUATION, Purpose.GRADIENT, Purpose.MEAN
@@ -94,6 +95,7 @@ def test_a_source_has_what_a_measurement_asks_of_one() -> None:
     found = source("ioi", 7)
     assert (found.task, found.seed, found.lengths, found.ood_lengths) == ("ioi", 7, (0, 0), ())
     assert (list(found.training_lengths), found.layout) == ([0], Layout.CONTIGUOUS)
+    assert id_batches(found, 100) == [], "nothing tells prompts that a model was trained on from others"
     with pytest.raises(TypeError, match="prompts are for measuring"):
         found.training_batch(0, 4)
     with pytest.raises(ValueError, match="`seed` must be 0 or larger; got -1"):
