@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import config, network
+from families import config, network, save
 from test_pretrained import TOKENS
 
 from gcgap.pretrained.load import load_pretrained, step_of
@@ -130,6 +130,13 @@ def test_the_hub_is_asked_for_the_revision_and_its_code_runs_only_on_your_word(
 )
 def test_a_revision_that_names_a_step_tells_it(revision: str | None, step: int | None) -> None:
     assert step_of(revision) == step
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"clean": f"Then, {one} gave", "answer": " a"}) + "\n" for one in ("Mary", "Zoe")))
+    with pytest.raises(ValueError, match=r"line 2: the tokenizer of .* does not know all words of 'Then, Zoe gave'"):
+        load_pretrained(save(tmp_path / "tiny"), prompts=str(path))
 
 
 def test_the_hash_of_weights_is_of_each_of_them_with_name_format_and_size() -> None:
