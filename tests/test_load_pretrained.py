@@ -49,6 +49,10 @@ def test_what_the_weights_are_read_by_reaches_transformers(tmp_path: Path, monke
     wanted = {"dtype": "float64", "device_map": "auto", "attn_implementation": "eager", "use_safetensors": True}
     assert asked == wanted | {"revision": "main", "trust_remote_code": False}
     assert (model.memory, model.settings["name"], model.settings["dtype"]) == (0.5, str(tmp_path), "float64")
+    load_pretrained(tmp_path)
+    assert asked["dtype"] == "float32"
+    with pytest.raises(ValueError, match="`memory` must be more than 0 GiB; got 0"):
+        load_pretrained(tmp_path, memory=0)
 
 
 def test_a_name_that_cannot_be_reached_is_told() -> None:
