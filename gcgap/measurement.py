@@ -24,6 +24,7 @@ from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
 from gcgap.finite import not_finite
 from gcgap.gap import Array, Gap, bootstrap_means, measure_gap
+from gcgap.gates import Site
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline
 from gcgap.importance.causal import Intervention
@@ -135,6 +136,7 @@ def begin(
     if name := not_finite(model.named_parameters()):
         raise FloatingPointError(f"The weight `{name}` is not finite.")
     model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()
+    _check_site(model, protocol)
     wiring.check_sets(protocol.sets)
     find_methods(protocol.attribution.methods)
     with seconds("accuracy"):
@@ -143,6 +145,15 @@ def begin(
     given, length = length is not None, window["length"] if length is None else length
     record = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given} | _rows(source, protocol)
     return Begun(model, wiring, source, length, record, seconds)
+
+
+def _check_site(model: Decoder, protocol: Protocol) -> None:
+    """Raise a ValueError if the heads have no columns of their own in what they write together."""
+    if protocol.site == Site.RELEASED and model.n_heads * model.d_head != model.d_model:
+        raise ValueError(
+            f"`protocol.site` must be component for this model; got released, which overwrites {model.d_head} columns for each "
+            f"of {model.n_heads} heads, and it has {model.d_model}."
+        )
 
 
 def _rows(source: Source, protocol: Protocol) -> dict[str, Any]:

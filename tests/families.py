@@ -25,6 +25,12 @@ SHAPE: dict[str, Any] = {
 }
 GROUPED = SHAPE | {"num_key_value_heads": 2}
 WIDE = GROUPED | {"head_dim": 8}  # heads wider than hidden_size / heads
+SEEING: dict[str, Any] = {  # a text model inside one that also sees
+    "text_config": WIDE | {"query_pre_attn_scalar": 8},
+    "vision_config": {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+                      "image_size": 28, "patch_size": 14},
+    "mm_tokens_per_image": 1,
+}  # fmt: skip
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", SHAPE | {"n_inner": 20}),
     "gpt_neox": ("GPTNeoXConfig", SHAPE),
@@ -37,6 +43,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", WIDE),
     "gemma2": ("Gemma2Config", WIDE | {"query_pre_attn_scalar": 8}),
     "gemma3_text": ("Gemma3TextConfig", WIDE | {"query_pre_attn_scalar": 8}),
+    "gemma3": ("Gemma3Config", SEEING),
 }
 
 

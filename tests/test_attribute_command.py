@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from rich.cells import cell_len
 
 from gcgap.attribution import command
@@ -186,6 +187,10 @@ def test_force_replaces_a_record_of_other_settings_or_of_another_checkpoint(
     assert attribute(run, *SHORT, "--sequences=9", "--force") == 0
     assert AttributionRecord.read(run / "attribution" / "mean.json")["protocol"]["sequences"] == 9
     checkpoints = run / "checkpoints"
+    content = torch.load(checkpoints / "step=000300.ckpt", weights_only=True)
+    next(iter(content["state_dict"].values())).add_(0.01)
+    torch.save(content, checkpoints / "step=000300.ckpt")
+    assert "holds a record of other weights" in refused(run, capsys, run, *SHORT, "--sequences=9")
     shutil.copyfile(checkpoints / "step=000150.ckpt", checkpoints / "step=000300.ckpt")
     assert "another checkpoint" in refused(run, capsys, run, *SHORT, "--sequences=9")
 

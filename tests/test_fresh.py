@@ -14,11 +14,11 @@ import yaml
 import gcgap
 from gcgap.cli import UsageError, main
 from gcgap.lightning_cli import ConfigOnly
-from gcgap.pretrained.fresh import new_model
+from gcgap.pretrained.fresh import model_settings, new_model
 from gcgap.pretrained.model import Pretrained
 from gcgap.records import Record
 from gcgap.sweep.stacks import check_stackable
-from gcgap.tasks import find_task
+from gcgap.tasks import VOCABULARY, find_task
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 SIZES: dict[str, Any] = {"n_layers": 1, "n_heads": 2, "d_model": 16, "d_ff": 32, "n_ctx": 40}
@@ -77,6 +77,22 @@ def test_weights_follow_from_the_seed_alone_and_training_has_no_dropout() -> Non
     assert torch.equal(first(tokens), again(tokens))
     assert not torch.equal(first(tokens), other(tokens))
     assert torch.equal(first.train()(tokens), first.eval()(tokens))
+
+
+def test_what_older_checkpoints_do_not_say_is_what_they_had() -> None:
+    older = model_settings(SIZES)
+    assert older == SIZES | {"architecture": "gcgap", "vocabulary": VOCABULARY}
+    assert model_settings(older | {"architecture": "gpt2", "vocabulary": WORDS})["architecture"] == "gpt2"
+    with pytest.raises(KeyError, match="d_ff"):
+        model_settings({name: size for name, size in SIZES.items() if name != "d_ff"})
+
+
+@pytest.mark.parametrize(("attention", "path"), [("fused", "sdpa"), ("math", "eager")])
+def test_it_has_the_sizes_and_the_attention_that_are_asked_for(attention: str, path: str) -> None:
+    model = new_model("gpt2", **(SIZES | {"vocabulary": WORDS, "attention": attention}))
+    wanted = {"n_layers": 1, "n_heads": 2, "d_model": 16, "d_ff": 32, "positions": "learned", "attention": path}
+    assert {name: model.settings[name] for name in wanted} == wanted
+    assert (model.n_ctx, model(torch.zeros(1, 40, dtype=torch.long)).shape) == (40, (1, 40, WORDS))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
-from families import config, network
+from families import config, network, save
 from test_pretrained import TOKENS
 
-from gcgap.pretrained.load import load_pretrained
+from gcgap.pretrained.load import load_pretrained, step_of
+from gcgap.pretrained.weights import weights_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,25 @@ def test_a_directory_is_loaded_with_the_logits_of_the_model_that_was_saved(name:
     rounded = load_pretrained(tmp_path, dtype="bfloat16", attention="eager").network
     assert isinstance(rounded, transformers.PreTrainedModel)
     assert (rounded.dtype, rounded.config._attn_implementation) == (torch.bfloat16, "eager")
+
+
+def test_what_the_weights_are_read_by_reaches_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network("gpt2").save_pretrained(tmp_path)
+    asked, real = dict[str, Any](), transformers.AutoModelForCausalLM.from_pretrained
+
+    def noted(where: str, **options: Any) -> Any:
+        asked.update(options)
+        return real(where, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", noted)
+    model = load_pretrained(tmp_path, dtype="float64", device_map="auto", attention="eager", memory=0.5)
+    wanted = {"dtype": "float64", "device_map": "auto", "attn_implementation": "eager", "use_safetensors": True}
+    assert asked == wanted | {"revision": "main", "trust_remote_code": False}
+    assert (model.memory, model.settings["name"], model.settings["dtype"]) == (0.5, str(tmp_path), "float64")
+    load_pretrained(tmp_path)
+    assert asked["dtype"] == "float32"
+    with pytest.raises(ValueError, match="`memory` must be more than 0 GiB; got 0"):
+        load_pretrained(tmp_path, memory=0)
 
 
 def test_a_name_that_cannot_be_reached_is_told() -> None:
@@ -80,6 +102,67 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
         load_pretrained(tmp_path)
     assert not (tmp_path / "ran").exists()
     assert "own" not in sys.modules
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_the_hub_is_asked_for_the_revision_and_its_code_runs_only_on_your_word(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[dict[str, Any]]()
+
+    def away(name: str, **options: Any) -> Any:
+        asked.append({"name": name} | options)
+        raise OSError("not today")
+
+    wanted = {"trust_remote_code": trusted}
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", away)
+    network("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer that can be loaded"):
+        load_pretrained(tmp_path, prompts="induction", trust_remote_code=trusted)
+    assert asked.pop() == {"name": str(tmp_path), "revision": "main"} | wanted
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", away)
+    for revision in ("step1000", None):
+        with pytest.raises(ValueError, match=r"`nobody/nothing` cannot be loaded as a model: not today"):
+            load_pretrained("nobody/nothing", revision, trust_remote_code=trusted)
+        assert asked.pop() == {"name": "nobody/nothing", "revision": revision or "main"} | wanted
+
+
+@pytest.mark.parametrize(
+    ("revision", "step"),
+    [("step0", 0), ("step1000", 1000), ("step-20", 20), ("step_3", 3), ("step=000400", 400)]
+    + [(one, None) for one in (None, "main", "step", "a-step1", "step1-tokens2", "step1.5")],
+)
+def test_a_revision_that_names_a_step_tells_it(revision: str | None, step: int | None) -> None:
+    assert step_of(revision) == step
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"clean": f"Then, {one} gave", "answer": " a"}) + "\n" for one in ("Mary", "Zoe")))
+    with pytest.raises(ValueError, match=r"line 2: the tokenizer of .* does not know all words of 'Then, Zoe gave'"):
+        load_pretrained(save(tmp_path / "tiny"), prompts=str(path))
+
+
+def test_the_hash_of_weights_is_of_each_of_them_with_name_format_and_size() -> None:
+    def hashed(**weights: torch.Tensor) -> str:
+        made = torch.nn.Module()
+        for name, weight in weights.items():
+            made.register_parameter(name, torch.nn.Parameter(weight))
+        return weights_sha256(made)
+
+    a, b = torch.arange(6.0).reshape(2, 3), torch.ones(2)
+    last = a.clone()
+    last[1, 2] += 1
+    whole = hashed(a=a, b=b)
+    assert whole == hashed(b=b.clone(), a=a.T.contiguous().T), "in no matter which order, layout and place"
+    others = [hashed(a=last, b=b), hashed(c=a, b=b), hashed(a=a.reshape(3, 2), b=b), hashed(a=a), hashed(a=b, b=a)]
+    others += [hashed(a=a.half()), hashed(a=a.half().view(torch.bfloat16))]  # the same bytes
+    assert len({whole, *others}) == 8
+    tied = network("llama, tied")
+    assert weights_sha256(copy.deepcopy(tied)) == weights_sha256(tied)
+    assert weights_sha256(network("llama, tied", seed=1)) != weights_sha256(tied)
+    with torch.device("meta"), pytest.raises(ValueError, match=r"the weight `a` is not in memory .*`--device-map`"):
+        hashed(a=torch.ones(2))
 
 
 def test_attention_without_second_derivatives_is_refused() -> None:

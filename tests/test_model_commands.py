@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import families
+import numpy as np
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
+from transformers import PreTrainedModel
 
 from gcgap.attribution import attribute as attribution
 from gcgap.attribution.methods import METHODS
+from gcgap.attribution.partial import Partial
 from gcgap.attribution.record import AttributionRecord
 from gcgap.cli import main
 from gcgap.components import Slices, Wiring
@@ -23,9 +27,11 @@ from gcgap.compose import Origin
 from gcgap.importance.baselines import zero_activations
 from gcgap.importance.sets import single_drops
 from gcgap.measurement import measure
+from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.load import load_pretrained
 from gcgap.pretrained.model import Pretrained
 from gcgap.prompts.find import find_prompts
+from gcgap.prompts.sentences import WORDS, word_ids
 from gcgap.records import Record
 from gcgap.study.groups import gather
 
@@ -43,6 +49,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return families.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("models") / "family"
+    for step, seed in ((0, 0), (1000, 1), (2000, 1)):
+        families.save(home / f"step{step}", seed=seed)
+    return home
 
 
 def attributed(saved: Path, out: Path, *more: str) -> int:
@@ -85,6 +99,7 @@ def test_the_record_holds_the_effects_of_the_model_and_prompts_from_python(saved
     record = only(tmp_path, AttributionRecord)
     assert record.path.parent.parent.name == "tiny-ioi-seed3"
     assert record.path.name == "zero,length=1.json"
+    assert (record["seed"], record["length"]) == (3, 1)
     model = load_pretrained(saved, prompts="ioi", seed=3, length=1)
     assert record["checkpoint_sha256"] == model.origin.checkpoint_sha256
     again = attribution.attribute(
@@ -94,6 +109,7 @@ def test_the_record_holds_the_effects_of_the_model_and_prompts_from_python(saved
     )
     for one, other in zip(record["components"], again["components"], strict=True):
         assert one["exact"] == other["exact"]
+        assert one["exact_again"] == other["exact_again"]
         assert one["scores"] == other["scores"]
 
 
@@ -122,12 +138,22 @@ def test_prompts_of_a_file_are_measured_whatever_their_lengths(saved: Path, tmp_
     assert attributed(saved, tmp_path, "--prompts", str(path), "--positions", "scored") == 2
     assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.baselines=[mean,patch_prompt]") == 0
     (gap,) = (Record.read(found) for found in tmp_path.rglob("final.json"))
-    assert gap["prompts"] == {"evaluation": 7, "again": 7, "gradient_batches": [3, 3], "mean_batches": [4]}
+    evaluated = load_pretrained(saved, prompts=str(path)).origin.source.batch(attribution.Purpose.EVALUATION, 0, 8).inputs
+    digest = hashlib.sha256(evaluated.numpy().tobytes()).hexdigest()
+    rows = {"evaluation": 7, "again": 7, "gradient_batches": [3, 3], "mean_batches": [4]}
+    assert gap["prompts"] == rows | {"evaluation_sha256": digest}
     assert gap["components"][0]["in_distribution"] is None
     assert measured(saved, tmp_path, "--prompts", str(path), "--protocol.paired=false") == 2
+    kept = tmp_path / "all" / path.name
+    kept.parent.mkdir()
+    kept.write_bytes(path.read_bytes())
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:18]))
     assert attributed(saved, tmp_path, "--prompts", str(path), "--metric", "logit_difference") == 0
     assert len(list(tmp_path.glob("tiny-mine-*"))) == 2, "other prompts under the same name are another run"
+    first, second = tmp_path.glob("tiny-mine-*/attribution/*.json")
+    first.write_bytes(second.read_bytes())
+    codes = [attributed(saved, tmp_path, "--prompts", str(one), "--metric", "logit_difference") for one in (path, kept)]
+    assert sorted(codes) == [0, 2], "a record of other prompts is not taken for one of these"
 
 
 def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,12 +171,11 @@ def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: 
     with monkeypatch.context() as patch:
         patch.setitem(METHODS, "gradient", _with_run("gradient", interrupted))
         assert attributed(saved, tmp_path) == 1
-    kept = list(tmp_path.rglob("*.npz"))
-    assert sorted(path.stem for path in kept) == ["attribution_patching", "exact"]
-    kept[0].write_bytes(b"cut")  # made again
+    kept = {path.stem: path for path in tmp_path.rglob("*.npz")}
+    assert sorted(kept) == ["attribution_patching", "exact"]
+    kept["attribution_patching"].write_bytes(b"cut")  # made again
     assert attributed(saved, tmp_path) == 0
-    again = len(runs)
-    assert again == (1 if kept[0].stem != "exact" else 2)
+    assert runs == ["exact"]
     record = only(tmp_path, AttributionRecord)
     assert attributed(saved, tmp_path / "other") == 0
     for one, other in zip(record["components"], only(tmp_path / "other", AttributionRecord)["components"], strict=True):
@@ -164,7 +189,8 @@ def _with_run(name: str, run: Any) -> Any:
 
 def test_what_was_kept_of_other_settings_or_weights_is_not_taken(saved: Path, tmp_path: Path) -> None:
     model = load_pretrained(saved, prompts="ioi")
-    protocol = attribution.replace(attribution.default_protocol(), sequences=8, attribution=attribution.Attribution(("exact",)))
+    few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4}
+    protocol = replace(attribution.default_protocol(), attribution=attribution.Attribution(("exact",)), **few)
 
     def effects(seed: int) -> Any:
         for weight in model.parameters():
@@ -174,6 +200,89 @@ def test_what_was_kept_of_other_settings_or_weights_is_not_taken(saved: Path, tm
 
     assert effects(0) != effects(1)
     assert len(list(tmp_path.glob("*/exact.npz"))) == 2
+
+
+def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list[str]()
+
+    def noted(folder: Path, of: Any) -> Any:
+        kept.append(json.dumps({"in": str(folder)} | of, sort_keys=True, default=str))
+        raise OSError("that is all")
+
+    monkeypatch.setattr(attribution, "WINDOW", 4)  # prompts behind the accuracy
+    monkeypatch.setattr(attribution, "Partial", noted)
+    few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4}
+    model, usual = load_pretrained(saved, prompts="ioi"), replace(attribution.default_protocol(), **few)
+    patch, zero = attribution.Setup(attribution.Baseline.PATCH_PROMPT), attribution.Setup(attribution.Baseline.ZERO)
+
+    def sourced(seed: int = 42, length: int = 0, task: str = "ioi", **changes: Any) -> Origin:
+        source = find_prompts(task, word_ids, len(WORDS), seed, length)
+        return replace(model.origin, source=source, **changes)
+
+    cases = [
+        (patch, usual, sourced()),
+        (zero, usual, sourced()),
+        (replace(patch, direction="denoising"), usual, sourced()),
+        (patch, replace(usual, sequences=9), sourced()),
+        (patch, replace(usual, attribution=attribution.Attribution(steps=9)), sourced()),
+        (patch, usual, sourced(checkpoint_sha256="others")),
+        (patch, usual, sourced(seed=7)),
+        (patch, usual, sourced(length=1)),
+        (patch, usual, sourced(task="induction")),
+    ]
+    for setup, protocol, origin in (*cases, cases[0]):
+        with pytest.raises(OSError, match="that is all"):
+            attribution.attribute(model, setup=setup, protocol=protocol, origin=origin, partial=tmp_path)
+    monkeypatch.setattr("gcgap.compose.version", lambda name: "another one")
+    with pytest.raises(OSError, match="that is all"):
+        attribution.attribute(model, setup=patch, protocol=usual, origin=sourced(), partial=tmp_path)
+    assert kept[0] == kept[-2], "equal calls go on where the other one was"
+    assert len(set(kept)) == len(cases) + 1
+
+
+def test_nothing_that_lies_where_arrays_are_kept_is_run(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (str(tmp_path / "ran"),)
+
+    kept = Partial(tmp_path / "kept", {"seed": 1})
+    honest = kept("exact", lambda: {"samples": np.arange(3.0)})
+    (path,) = (tmp_path / "kept").rglob("*.npz")
+    np.savez(path, samples=np.array([Payload()]))
+    again = kept("exact", lambda: {"samples": np.arange(3.0)})
+    assert np.array_equal(again["samples"], honest["samples"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[dict[str, Any]]()
+
+    def noted(model: Any, **more: Any) -> Any:
+        calls.append({"model": model} | more)
+        raise OSError("that is all")
+
+    monkeypatch.setattr("gcgap.attribution.command.attribute", noted)
+    said = {
+        ("--revision", "step0"): "patch_prompt,revision=step0",
+        ("--revision", "step1000"): "patch_prompt,revision=step1000",
+        ("--revision", "step1000", "--precision", "bf16"): "patch_prompt,revision=step1000,precision=bf16",
+        ("--revision", "step0", "--length", "2"): "patch_prompt,length=2,revision=step0",
+    }
+    for more, name in said.items():
+        assert attributed(family, tmp_path, *more) == 1
+        assert calls[-1]["partial"] == tmp_path / "family-ioi-seed42" / "attribution" / f".{name}.partial"
+    hashes = [call["model"].origin.checkpoint_sha256 for call in calls]
+    revisions = [load_pretrained(family, revision, prompts="ioi").origin for revision in ("step0", "step1000")]
+    assert hashes[:2] == [one.checkpoint_sha256 for one in revisions]
+    assert [call["model"].origin.step for call in calls] == [0, 1000, 1000, 0]
+    assert [call["protocol"].precision for call in calls] == ["float32", "float32", "bf16", "float32"]
+    assert [call["model"].settings["dtype"] for call in calls] == ["float32", "float32", "bfloat16", "float32"]
+    assert [call["length"] for call in calls] == [0, 0, 0, 2]
+    assert [call["model"].origin.source.given_length for call in calls] == [0, 0, 0, 2]
+    protocols = [call["protocol"] for call in calls]
+    assert {(one.gradient_batches, one.mean_batches, one.batch_size) for one in protocols} == {(10, 10, 16)}
 
 
 def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are_left_out(
@@ -192,9 +301,7 @@ def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are
     assert min(effects[name] for name in among) >= sorted(effects.values())[-4]
     matrix = torch.tensor(record["sets"]["interactions"]["log_prob"]["mean"])
     assert matrix.shape == (4, 4)
-    model = load_pretrained(saved, prompts="ioi")
     assert record["trust"]["sequences"] == 2
-    assert model.wiring.components[0].name == "L0_H0"
 
 
 def test_a_saved_model_is_measured_with_its_gap_and_roles(
@@ -202,24 +309,18 @@ def test_a_saved_model_is_measured_with_its_gap_and_roles(
 ) -> None:
     assert measured(saved, tmp_path) == 0
     record = only(tmp_path)
-    assert record.path.parts[-3] == "gap" if record.path.parent.name != "gap" else True
+    assert record.path.parent.parent == tmp_path / "tiny-ioi-seed42" / "gap"
+    assert record.path.parent.name == "gradient_batches=2,mean_batches=1,sequences=8,resamples=100,random_pairs=1,batch_size=4"
     assert record.baselines == ["mean", "zero", "resample", "patch_prompt"]
     assert "learning_rate" not in gather([tmp_path])[0].settings, "nobody knows how it was trained"
     assert (record["final"], record["revision"], record["run"]) == (True, None, "tiny-ioi-seed42")
     assert record["window"] == {"length": None, "accuracy": None, "in_window": False}
+    assert not record["protocol"]["inside"], "nothing is measured on training lengths, which prompts have none of"
     assert "on ioi prompts" in " ".join(capsys.readouterr().out.split())
     assert measured(saved, tmp_path) == 0
     assert "was there already" in " ".join(capsys.readouterr().out.split())
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "report")]) == 0
     assert "ioi" in (tmp_path / "report" / "index.html").read_text()
-
-
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("models") / "family"
-    for step, seed in ((0, 0), (1000, 1), (2000, 1)):
-        families.save(home / f"step{step}", seed=seed)
-    return home
 
 
 def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
@@ -246,6 +347,8 @@ def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
         (["measure", "--model", "{family}", "--revision", "step7"], "has no directory step7 in it"),
         (["measure", "--model", "{saved}", "--full"], "leave out paths and `--full`"),
         (["measure", "--prompts", "ioi"], "`--prompts` belongs to `--model`"),
+        (["measure", "--seed", "0", "checkpoints/sort-seed42"], "`--seed` belongs to `--model`"),
+        (["attribute", "--memory", "0", "checkpoints/sort-seed42"], "`--memory` belongs to `--model`"),
         (["attribute", "--revision", "step0", "checkpoints/sort-seed42"], "`--revision` belongs to `--model`"),
         (["attribute", "--model", "{saved}", "checkpoints/sort-seed42"], "or `--model`, not both"),
         (["attribute", "--model", "{saved}", "--prompts", "nothing"], "`--prompts` must be one of greater_than, induction, ioi"),
@@ -296,7 +399,12 @@ def test_another_precision_is_measured_in_it(saved: Path, tmp_path: Path) -> Non
 
 def test_a_model_spread_by_accelerate_gives_the_same_effects(saved: Path) -> None:
     plain, spread = (load_pretrained(saved, prompts="ioi", device_map=device_map) for device_map in (None, "auto"))
-    assert type(spread.network).__name__ == "GPT2LMHeadModel"
+    for module in spread.network.modules():  # as accelerate does where there are several devices
+        add_hook_to_module(module, AlignDevicesHook("cpu", io_same_device=True))
+    origin, network = spread.origin, spread.network
+    assert isinstance(network, PreTrainedModel)
+    spread = Pretrained(network, find_wiring(network.config)).eval()
+    spread.origin = origin
     drops = []
     for model in (plain, spread):
         batch = model.origin.source.batch(attribution.Purpose.EVALUATION, 0, 6)

@@ -17,6 +17,7 @@ from gcgap.batches import NOTHING, Batch
 from gcgap.components import Slices, Wiring
 from gcgap.gates import Activations, NotFiredError, gated, recorded
 from gcgap.importance.gradient import gradient_norms, weight_sizes
+from gcgap.precision import in_precision
 from gcgap.pretrained.families import FAMILIES, find_wiring
 from gcgap.pretrained.model import Pretrained
 
@@ -47,7 +48,7 @@ def hooks(model: nn.Module) -> int:
 
 
 def test_every_declared_family_is_tested() -> None:
-    assert {config(name).model_type for name in CONFIGS} | {"gemma3"} == set(FAMILIES)
+    assert {config(name).model_type for name in CONFIGS} == set(FAMILIES)
 
 
 @EVERY
@@ -89,18 +90,25 @@ def test_a_head_whose_part_of_the_out_projection_is_zero_has_no_effect(name: str
 
 @EVERY
 def test_a_replaced_mlp_adds_its_replacement_to_the_residual_stream(name: str) -> None:
-    """Zero in its place is what a last matrix of zeros gives, where nothing but a norm comes after it."""
+    """It is what a last matrix of zeros gives with the replacement added above the layer, whatever norm comes between."""
     model = made(name)
-    mlp = model.wiring.columns(1)[1]
-    with torch.no_grad(), opened(model, [mlp], zeros(model)):
+    mlp, other = model.wiring.columns(1)[1], zeros(model)
+    other.mlps[1][:] = torch.randn(model.d_model, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), opened(model, [mlp], other):
         ablated = model(TOKENS)
     silent = copy.deepcopy(model)
+    block = silent.get_submodule(silent.wiring.mlp.format(layer=1).rpartition(".")[0])
     with torch.no_grad():
         down = silent.wiring.module(silent, silent.wiring.mlp_down, 1)
         for parameter in down.parameters():
             parameter.zero_()
+        block.register_forward_hook(lambda *passed: added(passed[2], other.mlps[1]))
         torch.testing.assert_close(silent(TOKENS), ablated)
         assert not torch.allclose(model(TOKENS), ablated)
+
+
+def added(output: Any, value: Tensor) -> Any:
+    return (output[0] + value, *output[1:]) if isinstance(output, tuple) else output + value
 
 
 @EVERY
@@ -127,6 +135,16 @@ def test_padding_on_either_side_changes_no_number(name: str, side: str) -> None:
         with torch.no_grad(), opened(model, replaced, zeros(model), rows=1):
             alone = model(padded[:1], 3)
         torch.testing.assert_close(found, torch.cat([alone, bare[1:]]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_context_is_that_of_tokens_and_not_of_what_pads_them() -> None:
+    model = made("gpt2")
+    assert model.n_ctx == 32
+    wide = torch.cat([torch.full((3, 30), NOTHING), TOKENS], 1)
+    torch.testing.assert_close(model(wide, 3), model(TOKENS, 3), rtol=1e-4, atol=1e-5)
+    assert model(torch.ones(1, 32, dtype=torch.long)).shape[1] == 32
+    with pytest.raises(ValueError, match="at most 32 per row, the model's context; got 33"):
+        model(torch.ones(1, 33, dtype=torch.long))
 
 
 def test_rows_that_are_too_short_or_have_gaps_are_refused() -> None:
@@ -170,13 +188,25 @@ def raw(name: str, bare: Any, heads: str) -> list[Tensor]:
             parts = triples[:, 2] if heads == "value" else block.attention.dense.weight.grad.split(6, 1)
             down = block.mlp.dense_4h_to_h.weight.grad
         else:
-            block, width = bare.model.layers[layer], bare.model.layers[layer].self_attn.head_dim
+            block = bare.get_submodule("model.language_model" if name == "gemma3" else "model").layers[layer]
+            width = block.self_attn.head_dim
             own = block.self_attn.v_proj.weight.grad.split(width, 0)
             shared = [part for part in own for _ in range(4 // len(own))]
             parts = shared if heads == "value" else block.self_attn.o_proj.weight.grad.split(width, 1)
             down = block.mlp.down_proj.weight.grad
         found += [*parts, down]
     return found
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_of_a_run_for_those_who_look_on_the_last_logits_alone_are_made(name: str) -> None:
+    model, shapes = made(name), list[torch.Size]()
+    head: Any = model.network.get_submodule("lm_head")
+    head.register_forward_hook(lambda *passed: shapes.append(passed[2].shape))
+    model.run(TOKENS)
+    model(TOKENS, 2)
+    model(TOKENS)
+    assert [shape[1] for shape in shapes] == [1, 2, 7]
 
 
 def test_heads_that_share_their_values_are_told() -> None:
@@ -188,6 +218,27 @@ def test_heads_that_share_their_values_are_told() -> None:
     }
 
 
+def test_a_record_is_told_what_the_model_is() -> None:
+    keys = ("architecture", "positions", "d_model", "d_head", "d_ff", "heads_per_value", "attention", "attention_for_curvature")
+    found = {name: [made(name).settings[key] for key in keys] for name in ("gpt2", "gpt_neox", "llama", "qwen3", "gemma3")}
+    assert found == {
+        "gpt2": ["gpt2", "learned", 24, 6, 20, 1, "sdpa", "math"],
+        "gpt_neox": ["gpt_neox", "rotary", 24, 6, 20, 1, "sdpa", "math"],
+        "llama": ["llama", "rotary", 24, 6, 20, 2, "sdpa", "math"],
+        "qwen3": ["qwen3", "rotary", 24, 8, 20, 2, "sdpa", "math"],
+        "gemma3": ["gemma3", "rotary", 24, 8, 20, 2, "sdpa", "math"],
+    }
+    eager = Pretrained(network("gpt2", attn_implementation="eager"), find_wiring(config("gpt2"))).settings
+    assert (eager["attention"], eager["attention_for_curvature"]) == ("eager", "eager")
+
+
+def test_attention_without_second_derivatives_is_refused() -> None:
+    own: Any = network("gpt2")
+    own.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match=r"eager or sdpa, which have second derivatives; this network has 'flex_attention'"):
+        Pretrained(own, find_wiring(own.config))
+
+
 def test_bfloat16_weights_give_logits_of_float32() -> None:
     model = made("llama").bfloat16()
     bare = model.network(input_ids=TOKENS).logits
@@ -195,6 +246,18 @@ def test_bfloat16_weights_give_logits_of_float32() -> None:
     assert torch.equal(model(TOKENS), bare.float())
     with torch.no_grad(), opened(model, [0, 4], zeros(model)):
         assert model(TOKENS).dtype == torch.float32
+
+
+def test_another_precision_is_that_of_a_copy_whose_weights_alone_are_rounded() -> None:
+    model = made("llama")
+    before = model(TOKENS)
+    converted = in_precision(model, "bf16")
+    assert {weight.dtype for weight in converted.parameters()} == {torch.bfloat16}
+    assert {table.dtype for table in converted.buffers()} == {torch.float32}, "of rotary positions"
+    assert (model.settings["dtype"], converted.settings["dtype"]) == ("float32", "bfloat16")
+    assert not torch.equal(converted(TOKENS), before)
+    assert torch.equal(model(TOKENS), before)
+    assert in_precision(model, "float32") is model
 
 
 class Own(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -183,6 +184,18 @@ def test_years_are_those_that_are_a_century_and_two_digits() -> None:
 def test_a_tokenizer_without_two_digit_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match=r"for at least 10 years; got 0\. .* such as GPT-2's"):
         two_digit_years(lambda text: pieces(text, r" ?\d| ?[a-zA-Z]+|."))
+
+
+def test_ten_years_that_a_tokenizer_splits_are_enough_and_nine_are_not() -> None:
+    def split_up_to(last: int) -> Callable[[str], list[int]]:
+        def encode(text: str) -> list[int]:
+            return pieces(re.sub(r"\b1[1-7]\d\d\b", lambda year: year[0] if int(year[0]) <= last else "later", text))
+
+        return encode
+
+    assert two_digit_years(split_up_to(1111)) == {"11": [f"{year:02}" for year in range(2, 12)]}
+    with pytest.raises(ValueError, match="for at least 10 years; got 9"):
+        two_digit_years(split_up_to(1110))
 
 
 @few

@@ -19,6 +19,7 @@ from gcgap.batches import Batch, Layout, Purpose
 from gcgap.prompts.find import PROMPTS, find_prompts
 from gcgap.prompts.sentences import WORDS, word_ids
 from gcgap.prompts.source import PromptSource
+from gcgap.subject import id_batches
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 EVALUATION, GRADIENT, MEAN = Purpose.EVALUATION, Purpose.GRADIENT, Purpose.MEAN
@@ -94,6 +95,7 @@ def test_a_source_has_what_a_measurement_asks_of_one() -> None:
     found = source("ioi", 7)
     assert (found.task, found.seed, found.lengths, found.ood_lengths) == ("ioi", 7, (0, 0), ())
     assert (list(found.training_lengths), found.layout) == ([0], Layout.CONTIGUOUS)
+    assert id_batches(found, 100) == [], "nothing tells prompts that a model was trained on from others"
     with pytest.raises(TypeError, match="prompts are for measuring"):
         found.training_batch(0, 4)
     with pytest.raises(ValueError, match="`seed` must be 0 or larger; got -1"):
@@ -163,6 +165,27 @@ def test_prompts_of_a_file_without_corrupted_get_a_random_token_instead(tmp_path
     assert batch.corrupted is not None
     assert ((batch.corrupted == 0).sum(1) == 1).all()
     assert equal(batch, given.batch(EVALUATION, 0, 3))
+
+
+def test_the_random_tokens_of_a_file_are_drawn_for_every_line_and_by_the_seed(tmp_path: Path) -> None:
+    path = written(tmp_path, [{"clean": [1, 10 + i, *[2] * 9], "answer": 3} for i in range(30)])
+
+    def changes(seed: int) -> dict[int, tuple[int, int]]:
+        """Where each prompt of all parts was changed, and to what, by its line."""
+        batches = [source(path, seed).batch(EVALUATION, 0, 30, index) for index in (0, 1)]
+        found = {}
+        for batch in batches:
+            assert batch.corrupted is not None
+            for line, clean, other in zip(rows(batch), batch.inputs.tolist(), batch.corrupted.tolist(), strict=True):
+                (found[line],) = ((i, b) for i, (a, b) in enumerate(zip(clean, other, strict=True)) if a != b)
+        return found
+
+    first, second = changes(3), changes(4)
+    assert len({place for place, _ in first.values()}) > 5
+    assert len({token for _, token in first.values()}) == len(first)
+    both = first.keys() & second.keys()
+    assert len(both) > 5
+    assert all(first[line] != second[line] for line in both)
 
 
 @pytest.mark.parametrize(

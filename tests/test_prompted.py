@@ -11,12 +11,15 @@ import torch
 from memory import peak
 from torch import Tensor
 
+from gcgap.attribution.setup import Setup
 from gcgap.batches import NOTHING, Batch, partner_rows
 from gcgap.components import Component
+from gcgap.compose import Origin
 from gcgap.gates import Site
 from gcgap.importance import causal
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import activations_on, batch_means, mean_activations, zero_activations
+from gcgap.importance.baselines import Baseline, activations_on, batch_means, mean_activations, zero_activations
+from gcgap.importance.causal import base_scores, chunk_size
 from gcgap.importance.corruption import Corruption, corrupted
 from gcgap.importance.drop import Drop
 from gcgap.importance.gradient import gradient_norms
@@ -25,10 +28,15 @@ from gcgap.importance.paths import completeness_residual, joint_integrated_gradi
 from gcgap.importance.scores import log_prob, logit_difference
 from gcgap.importance.second_order import hvp, hvp_by_differences, joint_hvp
 from gcgap.importance.sets import single_drops
+from gcgap.measurement import measure
+from gcgap.model import Kind
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.memory import FACTORS, saved_bytes
 from gcgap.pretrained.model import Pretrained
+from gcgap.prompts.source import PromptSource
 from gcgap.prompts.tokens import Encoded, as_batch
+from gcgap.protocol import Protocol
+from gcgap.subject import Subject
 
 NAMES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen3", "gemma2"]
 EACH = pytest.mark.parametrize("name", NAMES)
@@ -170,7 +178,12 @@ def test_means_and_norms_leave_out_where_no_token_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
-def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(name: str) -> None:
+def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(**_: Any) -> Any:
+        raise OSError("no room")
+
     model, rows = made(name), prompts()
     network: Any = model.network
     before, patterns = network.config._attn_implementation, model.patterns(as_batch(rows[:1]).inputs)
@@ -180,32 +193,44 @@ def test_attention_patterns_are_read_and_entropies_leave_out_where_no_token_is(n
         torch.testing.assert_close(pattern.sum(-1), torch.ones(1, model.n_heads, 5, dtype=pattern.dtype))
         assert not pattern.triu(1).any()
     assert network.config._attn_implementation == before
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "forward", failing)
+        with pytest.raises(OSError, match="no room"):
+            model.patterns(as_batch(rows[:1]).inputs)
+    assert network.config._attn_implementation == before
     each = [attention_entropies(model, as_batch([one])) * (len(one.clean) - 1) for one in rows]
     wanted = torch.stack(each).sum(0) / sum(len(one.clean) - 1 for one in rows)
     torch.testing.assert_close(attention_entropies(model, as_batch(rows)), wanted, **CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["means", "gradients"])
+@pytest.mark.parametrize("kind", ["means", "gradients", "norms", "entropies"])
 def test_limited_memory_takes_batches_apart_and_puts_them_together_again(kind: str) -> None:
-    model, batch = made("llama"), as_batch(prompts())
+    model, batch = made("llama"), as_batch(prompts((5, 7, 7, 7, 5, 6)))  # no two pieces have as many tokens
     seen: list[int] = []
     model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
 
     def measured() -> Tensor:
-        if kind == "means":
-            return batch_means(model, model.wiring, [batch], by_position=False)
-        return gradient_norms(model, model.wiring, [batch])
+        return {
+            "means": lambda: batch_means(model, model.wiring, [batch], by_position=False),
+            "gradients": lambda: gradient_norms(model, model.wiring, [batch]),
+            "norms": lambda: activation_norms(model, model.wiring, batch),
+            "entropies": lambda: attention_entropies(model, batch),
+        }[kind]()
 
     free = measured()
-    model.memory = 2.5 * saved_bytes(model, 7, "backward") * FACTORS["forward" if kind == "means" else "backward"] / 2**30
+    passes: dict[str, Kind] = {"gradients": "backward", "entropies": "double"}
+    of = passes.get(kind, "forward")
+    model.memory = 2.5 * saved_bytes(model, 7, of) * FACTORS[of] / 2**30
     seen.clear()
     torch.testing.assert_close(measured(), free, **CLOSE)
     assert seen[-3:] == [2, 2, 2]
 
 
-def test_what_gemma_multiplies_heads_by_counts_in_their_norms() -> None:
-    model, batch = made("gemma2"), as_batch(prompts((6, 6)))
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_what_gemma_multiplies_heads_by_counts_in_their_norms(name: str) -> None:
+    model, batch = made(name), as_batch(prompts((6, 6)))
     before = activation_norms(model, model.wiring, batch)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     with torch.no_grad():
         projection: Any = model.get_submodule(model.wiring.out_projection.format(layer=1))
         projection.weight *= 0.01
@@ -253,6 +278,25 @@ def test_the_wrong_answer_decides_the_logit_difference_alone() -> None:
     assert torch.equal(log_prob(logits, targets, wrong), log_prob(logits, targets))
 
 
+def test_the_baseline_of_prompts_lets_in_what_components_put_out_on_the_twins() -> None:
+    model, rows = made("llama"), prompts()
+    zero, batch = zero_activations(model, model.wiring), as_batch(rows)
+    source = PromptSource(task="mine", seed=0, draw=lambda *_: rows)
+    subject = Subject(model, model.wiring, source, Protocol(), 0, zero)
+    noising, denoising = Setup(Baseline.PATCH_PROMPT), Setup(Baseline.PATCH_PROMPT, "denoising")
+    found, wanted = single_drops(noising.drop(subject, batch)), single_drops(a_drop(model, batch))
+    torch.testing.assert_close(found.logit_difference, wanted.logit_difference, atol=0, rtol=0)
+    back = denoising.drop(subject, batch)
+    assert batch.corrupted is not None
+    assert torch.equal(back.batch.inputs, batch.corrupted)
+    everything = back.closed() + 1
+    torch.testing.assert_close(back.value(everything), noising.drop(subject, batch).value(everything), **CLOSE)
+    for setup, other in ((noising, batch.corrupted), (denoising, batch.inputs)):
+        let_in = setup.other_inputs(batch, 0)
+        assert let_in is not None
+        assert torch.equal(let_in, other)
+
+
 def test_denoising_restores_what_noising_breaks() -> None:
     model, rows = made("llama"), prompts((6, 6, 6))
     clean = as_batch(rows)
@@ -277,6 +321,10 @@ def test_zero_is_zero_for_heads_that_are_wider_than_the_model() -> None:
 def test_the_released_site_needs_heads_as_wide_as_the_model() -> None:
     drop = a_drop(made("gpt2"), as_batch(prompts()))
     assert not torch.equal(single_drops(replace(drop, site=Site.RELEASED)).log_prob, single_drops(drop).log_prob)
+    wide = made("qwen3")
+    wide.origin = Origin(PromptSource(task="mine", seed=0, draw=lambda *_: prompts()))
+    with pytest.raises(ValueError, match=r"`protocol\.site` must be component .* got released, .* 8 columns .* 4 heads"):
+        measure(wide, protocol=Protocol(site="released", precision="float64"))
 
 
 @pytest.mark.parametrize("tokens", [9, 400])
@@ -295,6 +343,23 @@ def test_no_pass_takes_more_memory_than_it_is_said_to(name: str, tokens: int, mo
         assert needed[kind] > promised / 10, "else far fewer rows run than could"
 
 
+def test_what_fits_is_told_apart_by_the_kind_of_pass_and_the_tokens() -> None:
+    model = made("llama")
+    model.memory = 0.25
+    for tokens in (9, 30, 9):  # the last ones from what was kept
+        for kind, factor in FACTORS.items():
+            assert model.fits(10**9, tokens, kind) == int(2**28 // (saved_bytes(model, tokens, kind) * factor))
+    saved = [saved_bytes(model, 30, kind) for kind in ("forward", "double")]
+    assert saved[0] < saved[1], "the math path keeps what fused kernels make again"
+    assert model.fits(3, 9, "forward") == 3
+    large = Pretrained(families.network("llama", vocab_size=4000), find_wiring(families.config("llama")))
+    weights = 4 * sum(weight.numel() for weight in large.parameters())
+    assert saved_bytes(large, 2, "backward") < weights / 2, "weights are there once, however many rows run"
+    assert not any(weight.requires_grad for weight in model.requires_grad_(False).parameters())
+    saved_bytes(model, 9, "forward")
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
 def test_limited_memory_makes_pieces_smaller_and_no_number_another() -> None:
     model = made("llama")
     drop = a_drop(model, as_batch(prompts()))
@@ -304,9 +369,18 @@ def test_limited_memory_makes_pieces_smaller_and_no_number_another() -> None:
         return [*single_drops(drop), *drop.own(0.0, curvature=True), drop.gradient(drop.closed())]
 
     assert [len(range(6)[piece]) for piece in drop.slices()] == [6]
-    free = everything()
+    free, seen = everything(), list[int]()
+    model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
     model.memory = 2.5 * saved_bytes(model, 7, "double") * FACTORS["double"] / 2**30
     assert [len(range(6)[piece]) for piece in drop.slices()] == [2, 2, 2]
+    drop.own(0.0, curvature=True)
+    assert max(seen) == 2
+    model.memory = 2.5 * saved_bytes(model, 7, "forward") * FACTORS["forward"] / 2**30
+    seen.clear()
+    assert chunk_size(model, drop.batch) == 2
+    base_scores(model, drop.batch)
+    assert max(seen) == 2
+    model.memory = 2.5 * saved_bytes(model, 7, "double") * FACTORS["double"] / 2**30
     for one, other in zip(free, everything(), strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     assert len(drop._given) == 1, "never all caches at once"

@@ -197,6 +197,10 @@ def test_a_batch_pads_on_the_right_and_scores_the_last_token_alone() -> None:
     assert batch.wrong.tolist() == [8, 0]
     assert batch.corrupted is not None
     assert batch.corrupted.tolist() == [[1, 5, 3], [6, n, n]]
+    second = batch.rows(slice(1, 2))
+    assert second.wrong is not None
+    assert second.corrupted is not None
+    assert (second.wrong.tolist(), second.corrupted.tolist(), second.world_scored) == ([0], [[6, n, n]], 2)
     plain = as_batch([Encoded((1, 2), None, 3, None)])
     assert plain.wrong is None
     assert plain.corrupted is None

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gcgap.batches import NOTHING, Batch
@@ -22,20 +22,27 @@ from gcgap.model import Decoder
 @torch.no_grad()
 def activation_norms(model: Decoder, wiring: Wiring, batch: Batch) -> Float[Tensor, " component"]:
     """Mean Euclidean norm of what each component adds to the residual stream (a head: z_h W_O[h]), over rows and their tokens."""
+    rows, tokens = batch.inputs.shape
+    pieces = model.pieces(rows, tokens, "forward")
+    each = zip(*(_norms(model, wiring, batch.inputs[piece].to(model.device)) for piece in pieces), strict=True)
+    return torch.cat([torch.cat(parts).double().mean(0).cpu() for parts in each])
+
+
+def _norms(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "rows pos"]) -> list[Float[Tensor, "token written"]]:
+    """Norms of what the heads of each layer write, then of what its MLP does, at every token."""
     norms: list[Tensor] = []
     with undisturbed(model), recorded(model, wiring) as seen, _scales(model, wiring) as scales:
-        model.run(batch.inputs.to(model.device))
+        model.run(inputs)
     for layer, (z, mlp) in enumerate(zip(seen.heads, seen.mlps, strict=True)):
         weight = wiring.weight(model, wiring.output.module, layer)
         parts = [wiring.output.of(weight, head, wiring.n_heads) for head in range(wiring.n_heads)]
         into = torch.stack([part if wiring.output.axis == 0 else part.T for part in parts])
-        there = (batch.inputs != NOTHING).to(z.device)
+        there = (inputs != NOTHING).to(z.device)
         writes = torch.einsum("b p h d, h d m -> b p h m", z, into)
         if (scale := scales[layer]) is not None:
             writes = writes * scale.unsqueeze(2)
-        norms += [*writes.norm(dim=-1)[there].double().mean(0)]
-        norms += [mlp.norm(dim=-1)[there].double().mean()]
-    return torch.stack([norm.cpu() for norm in norms])
+        norms += [writes.norm(dim=-1)[there], mlp.norm(dim=-1)[there].unsqueeze(1)]
+    return norms
 
 
 @contextmanager
@@ -68,12 +75,20 @@ def attention_entropies(model: Decoder, batch: Batch) -> Float[Tensor, "layer he
     The mean over rows and over the tokens that see two or more. 1 is uniform attention, 0 looks at one token. Where attention has
     a window, heads do not see all the keys that are counted.
     """
-    seen = (batch.inputs != NOTHING).cumsum(1)
-    query = (batch.inputs != NOTHING) & (seen > 1)
+    rows, tokens = batch.inputs.shape
+    pieces = model.pieces(rows, tokens, "double")  # patterns are kept, as by curvature
+    each = zip(*(_entropies(model, batch.inputs[piece]) for piece in pieces), strict=True)
+    return torch.stack([torch.cat(parts).mean(0) for parts in each])
+
+
+def _entropies(model: Decoder, inputs: Int[Tensor, "rows pos"]) -> list[Float[Tensor, "token head"]]:
+    """Of every layer, at the tokens that see two or more."""
+    seen = (inputs != NOTHING).cumsum(1)
+    query = (inputs != NOTHING) & (seen > 1)
     found = []
     with undisturbed(model):
-        for pattern in model.patterns(batch.inputs.to(model.device)):
+        for pattern in model.patterns(inputs.to(model.device)):
             share = pattern.double().cpu()
             entropy = -torch.special.xlogy(share, share).sum(-1) / seen.clamp(min=2).log()[:, None]
-            found.append(entropy.transpose(1, 2)[query].mean(0))
-    return torch.stack(found)
+            found.append(entropy.transpose(1, 2)[query])
+    return found

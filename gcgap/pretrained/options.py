@@ -81,7 +81,8 @@ class Given:
 def check_alone(options: Mapping[str, Any]) -> None:
     """Raise a UsageError for an option that belongs to `--model` and is given without it."""
     for name in (*TEXTS, "revision"):
-        if name != "model" and options.get(name):
+        got = options.get(name)
+        if name != "model" and got is not False and got not in (None, []):  # 0 is given too
             raise UsageError(f"`--{name.replace('_', '-')}` belongs to `--model`.")
 
 
