@@ -404,6 +404,14 @@ def test_no_length_inside_the_window_is_an_error_that_says_what_to_give(model: T
         attribute(model, source, replace(SMALL, window=(0.999, 1.0)), length=None)
 
 
+def test_what_was_kept_at_another_length_is_not_taken(model: Transformer, source: Source, tmp_path: Path) -> None:
+    few = replace(SMALL, sequences=FEW, attribution=Attribution(methods=("exact",)))
+    arguments: dict[str, Any] = {"origin": Origin(source, checkpoint_sha256="weights"), "partial": tmp_path, "protocol": few}
+    found = [gcgap.attribute(model, length=length, **arguments)["components"] for length in (LENGTH, LENGTH + 1)]
+    assert found[0] != found[1]
+    assert len(list(tmp_path.glob("*/exact.npz"))) == 2
+
+
 def test_an_unknown_method_is_refused_before_anything_is_run(model: Transformer, source: Source) -> None:
     told: list[str] = []
     with pytest.raises(ValueError, match=r"`methods` must be among exact, .*; got 'magic'"):

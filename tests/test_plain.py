@@ -12,6 +12,7 @@ def test_ticks_of_a_logarithmic_axis_are_numbers_and_other_dollars_are_dollars()
     axes = figure.subplots()
     axes.plot([1, 1000], [1, 2])
     axes.set(xscale="log", title="a $name$ of a run")
+    figure.draw_without_rendering()  # ticks have no text before
     plain_figure(figure)
     figure.draw_without_rendering()
     ticks = [label for label in axes.get_xticklabels() if label.get_text()]

@@ -209,15 +209,6 @@ def test_of_a_run_for_those_who_look_on_the_last_logits_alone_are_made(name: str
     assert [shape[1] for shape in shapes] == [1, 2, 7]
 
 
-def test_heads_that_share_their_values_are_told() -> None:
-    assert {name: made(name).shares_values for name in ("gpt2", "gpt_neox", "llama", "llama, tied")} == {
-        "gpt2": False,
-        "gpt_neox": False,
-        "llama": True,
-        "llama, tied": False,
-    }
-
-
 def test_a_record_is_told_what_the_model_is() -> None:
     keys = ("architecture", "positions", "d_model", "d_head", "d_ff", "heads_per_value", "attention", "attention_for_curvature")
     found = {name: [made(name).settings[key] for key in keys] for name in ("gpt2", "gpt_neox", "llama", "qwen3", "gemma3")}

@@ -74,11 +74,6 @@ class Pretrained(Decoder):
             "attention_for_curvature": "math" if attention == "sdpa" else attention,
         }
 
-    @property
-    def shares_values(self) -> bool:
-        """Whether groups of heads share their values, so that G by W_V cannot tell the heads of a group apart."""
-        return self.wiring.value.group > 1
-
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, float32 at least, at the `last` tokens of every row (at all positions by default).
 
