@@ -16,7 +16,7 @@ import torch
 from rich.cells import cell_len
 
 from gcgap.attribution import command
-from gcgap.attribution.attribute import default_protocol
+from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.record import AttributionRecord
 from gcgap.checkpoints import sha256

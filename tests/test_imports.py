@@ -21,7 +21,7 @@ LINES = (
     "importance.sets importance.linearised attribution attribution.settings",
     "protocol precision gap records reuse compose subject pruning",
     "attribution.record attribution.workflow attribution.methods attribution.partial attribution.scoring attribution.agreement",
-    "attribution.reliability attribution.trust attribution.advice attribution.setup attribution.compose",
+    "attribution.reliability attribution.trust attribution.advice attribution.setup attribution.defaults attribution.compose",
     "known known.wires known.parts known.models attribution.recovery attribution.verdict attribution.circuits attribution.truth",
     "study study.groups study.arrays study.seeds study.published study.layers study.identity study.emergence study.bloats",
     "study.methods study.same_weights study.selection study.tell study.ranking study.removal study.kinds study.claims",

@@ -18,13 +18,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gcgap.attribution import attribute as attribution
+from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.partial import Partial
 from gcgap.attribution.record import AttributionRecord
+from gcgap.attribution.settings import Attribution
+from gcgap.attribution.setup import Setup
 from gcgap.cli import main
 from gcgap.components import Slices, Wiring
 from gcgap.compose import Origin
-from gcgap.importance.baselines import zero_activations
+from gcgap.importance.baselines import Baseline, zero_activations
 from gcgap.importance.sets import single_drops
 from gcgap.measurement import measure
 from gcgap.pretrained.families import find_wiring
@@ -105,7 +108,7 @@ def test_the_record_holds_the_effects_of_the_model_and_prompts_from_python(saved
     again = attribution.attribute(
         model,
         protocol=attribution.Protocol(**{key: _tuples(value) for key, value in _protocol(record).items()}),
-        setup=attribution.Setup(attribution.Baseline.ZERO),
+        setup=Setup(Baseline.ZERO),
     )
     for one, other in zip(record["components"], again["components"], strict=True):
         assert one["exact"] == other["exact"]
@@ -119,7 +122,7 @@ def _protocol(record: AttributionRecord) -> dict[str, Any]:
         for key, value in record["protocol"].items()
         if key not in ("layout", "lengths", "ood_lengths", "prompts_sha256")
     }
-    settings = attribution.Attribution(**{key: _tuples(value) for key, value in own["attribution"].items()})
+    settings = Attribution(**{key: _tuples(value) for key, value in own["attribution"].items()})
     return own | {"attribution": settings}
 
 
@@ -190,12 +193,12 @@ def _with_run(name: str, run: Any) -> Any:
 def test_what_was_kept_of_other_settings_or_weights_is_not_taken(saved: Path, tmp_path: Path) -> None:
     model = load_pretrained(saved, prompts="ioi")
     few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4}
-    protocol = replace(attribution.default_protocol(), attribution=attribution.Attribution(("exact",)), **few)
+    protocol = replace(default_protocol(), attribution=Attribution(("exact",)), **few)
 
     def effects(seed: int) -> Any:
         for weight in model.parameters():
             weight.data.mul_(1 + seed)
-        model.origin = attribution.replace(model.origin, checkpoint_sha256=str(seed))
+        model.origin = replace(model.origin, checkpoint_sha256=str(seed))
         return attribution.attribute(model, protocol=protocol, partial=tmp_path)["components"]
 
     assert effects(0) != effects(1)
@@ -212,8 +215,8 @@ def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: 
     monkeypatch.setattr(attribution, "WINDOW", 4)  # prompts behind the accuracy
     monkeypatch.setattr(attribution, "Partial", noted)
     few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4}
-    model, usual = load_pretrained(saved, prompts="ioi"), replace(attribution.default_protocol(), **few)
-    patch, zero = attribution.Setup(attribution.Baseline.PATCH_PROMPT), attribution.Setup(attribution.Baseline.ZERO)
+    model, usual = load_pretrained(saved, prompts="ioi"), replace(default_protocol(), **few)
+    patch, zero = Setup(Baseline.PATCH_PROMPT), Setup(Baseline.ZERO)
 
     def sourced(seed: int = 42, length: int = 0, task: str = "ioi", **changes: Any) -> Origin:
         source = find_prompts(task, word_ids, len(WORDS), seed, length)
@@ -224,7 +227,7 @@ def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: 
         (zero, usual, sourced()),
         (replace(patch, direction="denoising"), usual, sourced()),
         (patch, replace(usual, sequences=9), sourced()),
-        (patch, replace(usual, attribution=attribution.Attribution(steps=9)), sourced()),
+        (patch, replace(usual, attribution=Attribution(steps=9)), sourced()),
         (patch, usual, sourced(checkpoint_sha256="others")),
         (patch, usual, sourced(seed=7)),
         (patch, usual, sourced(length=1)),
@@ -290,7 +293,7 @@ def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are
 ) -> None:
     monkeypatch.setattr("gcgap.attribution.attribute.MANY", 5)
     monkeypatch.setattr("gcgap.attribution.attribute.AMONG", 4)
-    monkeypatch.setattr("gcgap.attribution.command.MANY", 5)
+    monkeypatch.setattr("gcgap.attribution.defaults.MANY", 5)
     assert main(["attribute", "--model", str(saved), "--out", str(tmp_path), "--sequences", "8"]) == 0
     record = only(tmp_path, AttributionRecord)
     assert not {"hvp", "ig_midpoint", "multi_step_hvp", "shapley_value"} & set(record["methods"])
@@ -408,7 +411,7 @@ def test_a_model_spread_by_accelerate_gives_the_same_effects(saved: Path) -> Non
     drops = []
     for model in (plain, spread):
         batch = model.origin.source.batch(attribution.Purpose.EVALUATION, 0, 6)
-        setup, zero = attribution.Setup(attribution.Baseline.PATCH_PROMPT), zero_activations(model, model.wiring)
+        setup, zero = Setup(Baseline.PATCH_PROMPT), zero_activations(model, model.wiring)
         subject = attribution.Subject(model, model.wiring, model.origin.source, attribution.Protocol(), 0, zero)
         drops.append(single_drops(setup.drop(subject, batch)).log_prob)
     assert torch.equal(*drops)
@@ -440,12 +443,12 @@ def test_a_module_of_the_users_own_is_measured_on_prompts(tmp_path: Path) -> Non
     model = Pretrained(Toy(), wiring)
     model.origin = Origin(find_prompts(str(path), lambda text: [], 40, 0))
     few_batches = {"gradient_batches": 2, "mean_batches": 2, "batch_size": 4, "sequences": 4}
-    protocol = replace(attribution.default_protocol(), baselines=("mean", "zero", "patch_prompt"), **few_batches)
-    record = measure(model, protocol=replace(protocol, resamples=100, random_pairs=1, attribution=attribution.Attribution()))
+    protocol = replace(default_protocol(), baselines=("mean", "zero", "patch_prompt"), **few_batches)
+    record = measure(model, protocol=replace(protocol, resamples=100, random_pairs=1, attribution=Attribution()))
     assert [one["name"] for one in record["components"]] == ["L0_H0", "L0_H1", "L0_MLP"]
     assert {one["attention_entropy"] for one in record["components"]} == {None}
-    few = replace(protocol, attribution=attribution.Attribution(("exact", "hvp", "gradient")))
-    found = attribution.attribute(model, protocol=few, setup=attribution.Setup(attribution.Baseline.PATCH_PROMPT))
+    few = replace(protocol, attribution=Attribution(("exact", "hvp", "gradient")))
+    found = attribution.attribute(model, protocol=few, setup=Setup(Baseline.PATCH_PROMPT))
     assert len(found["methods"]) == 3
     with pytest.raises(ValueError, match="`task` must be that of the model's prompts, mine; got 'sort'"):
         measure(model, task="sort")

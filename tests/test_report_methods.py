@@ -22,7 +22,7 @@ from rich.console import Console
 from scipy import stats
 
 from gcgap.attribution.advice import CLOSE, advice
-from gcgap.attribution.attribute import default_protocol
+from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.record import AttributionRecord
 from gcgap.cli import main

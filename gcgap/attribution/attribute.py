@@ -15,16 +15,15 @@ import torch
 
 from gcgap.attribution import compose
 from gcgap.attribution.advice import advice
-from gcgap.attribution.methods import METHODS, Problem, affordable, find_methods
+from gcgap.attribution.defaults import MANY, default_protocol, default_setup, with_methods
+from gcgap.attribution.methods import Problem, find_methods
 from gcgap.attribution.partial import Partial
 from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.scoring import forward_seconds, scored
-from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.trust import trust
 from gcgap.attribution.workflow import screen_flag_fix
-from gcgap.batches import Purpose, Source, generator
-from gcgap.components import Wiring
+from gcgap.batches import Purpose, generator
 from gcgap.compose import Origin, judgement
 from gcgap.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.baselines import Baseline, mean_activations
@@ -36,7 +35,7 @@ from gcgap.importance.sets import critical_sets, interactions, set_drops, single
 from gcgap.importance.shapley import standard_error
 from gcgap.measurement import begin, known_origin
 from gcgap.model import Decoder
-from gcgap.protocol import PROMPTED, Protocol
+from gcgap.protocol import Protocol
 from gcgap.subject import Subject
 
 WINDOW = Protocol().sequences  # by which the window rule picks the length: the same one as a final measurement's
@@ -46,30 +45,9 @@ TOLERANCE, CRITICAL = 0.05, 0.20  # exact match: the most that a dispensable com
 DECIDING = ("protocol", "model", "checkpoint_sha256", "length", "seed", "task", "prompts", "versions")
 """What all numbers follow from."""
 STAGES = ("exact effects", "patching", "sets", "trust", "statistics")  # what is told to be done after the methods
-MANY = 40  # components from which on not every pair is measured, nor derivatives on a grid on as many sequences
 AMONG = 20  # components with the largest effects whose pairs are measured then
 SHARE = 50  # of the sequences then behind reliability, bounds and error split
 SETS = 300  # sets that the search for critical ones tries at most
-
-
-def default_setup(source: Source) -> Setup:
-    """Mean ablation; for prompts activation patching from their corrupted twins."""
-    return Setup(Baseline.MEAN if source.only_length is None else Baseline.PATCH_PROMPT)
-
-
-def default_methods(model: Decoder) -> tuple[str, ...]:
-    """All; of a model with many components none whose cost grows with their number."""
-    return tuple(METHODS) if len(Wiring.of(model).components) <= MANY else affordable()
-
-
-def default_protocol(model: Decoder | None = None, source: Source | None = None) -> Protocol:
-    """Fewer sequences than C takes, since curvature costs more than ablation; of prompts fewer batches too."""
-    methods = tuple(METHODS) if model is None else default_methods(model)
-    protocol = Protocol(sequences=128, attribution=Attribution(methods=methods))
-    if source is None or source.only_length is None:
-        return protocol
-    few = min(PROMPTED.mean_batches, source.most_batches or PROMPTED.mean_batches)
-    return replace(protocol, batch_size=PROMPTED.batch_size, gradient_batches=few, mean_batches=few)
 
 
 def attribute(
@@ -103,9 +81,8 @@ def attribute(
         FloatingPointError: A score is not finite; the text names component and method.
     """
     origin = known_origin(model, task, origin)
-    setup, protocol = setup or default_setup(origin.source), protocol or default_protocol(model, origin.source)
-    if not protocol.attribution.methods:
-        protocol = replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model)))
+    setup = setup or default_setup(origin.source)
+    protocol = with_methods(protocol or default_protocol(model, origin.source), model)
     model, wiring, source, length, record, seconds = begin(model, origin, length, protocol, WINDOW)
     if length is None:
         found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
@@ -132,10 +109,7 @@ def attribute(
         sets = _sets(problem.drop, apart, setup)
         done("sets")
     with seconds("trust"):
-        other = setup.other_inputs(problem.clean, source.seed)
-        size = FEW if problem.drop.components <= MANY else max(2, protocol.sequences // SHARE)
-        few = replace(problem.drop, batch=problem.drop.batch.rows(slice(size)), passes=Passes())
-        each, together = trust(few, protocol.attribution, None if other is None else other[:size])
+        each, together = _trust(problem, setup, subject)
         done("trust")
     with seconds("statistics"):
         rng = generator(source.seed, Purpose.STATISTICS, length)
@@ -178,6 +152,14 @@ def _sets(drop: Drop, apart: Drop, setup: Setup) -> dict[str, Any]:
     again = set_drops(apart, found).exact_match
     means, errors = again.mean(-1).tolist(), standard_error(again).tolist()
     return compose.sets(components, pairs, critical, dict(zip(found, zip(means, errors, strict=True), strict=True)), names)
+
+
+def _trust(problem: Problem, setup: Setup, subject: Subject) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """How far the tangent can be trusted, on the first of the sequences."""
+    size = FEW if problem.drop.components <= MANY else max(2, subject.protocol.sequences // SHARE)
+    few = replace(problem.drop, batch=problem.drop.batch.rows(slice(size)), passes=Passes())
+    other = setup.other_inputs(problem.clean, subject.source.seed)
+    return trust(few, subject.protocol.attribution, None if other is None else other[:size])
 
 
 def _patching(subject: Subject, problem: Problem, norms: Array | None) -> dict[str, dict[str, compose.Entry]]:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.attribution.attribute import MANY, STAGES, attribute, default_protocol, default_setup
+from gcgap.attribution.attribute import STAGES, attribute
+from gcgap.attribution.defaults import MANY, default_protocol, default_setup
 from gcgap.attribution.methods import METHODS, find_methods
 from gcgap.attribution.record import FOLDER, AttributionRecord
 from gcgap.attribution.settings import Attribution
