@@ -9,6 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from gcgap.components import Wiring
 from gcgap.compose import Origin
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.fresh import check_installed
@@ -55,28 +56,13 @@ def load_pretrained(
     """
     if memory is not None and memory <= 0:
         raise ValueError(f"`memory` must be more than 0 GiB; got {memory}.")
-    check_installed()
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
     if attention not in (None, "eager", "sdpa"):
         raise ValueError(f"`attention` must be eager or sdpa, which have second derivatives; got {attention!r}.")
-    step = step_of(revision)
-    if not sys.stderr.isatty():
-        disable_progress_bar()
-    where, revision = local(Path(name), revision)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    where, version = local(name, revision)
+    options: dict[str, Any] = {"revision": version, "trust_remote_code": trust_remote_code}
+    given = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
     try:
-        config = AutoConfig.from_pretrained(where, **options)
-        wiring = find_wiring(config)
-        network = AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=dtype,
-            device_map=device_map,
-            attn_implementation=attention,
-            use_safetensors=None if allow_pickle else True,
-            **options,
-        )
+        network, wiring = _network(where, options, allow_pickle, given)
     except (OSError, ValueError, UnpicklingError) as error:
         raise ValueError(f"`{name}` cannot be loaded as a model: {_first_lines(error)}") from error
     model = Pretrained(network, wiring).eval()
@@ -84,18 +70,32 @@ def load_pretrained(
     model.memory = memory
     if prompts is not None:
         source = find_prompts(prompts, _encode(where, options), network.config.get_text_config().vocab_size, seed, length)
-        model.origin = Origin(source, None, step, weights_sha256(network))
+        model.origin = Origin(source, None, step_of(revision), weights_sha256(network))
     return model
 
 
-def local(path: Path, revision: str | None) -> tuple[str, str]:
+def _network(where: str, options: dict[str, Any], allow_pickle: bool, given: dict[str, Any]) -> tuple[Any, Wiring]:
+    """The network of a family that is known, and where it keeps its components."""
+    check_installed()
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    wiring = find_wiring(AutoConfig.from_pretrained(where, **options))
+    safe = None if allow_pickle else True
+    return AutoModelForCausalLM.from_pretrained(where, use_safetensors=safe, **given, **options), wiring
+
+
+def local(name: str | Path, revision: str | None) -> tuple[str, str]:
     """What to load at which revision: of a directory a revision is a directory in it.
 
     Raises:
         ValueError: A path, and there is no directory; or a directory without that revision.
     """
-    if not path.is_dir() and (path.is_absolute() or path.exists() or len(path.parts) > 2 or path.parts[:1] == ("..",)):
-        raise ValueError(f"`--model` {path} is no directory; give one that `save_pretrained` wrote, or a name on the hub.")
+    path, is_path = Path(name), str(name).startswith((".", "~", "/")) or len(Path(name).parts) > 2 or Path(name).exists()
+    if is_path and not path.is_dir():
+        raise ValueError(f"`--model` {name} is no directory; give one that `save_pretrained` wrote, or a name on the hub.")
     if not path.is_dir() or revision is None:
         return str(path), revision or "main"
     if not (path / revision).is_dir():

@@ -47,7 +47,7 @@ class Revisions:
             told = ", ".join(map(str, self.names))
             raise UsageError(f"`--revision` must be one, or several of different steps such as step1000; got {told}.")
         for name in self.names:
-            local(Path(self.given.model), name)  # before the first of them is measured
+            local(self.given.model, name)  # before the first of them is measured
 
     def path(self, name: str | None) -> Path:
         """Where the record of a revision goes."""
