@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -49,6 +50,7 @@ def lead(groups: Sequence[Group]) -> str:
     """What the report is made of and how it is read."""
     runs = sum(len(group.runs) for group in groups)
     ood = "sequences longer than trained on"
+    ood += ", or for sentences others than those trained on" * any(_as_long(group.settings) for group in groups)
     ood += ", or for pretrained models their prompts" * any("name" in group.settings for group in groups)
     return (
         f"{counted(runs, 'measured run')} in {counted(len(groups), 'group')}; a group is one model under one protocol, and "
@@ -60,6 +62,11 @@ def lead(groups: Sequence[Group]) -> str:
         "write (released). The paper is arXiv:2602.01442, in its first and third version (v1, v3) and on its project page. "
         "Columns headed paper are published."
     )
+
+
+def _as_long(settings: Mapping[str, Any]) -> bool:
+    """Whether a model is measured at lengths that it was trained on."""
+    return bool(settings["ood_lengths"]) and min(settings["ood_lengths"]) <= max(settings["lengths"])
 
 
 def method_sections(groups: Sequence[MethodGroup]) -> list[Section]:
