@@ -20,7 +20,7 @@ from gcgap.batches import Source
 from gcgap.components import Component
 from gcgap.gap import Array, Gap, Judgement
 from gcgap.protocol import Protocol
-from gcgap.records import METRICS, SCHEMA
+from gcgap.records import SCHEMA
 
 Gaps = Mapping[str, Mapping[str, Gap]]
 """The gap by baseline and metric."""
@@ -108,7 +108,7 @@ def body(
         sizes: N_i, the numbers of entries of the weights.
         activity: Activation norms (component,) and attention entropies (layer, head), if the model shows its attention.
         causal: Drops, shape (baseline, metric, component, sequence).
-        gaps: The gap by baseline and metric.
+        gaps: The gap by baseline and metric, exact match first.
         draws: Bootstrap distributions of G (component, resample) and C (baseline, metric, component, resample).
     """
     interval = judgement(protocol).interval
@@ -118,7 +118,7 @@ def body(
     for i, component in enumerate(components):
         drop = {
             baseline: {
-                metric: {"value": float(C[b, m, i]), "ci": interval(draws[1][b, m, i])} for m, metric in enumerate(METRICS)
+                metric: {"value": float(C[b, m, i]), "ci": interval(draws[1][b, m, i])} for m, metric in enumerate(gaps[baseline])
             }
             for b, baseline in enumerate(protocol.baselines)
         }
@@ -137,7 +137,7 @@ def body(
         )
     summary = {
         baseline: _gap_entry(gaps[baseline]["exact_match"], protocol)
-        | {"by_metric": {metric: _gap_entry(gaps[baseline][metric], protocol) for metric in METRICS[1:]}}
+        | {"by_metric": {metric: _gap_entry(gaps[baseline][metric], protocol) for metric in list(gaps[baseline])[1:]}}
         for baseline in protocol.baselines
     }
     return {"components": entries, "layers": _layers(entries, protocol.baselines), "gap": summary}
@@ -152,7 +152,7 @@ def _gradient(value: float, size: int, protocol: Protocol) -> dict[str, float]:
 
 def _by_metric(gaps: Mapping[str, Gap], i: int, entry: Any) -> dict[str, Any]:
     """An entry by exact match, with those by the other metrics inside."""
-    return entry(gaps["exact_match"], i) | {"by_metric": {metric: entry(gaps[metric], i) for metric in METRICS[1:]}}
+    return entry(gaps["exact_match"], i) | {"by_metric": {metric: entry(gaps[metric], i) for metric in list(gaps)[1:]}}
 
 
 def _delta(gap: Gap, i: int) -> dict[str, Any]:

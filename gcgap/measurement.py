@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -29,7 +29,6 @@ from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline
 from gcgap.importance.causal import Intervention
 from gcgap.importance.gradient import weight_sizes
-from gcgap.importance.scores import METRICS
 from gcgap.model import Decoder
 from gcgap.precision import in_precision
 from gcgap.protocol import PROMPTED, Protocol, window_length
@@ -85,7 +84,7 @@ def measure(
         causal = _causal(subject, protocol.paired)
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
-        gaps, intervals = _gaps(norms, causal, protocol, rng)
+        gaps, intervals = _gaps(norms, causal, subject.metrics, protocol, rng)
     record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), activity, causal, gaps, intervals)
     with seconds("pruning"):
         record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
@@ -93,7 +92,7 @@ def measure(
             component["in_distribution"] = drop
     if protocol.attribution.methods:  # last, so that every other number is that of a measurement without
         with seconds("attribution"):
-            exact: dict[str, Array] = dict(zip(METRICS, causal[0], strict=True))
+            exact: dict[str, Array] = dict(zip(subject.metrics, causal[0], strict=True))
             record["attribution"], scores = track(subject, Baseline(protocol.baselines[0]), exact, rng)
             for component, of_methods in zip(record["components"], scores, strict=True):
                 component["attribution"] = of_methods
@@ -238,11 +237,11 @@ def _causal(subject: Subject, paired: bool) -> Array:
         found = subject.drops(sets, subject.batch(subject.length, size))
     else:
         found = subject.drops_unpaired(sets, subject.length, size)
-    return found.reshape(len(METRICS), len(baselines), n, -1).swapaxes(0, 1)
+    return found.reshape(len(subject.metrics), len(baselines), n, -1).swapaxes(0, 1)
 
 
 def _gaps(
-    norms: Array, causal: Array, protocol: Protocol, rng: np.random.Generator
+    norms: Array, causal: Array, metrics: Sequence[str], protocol: Protocol, rng: np.random.Generator
 ) -> tuple[dict[str, dict[str, Gap]], tuple[Array, Array]]:
     """The gap for every baseline and metric, and the bootstrap distributions of G and C."""
     by = judgement(protocol)
@@ -250,7 +249,7 @@ def _gaps(
     G, C = bootstrap_means(norms, causal.reshape(-1, *shape[2:]), by.resamples, rng)
     C = C.reshape(*shape[:3], -1)
     gaps = {
-        baseline: {metric: measure_gap(norms, causal[b, m], (G, C[b, m]), by, rng) for m, metric in enumerate(METRICS)}
+        baseline: {metric: measure_gap(norms, causal[b, m], (G, C[b, m]), by, rng) for m, metric in enumerate(metrics)}
         for b, baseline in enumerate(protocol.baselines)
     }
     return gaps, (G, C)

@@ -165,11 +165,16 @@ def _wide(component: dict[str, Any], baselines: list[str]) -> Iterator[tuple[str
     yield "gradient", component["gradient"]["value"]
     yield from zip(("gradient_low", "gradient_high"), component["gradient"]["ci"], strict=True)
     for baseline in baselines:
-        for metric in METRICS:
+        for metric in _metrics(component, baseline):
             yield f"{baseline}_{metric}_drop", component["causal"][baseline][metric]["value"]
         yield f"{baseline}_delta", component["delta"][baseline]["value"]
         yield f"{baseline}_role", component["role"][baseline]["name"]
         yield f"{baseline}_role_probability", component["role"][baseline]["probability"]
+
+
+def _metrics(component: dict[str, Any], baseline: str) -> list[str]:
+    """Those that every record has, then any other."""
+    return list(dict.fromkeys((*METRICS, *component["causal"][baseline])))
 
 
 def find_records(where: str | Path) -> list[Record]:
@@ -272,7 +277,9 @@ def _long(record: Record) -> Iterator[dict[str, Any]]:
             if component is None:
                 yield head | ends
                 continue
-            causal = {f"{metric}_drop": component["causal"][baseline][metric]["value"] for metric in METRICS}
+            causal = {
+                f"{metric}_drop": component["causal"][baseline][metric]["value"] for metric in _metrics(component, baseline)
+            }
             middle = {"component": component["name"], "layer": component["layer"], "kind": component["kind"]}
             middle |= {
                 "gradient": component["gradient"]["value"],

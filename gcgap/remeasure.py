@@ -156,6 +156,7 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
     if options.paths or options.full:
         raise UsageError("`--model` is measured instead of checkpoints, in one size; leave out paths and `--full`.")
     protocol = _protocol(parser, _merged(asdict(PROMPTED), changes))
+    _check_used(changes, protocol)
     given = Given.of(vars(options), precision=protocol.precision)
     folder = Path(options.out) / given.run / "gap" / _variant(PROMPTED, protocol, options)
     revisions = Revisions(given, options.revision or [None], protocol, folder, options.force)
@@ -226,6 +227,7 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
     home = path if path.is_dir() else run_directory(path)
     saved, own = _saved(parser, home / "config.yaml")
     protocol = _protocol(parser, _merged(saved, changes))
+    _check_used(changes, protocol)
     folder = home / "gap" / _variant(own, protocol, options)
     whole = path.is_dir() or path.name == "last.ckpt"
     files = step_checkpoints(path) if path.is_dir() else [_numbered_twin(path)] if whole else [path]
@@ -240,6 +242,16 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
     if whole or not numbered:
         jobs.append(Job(files[-1], folder / "final.json", protocol, options.length))
     return jobs
+
+
+def _check_used(changes: dict[str, Any], protocol: Protocol) -> None:
+    """Raise a UsageError for a setting of attribution methods where none is run."""
+    if changes.get("attribution") and not protocol.attribution.methods:
+        name = next(iter(changes["attribution"]))
+        raise UsageError(
+            f"`protocol.attribution.{name}` is of attribution methods, and none is run; name some with "
+            "`--protocol.attribution.methods`.\nC has exact match and log-probability, and of prompts the logit difference."
+        )
 
 
 def _check_sizes(changes: dict[str, Any]) -> None:

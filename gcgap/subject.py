@@ -15,7 +15,7 @@ from gcgap.gates import Activations, Site
 from gcgap.importance.baselines import Replacement, averaged, batch_means, replacements
 from gcgap.importance.causal import Intervention, ablated_scores, base_scores, chunk_size, drops
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.scores import Scores
+from gcgap.importance.scores import METRICS, Scores
 from gcgap.model import Decoder
 from gcgap.protocol import Protocol
 from gcgap.sharing import ALONE, Sharing
@@ -32,6 +32,11 @@ class Subject:
     length: int
     mean: Activations
     sharing: Sharing = ALONE
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What drops are measured in; of prompts also the logit difference."""
+        return METRICS if self.source.only_length is None else (*METRICS, "logit_difference")
 
     def batch(self, length: int, size: int, index: int = 0) -> Batch:
         """Evaluation sequences of one length; equal arguments give the same sequences."""
@@ -50,7 +55,7 @@ class Subject:
     def drops(self, sets: list[Intervention], batch: Batch) -> Array:
         """Per-sequence drops, shape (metric, intervention, sequence), paired with the base on the same sequences."""
         base, ablated = self._scores(sets, batch, self.sharing)
-        return drops(base, ablated).numpy()
+        return drops(base, ablated, self.metrics).numpy()
 
     def drops_unpaired(self, sets: list[Intervention], length: int, size: int) -> Array:
         """As `drops`, but base and every intervention each on sequences of their own, as the first public pipeline draws them.
@@ -64,7 +69,7 @@ class Subject:
         mine = self.sharing.part(len(sets))
         for i, one in enumerate(sets[mine], mine.start):
             ablated[:, i] = torch.cat(self._scores([one], self.batch(length, size, 1 + i), ALONE)[1])
-        return drops(base, Scores(*self.sharing.add(ablated))).numpy()
+        return drops(base, Scores(*self.sharing.add(ablated)), self.metrics).numpy()
 
     def _scores(self, sets: list[Intervention], batch: Batch, sharing: Sharing) -> tuple[Scores, Scores]:
         """`ablated_scores`, each process with whole chunks of the sequences, so that the same ones run together as in one."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import spearmanr
 
 from gcgap.attribution.record import AttributionRecord, find_attributions
 from gcgap.records import Record, find_records
@@ -48,7 +49,13 @@ def test_the_gap_by_every_baseline() -> None:
         by_log_prob = gap["by_metric"]["log_prob"]
         counts = f"{gap['heroes']} / {gap['bloats']}"
         by_match = [ranged(gap), f"{gap['ceiling']:.2f}", f"{gap['p_value']:.2f}"]
-        found.append([name, *by_match, ranged(by_log_prob), f"{by_log_prob['p_value']:.2f}", counts])
+        raw = [one["gradient"]["raw"] for one in FINAL["components"]]
+        drops = [one["causal"][name] for one in FINAL["components"]]
+        by_raw = [
+            f"{float(spearmanr(raw, [of[metric]['value'] for of in drops]).statistic):.2f}"
+            for metric in ("exact_match", "log_prob")
+        ]
+        found.append([name, *by_match, ranged(by_log_prob), f"{by_log_prob['p_value']:.2f}", *by_raw, counts])
     assert found == rows("gap")
 
 

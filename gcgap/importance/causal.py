@@ -98,9 +98,9 @@ def base_scores(model: Decoder, batch: Batch) -> Scores:
     return Scores(*torch.cat(pieces, -1).cpu())
 
 
-def drops(base: Scores, ablated: Scores) -> Float[Tensor, "metric intervention sequence"]:
-    """Per-sequence drops M(0) - M(1_S) in the order of `METRICS`; positive where the ablation harms."""
-    return torch.stack([getattr(base, name) - getattr(ablated, name) for name in METRICS])
+def drops(base: Scores, ablated: Scores, metrics: Sequence[str] = METRICS) -> Float[Tensor, "metric intervention sequence"]:
+    """Per-sequence drops M(0) - M(1_S) by some metrics; positive where the ablation harms."""
+    return torch.stack([getattr(base, name) - getattr(ablated, name) for name in metrics])
 
 
 def chunk_size(model: Decoder, batch: Batch) -> int:

@@ -64,7 +64,7 @@ def load_pretrained(
     try:
         network, wiring = _network(where, options, allow_pickle, given)
     except (OSError, ValueError, UnpicklingError) as error:
-        raise ValueError(f"`{name}` cannot be loaded as a model: {_first_lines(error)}") from error
+        raise ValueError(f"`{name}` cannot be loaded as a model: {_hint(where, allow_pickle)}{_first_lines(error)}") from error
     model = Pretrained(network, wiring).eval()
     model.settings["name"] = str(name)
     model.memory = memory
@@ -82,9 +82,23 @@ def _network(where: str, options: dict[str, Any], allow_pickle: bool, given: dic
 
     if not sys.stderr.isatty():
         disable_progress_bar()
+    from safetensors import SafetensorError
+
     wiring = find_wiring(AutoConfig.from_pretrained(where, **options))
     safe = None if allow_pickle else True
-    return AutoModelForCausalLM.from_pretrained(where, use_safetensors=safe, **given, **options), wiring
+    try:
+        return AutoModelForCausalLM.from_pretrained(where, use_safetensors=safe, **given, **options), wiring
+    except SafetensorError as error:
+        raise ValueError(f"a file of weights is harmed ({error}); copy it again.") from error
+
+
+def _hint(where: str, allow_pickle: bool) -> str:
+    """What may help with a model that cannot be loaded."""
+    path = Path(where)
+    if not path.exists():
+        return "there is no such directory, and on the hub: "
+    pickles = not allow_pickle and not any(path.glob("*.safetensors*")) and any(path.glob("*.bin"))
+    return "its weights are a pickle, which `--allow-pickle` reads. " if pickles else ""
 
 
 def local(name: str | Path, revision: str | None) -> tuple[str, str]:
@@ -96,10 +110,14 @@ def local(name: str | Path, revision: str | None) -> tuple[str, str]:
     path, is_path = Path(name), str(name).startswith((".", "~", "/")) or len(Path(name).parts) > 2 or Path(name).exists()
     if is_path and not path.is_dir():
         raise ValueError(f"`--model` {name} is no directory; give one that `save_pretrained` wrote, or a name on the hub.")
-    if not path.is_dir() or revision is None:
+    if not path.is_dir():
         return str(path), revision or "main"
+    there = ", ".join(sorted(inner.parent.name for inner in path.glob("*/config.json"))) or "no directory of a model"
+    if revision is None:
+        if not (path / "config.json").exists():
+            raise ValueError(f"the directory {path} has no config.json in it, but {there}; choose one with `--revision`.")
+        return str(path), "main"
     if not (path / revision).is_dir():
-        there = ", ".join(sorted(inner.parent.name for inner in path.glob("*/config.json"))) or "no directory of a model"
         raise ValueError(f"`--revision`: the directory {path} has no directory {revision} in it, but {there}.")
     return str(path / revision), "main"
 

@@ -120,7 +120,10 @@ def _answer(clean: str | tuple[int, ...], key: str, answer: str | int, encode: E
         raise ValueError(f"`{key}` must be a token id where `clean` is token ids; got {answer!r}. Give its id.")
     if (token := next_token(clean, answer, encode)) is not None:
         return token
-    before, after = list(encode(clean)), list(encode(clean + answer))
+    try:
+        before, after = list(encode(clean)), list(encode(clean + answer))
+    except UnknownWordsError as error:
+        raise ValueError(f"`{key}` is {answer!r}: {error} Mind the space before it.") from error
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
     raise ValueError(
         f"`{key}` must be exactly one token after `clean`; with {answer!r} the end of the tokens, {before[same:]}, becomes "

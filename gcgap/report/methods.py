@@ -20,9 +20,10 @@ NOTE = (
 PRICE = (
     "L1: mean |score - effect| on the same sequences, in the metric's units, where a score estimates it; missed: share of the "
     "largest quarter of the effects by exact match that is not found; cost in passes of all sequences; double: backward through "
-    "backward; equal: seconds over those of one plain forward pass. Ablations share the work below them, and weight gradients "
-    "are those of the protocol's gradient batches, whatever the sequences"
+    "backward; equal: seconds over those of one plain forward pass. Weight gradients are those of the protocol's gradient "
+    "batches, whatever the sequences"
 )
+SHARED = ". Ablations share the work below them"  # of networks that are entered in their middle
 
 
 def method_table(record: AttributionRecord) -> Group:
@@ -54,7 +55,8 @@ def _agreement(record: AttributionRecord, effect: str) -> Table:
 
 def _costs(record: AttributionRecord) -> Table:
     units = record["protocol"]["attribution"]["metric"]
-    grid = _grid("Error and cost", PRICE)
+    shared = record["model"].get("architecture", "gcgap") == "gcgap"
+    grid = _grid("Error and cost", PRICE + SHARED * shared)
     for heading in ("L1", "missed", "forward", "backward", "double", "equal", "s"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for name, entry in record["methods"].items():

@@ -111,7 +111,7 @@ def sentence(record: Record, baseline: str | None = None) -> str:
         return f"Skipped: {record.skipped}."
     at = f"On {on(record)} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
     if gap["rho"] is None:
-        return f"{at} there is no rank correlation: {gap['reason']}."
+        return f"{at} there is no rank correlation: {gap['reason']}.{_by_metric(record, gap)}"
     ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
     ceiling = "" if gap["ceiling"] is None else f" where noise alone would allow {gap['ceiling']:.2f}"
     chance = gap["expected_by_chance"]
@@ -119,7 +119,21 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     heroes = _listed(roles["hero"], "Hidden Hero", "Hidden Heroes")
     bloats = _listed(roles["bloat"], "Gradient Bloat", "Gradient Bloats")
     found = f"{heroes} and {bloats} (random pairing would give {chance['heroes']:.1f} and {chance['bloats']:.1f})"
-    return f"{at} the gradient {_verb(gap)}: ρ = {gap['rho']:.2f}{ci}{ceiling}, p = {gap['p_value']:.2g}; {found}."
+    rho = f"ρ = {gap['rho']:.2f}{ci}{ceiling}, p = {gap['p_value']:.2g}"
+    return f"{at} the gradient {_verb(gap)}: {rho}; {found}.{_by_metric(record, gap)}"
+
+
+def _by_metric(record: Record, gap: dict[str, Any]) -> str:
+    """The rank correlation on prompts by metrics that tell effects where exact match tells none."""
+    if "prompts" not in record.data:
+        return ""
+    found = {metric: gap["by_metric"][metric] for metric in ("log_prob", "logit_difference") if metric in gap["by_metric"]}
+    told = [
+        f"{metric.replace('_', ' ')} ρ = {of['rho']:.2f}, p = {of['p_value']:.2g}"
+        for metric, of in found.items()
+        if of["rho"] is not None
+    ]
+    return f" By {'; by '.join(told)}." if told else ""
 
 
 def _accuracy(record: Record) -> float:

@@ -28,7 +28,11 @@ def shared_values(record: Either) -> list[str]:
     group = record.to_dict().get("model", {}).get("heads_per_value", 1)
     if group == 1:
         return []
-    return [f"Groups of {group} heads share their values: G of each is that of the group's slice of W_V."]
+    return [
+        f"Groups of {group} heads share their values: G of each is that of the group's slice of W_V. "
+        "The method gradient_output, of each head's own slice of W_O, tells them apart (in `gcgap measure`: "
+        "--protocol.attribution.methods '[gradient_output]')."
+    ]
 
 
 def _name(record: Either) -> str | None:

@@ -61,9 +61,11 @@ def doubts(run: Run) -> list[str]:
         if record.path and named_step(record.path) not in (None, record["step"]):
             told.append(f"`{record.path}` is a record of step {record['step']}, and not of the one that its name says")
         other = first.setdefault(record["checkpoint_sha256"] or str(record.path), record)
-        if other["step"] != record["step"]:
+        known = record is run.final and any(record["step"] == one["step"] for one in run.tracked)  # told already
+        if other["step"] != record["step"] and not known:
             steps = f"steps {other['step']} and {record['step']}"
-            told.append(f"`{other.path}` and `{record.path}` are of {steps} but of the same checkpoint, byte for byte")
+            what = "weights" if "name" in record["model"] else "checkpoint, byte for byte"
+            told.append(f"`{other.path}` and `{record.path}` are of {steps} but of the same {what}")
     return told
 
 
