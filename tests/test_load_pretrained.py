@@ -78,8 +78,9 @@ def test_a_pickle_is_refused_unless_it_is_allowed_and_never_run(tmp_path: Path) 
     saved = network("gpt2")
     config("gpt2").save_pretrained(tmp_path)
     torch.save(saved.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(ValueError, match="its weights are a pickle, which `--allow-pickle` reads") as told:
         load_pretrained(tmp_path)
+    assert "safetensors" in str(told.value)
     assert torch.equal(load_pretrained(tmp_path, allow_pickle=True)(TOKENS), saved(input_ids=TOKENS).logits)
 
     class Payload:
@@ -90,6 +91,14 @@ def test_a_pickle_is_refused_unless_it_is_allowed_and_never_run(tmp_path: Path) 
     with pytest.raises(ValueError, match="cannot be loaded as a model"):
         load_pretrained(tmp_path, allow_pickle=True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_of_weights_that_is_cut_is_told(tmp_path: Path) -> None:
+    network("gpt2").save_pretrained(tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"`{tmp_path}` cannot be loaded as a model: a file of weights is harmed"):
+        load_pretrained(tmp_path)
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
@@ -122,7 +131,10 @@ def test_the_hub_is_asked_for_the_revision_and_its_code_runs_only_on_your_word(
     assert asked.pop() == {"name": str(tmp_path), "revision": "main"} | wanted
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", away)
     for revision in ("step1000", None):
-        with pytest.raises(ValueError, match=r"`nobody/nothing` cannot be loaded as a model: not today"):
+        with pytest.raises(
+            ValueError,
+            match=r"`nobody/nothing` cannot be loaded as a model: there is no such directory, and on the hub: not today",
+        ):
             load_pretrained("nobody/nothing", revision, trust_remote_code=trusted)
         assert asked.pop() == {"name": "nobody/nothing", "revision": revision or "main"} | wanted
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from scipy.stats import spearmanr
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -24,10 +25,11 @@ from gcgap.attribution.partial import Partial
 from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
+from gcgap.batches import Purpose
 from gcgap.cli import main
 from gcgap.components import Slices, Wiring
 from gcgap.compose import Origin
-from gcgap.importance.baselines import Baseline, zero_activations
+from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
 from gcgap.importance.sets import single_drops
 from gcgap.measurement import measure
 from gcgap.pretrained.families import find_wiring
@@ -35,8 +37,11 @@ from gcgap.pretrained.load import load_pretrained
 from gcgap.pretrained.model import Pretrained
 from gcgap.prompts.find import find_prompts
 from gcgap.prompts.sentences import WORDS, word_ids
+from gcgap.protocol import PROMPTED
 from gcgap.records import Record
+from gcgap.report.table import sentence
 from gcgap.study.groups import gather
+from gcgap.subject import Subject
 
 FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]
 SMALL = ["--protocol.sequences=8", "--protocol.gradient_batches=2", "--protocol.mean_batches=1", "--protocol.resamples=100"]
@@ -288,6 +293,27 @@ def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
     assert {(one.gradient_batches, one.mean_batches, one.batch_size) for one in protocols} == {(10, 10, 16)}
 
 
+def test_prompts_are_also_measured_by_the_logit_difference(saved: Path) -> None:
+    model = load_pretrained(saved, prompts="ioi")
+    few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4, "resamples": 100, "random_pairs": 0}
+    protocol = replace(PROMPTED, baselines=("mean", "patch_prompt"), **few)
+    record = measure(model, protocol=protocol)
+    batch = model.origin.source.batch(Purpose.EVALUATION, 0, 8)
+    mean = mean_activations(model, model.wiring, model.origin.source.batches(Purpose.MEAN, 0, 1, 4), by_position=False)
+    subject = Subject(model, model.wiring, model.origin.source, protocol, 0, mean)
+    for baseline in (Baseline.MEAN, Baseline.PATCH_PROMPT):
+        effects = single_drops(Setup(baseline).drop(subject, batch)).logit_difference.mean(-1).tolist()
+        drops = [one["causal"][str(baseline)]["logit_difference"]["value"] for one in record["components"]]
+        assert drops == pytest.approx(effects, abs=1e-6)
+        assert np.ptp(drops) > 1e-3
+        found = record["gap"][str(baseline)]["by_metric"]["logit_difference"]
+        gradients = [one["gradient"]["value"] for one in record["components"]]
+        assert found["rho"] == pytest.approx(spearmanr(gradients, drops).statistic)
+        told = f"by logit difference ρ = {found['rho']:.2f}"
+        assert told in sentence(record, str(baseline))
+    assert "patch_prompt_logit_difference_drop" in record.table()
+
+
 def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are_left_out(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +376,9 @@ def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
         (["measure", "--model", "{family}", "--revision", "step7"], "has no directory step7 in it, but step0, step1000"),
         (["measure", "--model", "{family}", "--revision", "step0", "step7", "--out", "{out}"], "has no directory step7 in it"),
         (["attribute", "--model", "./nothing"], "`--model` ./nothing is no directory"),
+        (["attribute", "--model", "{family}"], "has no config.json in it, but step0, step1000"),
+        (["measure", "--model", "{saved}", "--protocol.attribution.metric", "logit_difference"], "none is run; name some with"),
+        (["measure", "checkpoints/sort-seed42", "--protocol.attribution.steps", "3"], "`protocol.attribution.steps` is of"),
         (["attribute", "--model", "{saved}/nothing"], "is no directory"),
         (["attribute", "--model", "{saved}", "--known", "--out", "{out}"], "`--known` takes no checkpoints, no `--model`"),
         (["attribute", "--prompts", "ioi", "--known", "--out", "{out}"], "`--prompts` belongs to `--model`"),
