@@ -75,8 +75,20 @@ def test_the_course_of_the_head_that_decides() -> None:
 
 @pytest.mark.parametrize("baseline", ["patch_prompt", "mean"])
 def test_every_method(baseline: str) -> None:
-    (record,) = [one for one in find_attributions(DOCS / "ioi") if one["setup"]["baseline"] == baseline]
+    record = attributed(baseline)
     assert [row_of_method(record, name) for name in record["methods"]] == rows(baseline)
+
+
+def attributed(baseline: str, direction: str = "noising") -> AttributionRecord:
+    setup = {"baseline": baseline, "direction": direction, "positions": "all"}
+    (record,) = [one for one in find_attributions(DOCS / "ioi") if one["setup"] == setup]
+    return record
+
+
+def scored(record: AttributionRecord) -> tuple[dict[str, Any], dict[str, float]]:
+    """The head that decides, and its scores."""
+    (head,) = [one for one in record["components"] if one["name"] == HEAD]
+    return head, {name: one["value"] for name, one in head["scores"].items()}
 
 
 def row_of_method(record: AttributionRecord, name: str) -> list[str]:
@@ -88,9 +100,7 @@ def row_of_method(record: AttributionRecord, name: str) -> list[str]:
 
 
 def test_the_scores_of_the_head_that_decides_in_the_text() -> None:
-    (patched,) = [one for one in find_attributions(DOCS / "ioi") if one["setup"]["baseline"] == "patch_prompt"]
-    (head,) = [one for one in patched["components"] if one["name"] == HEAD]
-    scores = {name: one["value"] for name, one in head["scores"].items()}
+    head, scores = scored(attributed("patch_prompt"))
     flowing = " ".join(PAGE.split())
     assert f"sees {scores['attribution_patching']:.2f} nats of the {head['exact_again']['log_prob']:.2f}" in flowing
     assert f"HVP correction it is {scores['hvp']:.2f}" in flowing
@@ -98,3 +108,16 @@ def test_the_scores_of_the_head_that_decides_in_the_text() -> None:
     assert f"Shapley value is {scores['shapley_value']:.2f}" in flowing
     assert f"R = {head['trust']['reliability']:.1f}" in flowing
     assert f"exact match {100 * FINAL['accuracy']['by_length']['2']:.1f} %" in flowing
+
+
+def test_what_restoring_the_head_gives_back_in_the_text() -> None:
+    record = attributed("patch_prompt", "denoising")
+    head, scores = scored(record)
+    flowing = " ".join(PAGE.split())
+    assert head["exact_again"]["exact_match"] == 1
+    assert f"gives the whole answer back, {head['exact_again']['logit_difference']:.2f} of logit difference" in flowing
+    assert f"attribution patching says {scores['attribution_patching']:.2f}" in flowing
+    assert f"overshoots to {scores['hvp']:.2f}" in flowing
+    errors = [record["methods"][name]["agreement"]["logit_difference"]["all"]["l1"] for name in ("hvp", "attribution_patching")]
+    assert "({:.2f} against {:.2f})".format(*errors) in flowing
+    assert f"R = {head['trust']['reliability']:.2f}" in flowing
