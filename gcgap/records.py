@@ -26,6 +26,7 @@ PACKED = "steps.jsonl.xz"
 """The records of a run's checkpoints in one file, one on each line; each stands for the file step=<step>.json beside it."""
 LARGEST = 2**29  # bytes of them: a thousand checkpoints of a model of a hundred components
 METRICS = ("exact_match", "log_prob", "token_accuracy")
+OF_PROMPTS = "logit_difference"  # beside those, in records of prompts
 _TOP: dict[str, tuple[type, ...]] = {
     "task": (str,),
     "seed": (int,),
@@ -173,8 +174,8 @@ def _wide(component: dict[str, Any], baselines: list[str]) -> Iterator[tuple[str
 
 
 def _metrics(component: dict[str, Any], baseline: str) -> list[str]:
-    """Those that every record has, then any other."""
-    return list(dict.fromkeys((*METRICS, *component["causal"][baseline])))
+    """Those that every record has, and that of prompts where it is there."""
+    return [*METRICS, *(metric for metric in (OF_PROMPTS,) if metric in component["causal"][baseline])]
 
 
 def find_records(where: str | Path) -> list[Record]:
