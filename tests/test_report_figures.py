@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gcgap.report.attention import attention_section, strongest
+from gcgap.records import Record
+from gcgap.report.attention import attention_section, strongest, token_names
 from gcgap.report.contents import contents
 from gcgap.report.figures import cells, emerging, layers, ranks, scatters, training
-from gcgap.report.parts import Drawing
+from gcgap.report.parts import Column, Drawing
 from gcgap.report.style import MARKERS
 from gcgap.report.tables.layers import layer_table
+from gcgap.report.tables.pruning import pruning_table
 from gcgap.report.write import DPI, pdf, png
 from gcgap.study.groups import Group, Run, default_settings
 
@@ -263,3 +267,24 @@ def test_attention_without_a_record_of_the_weights_is_refused(tmp_path: Path) ->
     paper_runs.record("sort", 42).write(tmp_path / "gap" / "final.json")
     with pytest.raises(ValueError, match="other weights"):
         attention_section(copy)
+
+
+def test_what_prompts_do_not_tell_is_left_out_of_the_table_of_pruning() -> None:
+    record = copy.deepcopy(paper_runs.record("sort", 1).to_dict())
+    assert "in-distribution drop (points): gcgap" in [one.name for one in pruned(record)]
+    classes = [of for by_class in record["pruning"].values() for of in by_class.values()]
+    for entry in (*(one for of in classes for one in of.values()), *record.get("random_pairs", {}).values()):
+        entry["in_distribution_drop"] = {"value": None, "ci": None}
+    headings = [one.name for one in pruned(record)]
+    assert "OOD drop (points): gcgap" in headings
+    assert not [heading for heading in headings if "in-distribution" in heading]
+
+
+def pruned(record: dict[str, Any]) -> Sequence[Column]:
+    return pruning_table(Group(default_settings(), (Run(Record(record)),))).columns
+
+
+def test_tokens_of_sentences_are_numbered_and_those_of_integers_named() -> None:
+    sort = tiny_record()
+    assert token_names(sort)[:2] == ["START", "x1"]
+    assert token_names(Record(sort.to_dict() | {"task": "ioi", "length": 2}))[:3] == ["0", "1", "2"]
