@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 from zygote import Zygote
 
 checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws from Python's generator, which tests watch
-PURE = ["gcgap.batches", "gcgap.gap", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.stack.replicas", "gcgap.tasks"]
+PURE = ["gcgap.batches", "gcgap.gap", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"]
 with install_import_hook(PURE, "conftest.checked"):
     from gcgap.batches import Source
     from gcgap.importance import (  # noqa: F401  # noqa: F401
@@ -40,7 +40,6 @@ with install_import_hook(PURE, "conftest.checked"):
         shapley,
     )
     from gcgap.model import Transformer
-    from gcgap.stack import replicas  # noqa: F401
 
 torch.set_num_threads(1)
 

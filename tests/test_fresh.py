@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +11,10 @@ import torch
 import yaml
 
 import gcgap
-from gcgap.cli import UsageError, main
-from gcgap.lightning_cli import ConfigOnly
+from gcgap.cli import main
 from gcgap.pretrained.fresh import model_settings, new_model
 from gcgap.pretrained.model import Pretrained
 from gcgap.records import Record
-from gcgap.sweep.stacks import check_stackable
 from gcgap.tasks import VOCABULARY, find_task
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -111,11 +108,3 @@ def test_sizes_that_cannot_be_are_told(change: dict[str, Any], told: str) -> Non
 def test_a_vocabulary_that_is_not_the_tasks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(config(tmp_path, 2)), "--model.vocabulary", "104"]) == 2
     assert f"`model.vocabulary` must be {WORDS}, that of ioi; got 104" in capsys.readouterr().err
-
-
-def test_runs_of_another_architecture_are_not_stacked() -> None:
-    run: Any = SimpleNamespace(
-        job=SimpleNamespace(name="one"), resolved=ConfigOnly().resolve(["--model.architecture=gpt2", "--model.positions=learned"])
-    )
-    with pytest.raises(UsageError, match=r"`--stack`: one has `model\.architecture` gpt2; only gcgap's own can be stacked"):
-        check_stackable([run])

@@ -38,9 +38,8 @@ LINES = (
     "pretrained.options",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks",
     "config_file differences verify pretrained.revisions remeasure resumable resuming lightning_cli",
-    "stack stack.replicas stack.seat stack.module stack.relay stack.train",
     "report.attention report.command attribution.command",
-    "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.stacks sweep.command __main__",
+    "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
 )
 ORDER = [name for line in LINES for name in line.split()]
 

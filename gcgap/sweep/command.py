@@ -19,7 +19,6 @@ from gcgap.signals import Held, Interrupted
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
 from gcgap.sweep.plan import Run, read
-from gcgap.sweep.stacks import MOST, check_stackable, shares
 
 TEXT = """Run every combination of a sweep file as an independent run, each in a process of its own.
 
@@ -34,8 +33,7 @@ The file names a directory, config files, and lists of values of their keys:
     default: [{site: released}]
 
 Started again, a sweep skips what is done and resumes what is not. A run that fails does not stop the others; its output is in
-logs/ of the directory. With --stack the runs of one worker share its program and nothing else: each has its own data, target,
-files and log, and ends as it would by itself, but for rounding.
+logs/ of the directory.
 
 Exit code: 0 done, 1 a run failed, 2 what was typed, 130 Ctrl-C, 143 SIGTERM."""
 
@@ -54,13 +52,10 @@ def build_parser() -> ArgumentParser:
     )
     texts = {
         "workers": "workers at a time (a number; default auto: one per CUDA device, or one of one thread per CPU)",
-        "stack": f"runs (1..{MOST}) that one worker trains as one program, where they differ only in their seed; for a GPU, "
-        "which one small model leaves idle (default 1)",
         "engine": "local processes (default), or tasks of the Ray cluster that RAY_ADDRESS names (`local` starts one here); "
         "needs gcgap[ray] on every node, and the directory on a file system that all nodes share",
     }
     parser.add_argument("--workers", default="auto", type=_workers, metavar="N", help=texts["workers"])
-    parser.add_argument("--stack", default=1, type=_stack, metavar="N", help=texts["stack"])
     parser.add_argument("--engine", default="local", choices=["local", "ray"], help=texts["engine"])
     return parser
 
@@ -73,18 +68,10 @@ def _workers(text: str) -> int | None:
     return int(text)
 
 
-def _stack(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"must be a number of 1..{MOST}; got {text!r}.")
-    return int(text)
-
-
 def run(arguments: list[str]) -> int:
     """Run a sweep; 1 if a run failed."""
     options = build_parser().parse_args(arguments[1:])
     runs = chosen(read(options.config, options.directory), options.only)
-    if options.stack > 1:
-        check_stackable(runs)
     home = Path(runs[0].job.log.removesuffix(f"logs/{runs[0].job.name}.log"))
     with locked(home):
         for one in runs:
@@ -92,7 +79,7 @@ def run(arguments: list[str]) -> int:
         rows = [Row(one, "done before" if one.job.is_done() else "waiting") for one in runs]
         if any(row.state == "waiting" for row in rows):
             with engine(options.engine, options.workers) as workers, View(rows, workers.slots) as view, Held() as signals:
-                drive(rows, workers, view, signals, options.stack)
+                drive(rows, workers, view, signals)
     return report(rows)
 
 
@@ -148,41 +135,34 @@ def engine(name: str, workers: int | None) -> Iterator[Engine]:
         made.close()
 
 
-def drive(rows: list[Row], workers: Engine, view: View, signals: Held, size: int = 1) -> None:
-    """Start what waits whenever there is a free slot, at most `size` runs in one worker, until everything has ended.
+def drive(rows: list[Row], workers: Engine, view: View, signals: Held) -> None:
+    """Start what waits whenever there is a free slot, until everything has ended.
 
     Raises:
         Interrupted: A signal has come; Ray would make another exception of one that a handler raises.
     """
-    waiting = shares(rows, size)
-    running: dict[str, list[Row]] = {}
+    waiting = [row for row in rows if row.state == "waiting"]
+    running: dict[str, Row] = {}
     while waiting or running:
         while waiting and len(running) < workers.slots:
-            share = waiting.pop(0)
-            for row in share:
-                row.begin(time.monotonic(), stacked=len(share) > 1)
-            running[share[0].run.job.name] = share
-            workers.start([row.run.job for row in share])
+            row = waiting.pop(0)
+            row.begin(time.monotonic())
+            running[row.run.job.name] = row
+            workers.start(row.run.job)
         view.update()
         for name, code in workers.ended().items():
-            share = running.pop(name)
-            for row in share:
-                end(row, code, time.monotonic())
-            waiting += shares(share, size)
+            end(running.pop(name), code, time.monotonic())
         if signals.number is not None:
             raise Interrupted(signals.number)
     view.update()
 
 
 def end(row: Row, code: int | str, now: float) -> None:
-    """Note how a run has ended. One that a stack has trained and that is not measured again yet waits for a worker of its own."""
-    job = row.run.job
-    if job.is_done() and (code == 0 or row.stacked):
+    """Note how a run has ended."""
+    if row.run.job.is_done() and code == 0:
         row.state, row.seconds = "done", now - row.started if row.whole else None
-    elif row.stacked and job.is_trained():
-        row.state = "waiting"
     else:
-        row.state, row.reason = "failed", reason(Path(job.log), row.written, code)
+        row.state, row.reason = "failed", reason(Path(row.run.job.log), row.written, code)
 
 
 def reason(log: Path, start: int, code: int | str) -> str:

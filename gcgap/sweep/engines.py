@@ -13,17 +13,17 @@ POLL = 0.2  # seconds between two looks at the workers
 
 
 class Engine(Protocol):
-    """Runs jobs, each in a process of its own or several in one."""
+    """Runs jobs, each in a process of its own."""
 
     slots: int
     """Processes at a time."""
 
-    def start(self, jobs: list[Job]) -> None:
-        """Start a process for jobs; there is a free slot."""
+    def start(self, job: Job) -> None:
+        """Start a process for a job; there is a free slot."""
         ...
 
     def ended(self) -> dict[str, int | str]:
-        """Wait a moment; the exit code, or what went wrong, of every process that has ended, by the name of its first job."""
+        """Wait a moment; the exit code, or what went wrong, of every process that has ended, by the name of its job."""
         ...
 
     def close(self) -> None:
@@ -45,10 +45,10 @@ class Local:
         self.slots = workers or len(self.devices) or len(os.sched_getaffinity(0))
         self.running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
 
-    def start(self, jobs: list[Job]) -> None:
+    def start(self, job: Job) -> None:
         """Start a process on the first free slot."""
         slot = min(set(range(self.slots)) - set(self.running))
-        self.running[slot] = jobs[0].name, launch(jobs, environment(slot, self.devices))
+        self.running[slot] = job.name, launch(job, environment(slot, self.devices))
 
     def ended(self) -> dict[str, int | str]:
         """The exit codes of the processes that have ended."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from gcgap.records import Record
 from gcgap.sweep.plan import Run
 
-ACTIVE = ("running", "resumed", "trained", "measuring again")
+ACTIVE = ("running", "resumed", "measuring again")
 COLOURS = {"failed": "red", "done": "green", "done before": "green", "waiting": "dim"}
 EVERY = 1.0  # seconds between two pictures
 
@@ -26,12 +26,11 @@ class Row:
 
     Args:
         run: The run.
-        state: waiting, running, resumed, trained (others of its stack are not yet), measuring again, done, done before or failed.
+        state: waiting, running, resumed, measuring again, done, done before or failed.
         reason: Why it failed.
         step: Step of its newest record, and beside it the accuracy in distribution.
         started: Time when its worker started, in seconds.
         whole: Whether this sweep trains it from the beginning.
-        stacked: Whether its worker trains others with it.
         written: Bytes that its log had then.
         seconds: How long it took, if it was run whole.
     """
@@ -43,15 +42,14 @@ class Row:
     accuracy: str = "-"
     started: float = 0.0
     whole: bool = True
-    stacked: bool = False
     written: int = 0
     seconds: float | None = None
     _seen: Path | None = None
 
-    def begin(self, now: float, stacked: bool = False) -> None:
-        """It starts, or goes on. How long a run takes by itself cannot be told from a stack."""
+    def begin(self, now: float) -> None:
+        """It starts, or resumes."""
         job, resumed = self.run.job, self.run.job.last.exists()
-        self.whole, self.stacked, self.started = not resumed and not stacked, stacked, now
+        self.whole, self.started = not resumed, now
         self.state = "resumed" if resumed else "running"
         self.written = Path(job.log).stat().st_size if Path(job.log).exists() else 0
 
@@ -65,11 +63,8 @@ class Row:
                 return  # no record of ours; the worker will say so
             self._seen, self.step = newest, f"{record['step']:,}"
             self.accuracy = f"{100 * record['accuracy']['in_distribution']:.1f}%"
-        if self.state in ("running", "resumed") and self.run.job.is_trained():
-            if self.stacked:
-                self.state = "trained"
-            elif not self.run.job.is_done():
-                self.state = "measuring again"
+        if self.state in ("running", "resumed") and self.run.job.is_trained() and not self.run.job.is_done():
+            self.state = "measuring again"
 
 
 def time_left(rows: list[Row], now: float) -> dict[str, float]:

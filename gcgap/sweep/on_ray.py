@@ -34,9 +34,9 @@ class OnRay:
         self.environment = {} if gpus else {"OMP_NUM_THREADS": "1"}
         self.running: dict[Any, str] = {}
 
-    def start(self, jobs: list[Job]) -> None:
-        """Submit a task for jobs."""
-        self.running[self.task.remote([asdict(job) for job in jobs], self.environment)] = jobs[0].name
+    def start(self, job: Job) -> None:
+        """Submit a task for a job."""
+        self.running[self.task.remote(asdict(job), self.environment)] = job.name
 
     def ended(self) -> dict[str, int | str]:
         """The exit codes of the tasks that have ended; of a lost one the reason."""
@@ -51,9 +51,9 @@ class OnRay:
         ray.shutdown()
 
 
-def work(jobs: list[dict[str, Any]], environment: dict[str, str]) -> int:
-    """Run the worker of jobs on this node; its exit code."""
-    process = launch([Job(**job) for job in jobs], environment)
+def work(job: dict[str, Any], environment: dict[str, str]) -> int:
+    """Run the worker of a job on this node; its exit code."""
+    process = launch(Job(**job), environment)
     try:
         return process.wait()
     finally:

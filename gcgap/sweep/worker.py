@@ -1,4 +1,4 @@
-"""One run of a sweep in a process of its own: train or resume it, then measure its final model again. Or several: train them.
+"""One run of a sweep in a process of its own: train or resume it, then measure its final model again.
 
 Owns what is left to do in a run directory. Light to import: both engines start workers with `launch`.
 """
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,18 +68,14 @@ def _readable(record: Path) -> bool:
         return False
 
 
-def launch(jobs: list[Job], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start the worker of jobs; it ends at once when its standard input is closed, and so when its parent dies.
-
-    What it prints of no job in particular goes into the log of the first one.
-    """
-    for job in jobs:
-        Path(job.log).parent.mkdir(parents=True, exist_ok=True)
-        with Path(job.log).open("a") as log:
-            log.write(f"--- {job.name}, {datetime.now().astimezone().isoformat(timespec='seconds')}\n")
-    with Path(jobs[0].log).open("ab") as output:
+def launch(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the worker of a job; it ends at once when its standard input is closed, and so when its parent dies."""
+    Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+    with Path(job.log).open("ab") as output:
+        output.write(f"--- {job.name}, {datetime.now().astimezone().isoformat(timespec='seconds')}\n".encode())
+        output.flush()
         return subprocess.Popen(
-            [sys.executable, "-m", "gcgap.sweep.worker", json.dumps([asdict(job) for job in jobs])],
+            [sys.executable, "-m", "gcgap.sweep.worker", json.dumps(asdict(job))],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -101,16 +96,6 @@ def work(job: Job) -> int:
     return 0
 
 
-def train_together(jobs: list[Job]) -> int:
-    """Train or resume as one program those jobs that are not trained yet; 1 if one fails."""
-    from gcgap.stack.train import train  # heavy, as the commands are
-
-    waiting = [job for job in jobs if not job.is_trained()]
-    for job in waiting:
-        _clear(job)
-    return int(not train([([*job.fit, *["--ckpt_path=last"] * job.last.exists()], Path(job.log)) for job in waiting]))
-
-
 def _clear(job: Job) -> None:
     """Remove what a run leaves that was killed before its first checkpoint; `gcgap fit` would take it for a run."""
     left = [path for name in ("checkpoints", "gap") for path in (job.run / name).rglob("*") if path.is_file()]
@@ -129,10 +114,7 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    jobs = [Job(**job) for job in json.loads(sys.argv[1])]
-    with ExitStack() as locks:
-        for job in jobs:
-            job.run.mkdir(parents=True, exist_ok=True)
-            # The worker of a sweep that was killed may take a moment to end.
-            locks.enter_context(FileLock(job.run / ".lock", timeout=60))
-        sys.exit(train_together(jobs) if len(jobs) > 1 else work(jobs[0]))
+    job = Job(**json.loads(sys.argv[1]))
+    job.run.mkdir(parents=True, exist_ok=True)
+    with FileLock(job.run / ".lock", timeout=60):  # the worker of a sweep that was killed may take a moment to end
+        sys.exit(work(job))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from rich.console import Console
@@ -18,14 +17,12 @@ from rich.table import Table
 from bench.attribution import SEQUENCES, attribution
 from bench.measuring import measuring
 from bench.memory import memory
-from bench.stacking import STEPS, stacking
 from bench.timing import Rows
 from bench.training import training
 
 TABLES: dict[str, tuple[str, Callable[[int], Rows]]] = {
     "measuring": ("figure", measuring),
     "training": ("figure", training),
-    "stacking": ("figure", stacking),
     "memory": ("most at once, share of a training step", memory),
     "attribution": (f"forward passes of {SEQUENCES} sequences", attribution),
 }
@@ -36,7 +33,6 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--repeats", type=int, default=7, help="runs of every alternative")
     options.add_argument("--only", choices=list(TABLES), nargs="+", help="some of the tables")
-    options.add_argument("--device", choices=list(STEPS), default="cpu", help="where `stacking` trains")
     asked, console = options.parse_args(), Console(width=120)
     machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
     console.print(
@@ -44,7 +40,6 @@ def main() -> None:
     )
     for name in asked.only or TABLES:
         heading, made = TABLES[name]
-        made = partial(stacking, device=asked.device) if made is stacking else made
         table = Table("what", title=name)
         table.add_column(heading, justify="right")
         for what, figure in made(asked.repeats):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -24,7 +24,6 @@ from gcgap.callbacks import StepProgress
 from gcgap.data import SequenceData
 from gcgap.model import Transformer
 from gcgap.packing import scored_logits
-from gcgap.stack.seat import speaking
 from gcgap.tasks import END, LARGEST, PAD, SEP, START
 from gcgap.training import SequenceModel
 
@@ -73,7 +72,7 @@ def _lightning(precision: Any) -> float:
     """As `gcgap fit` trains between two validations and measurements, with its progress bar; it logs more often here."""
     clock = Clock()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with TemporaryDirectory() as place, warnings.catch_warnings(), speaking(Path(os.devnull)):
+    with TemporaryDirectory() as place, warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         trainer = L.Trainer(
             max_steps=WARM + STEPS,

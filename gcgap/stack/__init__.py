@@ -1,1 +1,0 @@
-"""Many runs that differ only in their seed, trained as one program."""
