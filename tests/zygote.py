@@ -80,8 +80,9 @@ def child(told: dict[str, Any]) -> int:
     faults = Faults(**told["faults"]) if "faults" in told else None
     if faults:
         faults.install()
+    sys.argv = ["gcgap", *told["arguments"]]
     try:
-        return main(told["arguments"])
+        return main()
     except SystemExit as leaving:
         return int(leaving.code or 0)
     finally:
