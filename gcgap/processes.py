@@ -134,7 +134,7 @@ class Launcher(_SubprocessScriptLauncher):
         while not (told := self.failed()) and time.monotonic() < deadline:
             time.sleep(PERIOD / 10)  # its connections close a moment before its exit code is known
         late = f"another process did not answer within {self.timeout}, the `timeout` of `trainer.strategy`"
-        seen = late if _is_timeout(error) else "the connection to another process broke: it has ended, or its machine is gone"
+        seen = late if _is_timeout(error) else "the connection to another process failed; its own output may say why"
         return told or f"{seen}\n{str(error).splitlines()[0][:160]}"
 
 
@@ -160,8 +160,8 @@ def _is_of_others(error: BaseException) -> bool:
 
 
 def _is_timeout(error: BaseException) -> bool:
-    """Whether an error of gloo, nccl or torch's store says that it has waited for its whole timeout."""
-    return re.search(r"timed? ?out", str(error), re.IGNORECASE) is not None
+    """Whether an error of gloo, nccl or torch's store says that it has waited in vain; a "connection timed out" is the system's."""
+    return re.search(r"(?<!connection )timed? ?out", str(error), re.IGNORECASE) is not None
 
 
 def _ending(code: int) -> str:
