@@ -5,6 +5,7 @@ Lightning's own handlers swallow SIGTERM until training ends, and write a second
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 
@@ -55,11 +56,13 @@ def asks_to_requeue(trainer: L.Trainer, number: int) -> bool:
 
 def requeue() -> str:
     """Requeue this job; how that went."""
-    command = ["scontrol", "requeue", str(job())]
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = f"{array}_{task}" if array else str(job())  # the number of one task's job is the number of the whole array too
+    command = ["scontrol", "requeue", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         return f"`{' '.join(command)}` could not be started: {error}."
     if done.returncode:
         return f"`{' '.join(command)}` ended with exit code {done.returncode}: {done.stderr.strip()}"
-    return f"SLURM job {job()} is requeued, and resumes the run with the same command."
+    return f"SLURM job {name} is requeued, and resumes the run with the same command."

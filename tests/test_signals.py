@@ -26,6 +26,7 @@ from gcgap.callbacks import GapTracker
 from gcgap.cli import main
 from gcgap.data import SequenceData
 from gcgap.protocol import Protocol
+from gcgap.requeue import requeue
 from gcgap.signals import NUMBERS, Held, Interrupted, handled_by, interrupt
 from gcgap.training import SequenceModel
 
@@ -376,6 +377,16 @@ def test_a_job_that_slurm_requeues_resumes_with_the_same_command(
     assert zygote(command, said, environment=slurm) == 0
     assert list(run.rglob("hpc*")) == []
     check_same(run, short_runs["steps"])
+
+
+def test_of_an_array_the_task_alone_is_requeued(slurm: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its tasks has the number of the whole array for its job."""
+    for name, value in (slurm | {"SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"}).items():
+        monkeypatch.setenv(name, value)
+    assert requeue() == "SLURM job 77_3 is requeued, and resumes the run with the same command."
+    assert (tmp_path / "requeued.txt").read_text() == "requeue 77_3\n"
+    monkeypatch.setenv("PATH", "")
+    assert requeue().startswith("`scontrol requeue 77_3` could not be started: [Errno 2]")
 
 
 def test_slurm_is_asked_for_nothing_by_other_signals_and_a_refusal_is_reported(

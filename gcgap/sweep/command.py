@@ -37,7 +37,7 @@ Started again, a sweep skips what is done and resumes what is not. A run that fa
 logs/ of the directory. With --stack the runs of one worker share its program and nothing else: each has its own data, target,
 files and log, and ends as it would by itself, but for rounding.
 
-Exit code: 0 done, 1 a run failed, 2 what was typed, 130 Ctrl-C, 143 SIGTERM."""
+Exit code: 0 done, 1 a run failed, 2 what was typed, 128 and the number of a signal (130 Ctrl-C)."""
 
 
 TRAINING = ("max_steps", "val_check_interval", "precision", "accumulate_grad_batches", "gradient_clip_val")
