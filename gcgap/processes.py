@@ -160,7 +160,7 @@ def _is_of_others(error: BaseException) -> bool:
 
 
 def _is_timeout(error: BaseException) -> bool:
-    """Whether an error of gloo, nccl or torch's store says that it has waited in vain; a "connection timed out" is the system's."""
+    """Whether an error of gloo, nccl or torch's store has waited in vain; "connection timed out" is the system's."""
     return re.search(r"(?<!connection )timed? ?out", str(error), re.IGNORECASE) is not None
 
 
