@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812
+import torch
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from rich.console import Console
 
@@ -23,6 +26,7 @@ from gcgap.finite import not_finite
 from gcgap.processes import sharing
 from gcgap.protocol import Protocol
 from gcgap.report.table import table
+from gcgap.requeue import JOB, CallersHandlers, asks_to_requeue, job, requeue
 from gcgap.run import Run, WholeCheckpoints, checkpoint_name
 from gcgap.signals import Held, Interrupted
 from gcgap.training import AccuracyTarget, SequenceModel
@@ -43,7 +47,9 @@ class GapTracker(Checkpoint):
         self.protocol = protocol
         self.measured: int | None = None
         self.ended = False
+        self.unsaved = False
         self.signals = Held()
+        self.handlers = CallersHandlers()
 
     def state_dict(self) -> dict[str, Any]:
         """The step that was measured last: a run that is resumed there does not save and measure it a second time."""
@@ -52,6 +58,10 @@ class GapTracker(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Know which step was measured last."""
         self.measured = state_dict["measured"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the job of SLURM: when it is requeued, the same command resumes from here."""
+        checkpoint[JOB] = job()
 
     def check(self, model: SequenceModel, data: SequenceData) -> None:
         """Raise a ValueError unless the protocol fits this model and data."""
@@ -74,6 +84,7 @@ class GapTracker(Checkpoint):
         directory = Path(trainer.default_root_dir)
         self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, sharing(trainer))
         trainer.strategy.checkpoint_io = WholeCheckpoints(training)
+        self.handlers.install(trainer)
         if writes and trainer.is_global_zero:
             for folder in (directory, directory / "checkpoints", directory / "gap"):
                 remove_unfinished(folder)
@@ -85,23 +96,26 @@ class GapTracker(Checkpoint):
             self._save_last(trainer)
             self._track(trainer, pl_module)
             self._go_on(trainer, save=False)
+        elif trainer.global_step == self.measured:
+            self.run.log_again(trainer.global_step)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Log at the optimiser step: Lightning is one ahead of it after resuming from the untrained model."""
+        """Save and stop here if either is due: by now Lightning has logged all of the step before.
+
+        Then log at the optimiser step: Lightning is one ahead of it after resuming.
+        """
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        with _between_batches(trainer):
+            if _has_stepped(trainer):
+                self._go_on(trainer, save=self.unsaved)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure if this optimiser step is due.
-
-        Where a validation follows, `last.ckpt` is saved after it, so that a resumed run knows of its outcome.
-        """
-        due = trainer.global_step != self.measured and self.protocol.tracking.due(trainer.global_step)
-        if due:
+        """Measure if this optimiser step is due; `last.ckpt` is saved when Lightning has logged the step and validated."""
+        if trainer.global_step != self.measured and self.protocol.tracking.due(trainer.global_step):
             self._track(trainer, pl_module)
-        if _has_stepped(trainer) and not _validation_follows(trainer):
-            self._go_on(trainer, save=due)
+            self.unsaved = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save `last.ckpt` with what the validation has decided."""
@@ -120,18 +134,27 @@ class GapTracker(Checkpoint):
         """Measure a run that was resumed at the most steps it may take: Lightning then trains nothing and calls no other hook."""
         if not self.ended and 0 < trainer.max_steps == trainer.global_step:
             pl_module.to(trainer.strategy.root_device)
+            if trainer.global_step == self.measured:
+                self.run.log_again(trainer.global_step)
             self._track_last(trainer, pl_module)
             self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say how an interrupted run goes on."""
+        """Say how an interrupted run goes on, and have its signal handed over when Lightning has cleaned up."""
         self.signals.release()
+        self.handlers.install(trainer)  # before `setup` they are Lightning's
+        if isinstance(exception, KeyboardInterrupt):
+            self.handlers.ended_by = signal.SIGINT
         if not isinstance(exception, Interrupted):
             return
         if not trainer.is_global_zero:
             exception.code, exception.told = 0, ""  # else Lightning would kill the first process for it
-        elif (Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt").exists():
+            return
+        self.handlers.ended_by = exception.number
+        if (Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt").exists():
             exception.told = f"Interrupted at step {trainer.global_step}; the same command with `--ckpt_path last` goes on."
+        if asks_to_requeue(trainer, exception.number):
+            exception.told += f" {requeue()}"
 
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SequenceModel)
@@ -161,12 +184,14 @@ class GapTracker(Checkpoint):
         if trainer.strategy.reduce_boolean_decision(self.signals.number is not None, all=False):
             if not save:
                 self._save_last(trainer)
-            raise Interrupted(self.signals.number or signal.SIGTERM)
+            own = torch.tensor(self.signals.number or 0, device=trainer.strategy.root_device)
+            raise Interrupted(int(trainer.strategy.reduce(own, reduce_op="max")))
 
     def _save_last(self, trainer: L.Trainer) -> None:
-        """Save all that resuming needs, after what is logged: a checkpoint must not know of steps that TensorBoard does not."""
+        """Save all that resuming needs, after what is logged: a checkpoint must not know of steps that the loggers do not."""
         self.run.flush()
         self._save(trainer, "last.ckpt")
+        self.unsaved = False
 
     def _save(self, trainer: L.Trainer, name: str, weights_only: bool = False) -> None:
         if weight := not_finite(trainer.lightning_module.named_parameters()):
@@ -215,11 +240,17 @@ def _has_stepped(trainer: L.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
 
 
-def _validation_follows(trainer: L.Trainer) -> bool:
-    """Whether Lightning validates right after this training step."""
-    every = trainer.val_check_batch  # pyright: ignore[reportAttributeAccessIssue]
-    done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    return isinstance(every, int) and done % every == 0
+@contextmanager
+def _between_batches(trainer: L.Trainer) -> Iterator[None]:
+    """Lightning has counted the batch that is about to begin; a checkpoint must not know of it."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    for counts in (progress.total, progress.current):
+        counts.ready -= 1
+    try:
+        yield
+    finally:
+        for counts in (progress.total, progress.current):
+            counts.ready += 1
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

@@ -1,7 +1,7 @@
 """The command `gcgap`: which subcommand runs, and how errors reach the user.
 
 Imports nothing heavy: `gcgap --help` and `gcgap --version` start at once. Exit codes: 0 done, 1 failed, 2 what the user typed,
-130 and 143 interrupted by SIGINT (Ctrl-C) and SIGTERM.
+128 and its number interrupted by a signal: 130 SIGINT (Ctrl-C), 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from gcgap.signals import Interrupted, handled_by, interrupt
+from gcgap.signals import Interrupted, hand_over, handled_by, interrupt
 
 COMMANDS = {
     "fit": ("gcgap.lightning_cli", "train a model to its accuracy target and measure every checkpoint"),
@@ -56,7 +56,13 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: Those of the command. Without them gcgap is the program: it takes those of the process, and a signal shows in
+            the exit code. With them it has a caller: a signal goes on to the caller's handler after the command has ended.
+    """
+    called = arguments is not None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -66,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         if interrupted.told:
             print(f"gcgap: {interrupted.told}", file=sys.stderr)
+        if called and interrupted.code:
+            hand_over(interrupted.number)
         return int(interrupted.code or 0)
     except (UsageError, ValueError) as error:
         return report_error(error, 2, debug)

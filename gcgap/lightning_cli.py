@@ -33,6 +33,7 @@ from gcgap.files import write_whole
 from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
+from gcgap.requeue import JOB, job
 from gcgap.resumable import check_loops, check_state, check_weights
 from gcgap.resuming import of_another_run, overruled, overruled_training, rounded
 from gcgap.signals import Interrupted
@@ -108,8 +109,12 @@ class GapCLI(LightningCLI):
             raise UsageError(
                 f"`ckpt_path`: {self.subcommand} needs a trained model; give a .ckpt file, or `last` for the run's own."
             )
+        last = self.run_directory / "checkpoints" / "last.ckpt"
+        if self.subcommand == "fit" and not self.chosen.ckpt_path and _saved_by_this_job(last):
+            _say([f"SLURM job {job()} has saved this run before; it is resumed from {last}."])
+            self.chosen.ckpt_path = "last"
         if self.chosen.ckpt_path == "last":
-            self.chosen.ckpt_path = str(self.run_directory / "checkpoints" / "last.ckpt")
+            self.chosen.ckpt_path = str(last)
         if self.chosen.ckpt_path and not Path(self.chosen.ckpt_path).is_file():
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
         saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
@@ -183,7 +188,7 @@ class GapCLI(LightningCLI):
         if self.subcommand != "fit":
             logger = logger or False
         elif logger in (None, True):
-            again = self.step + 1 if self.step else 0  # TensorBoard drops what an earlier attempt logged from this step on
+            again = self.step  # TensorBoard drops what an earlier attempt logged from this step on
             logger = TensorBoardLogger(run.parent, name=run.name, version="", default_hp_metric=False, purge_step=again)
         callbacks = list(config["callbacks"] or [])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
@@ -285,6 +290,11 @@ def other_run(run: Path, asked: dict[str, Any], training: Iterable[str] = ()) ->
         if there != here:
             return f"`{key}`: {run} holds a run with another value: {_difference(there, here)}"
     return ""
+
+
+def _saved_by_this_job(last: Path) -> bool:
+    """Whether this batch job of SLURM, which then was requeued or calls the command again, has saved this checkpoint."""
+    return job() is not None and last.is_file() and read_checkpoint(last).get(JOB) == job()
 
 
 def _seed(value: bool | int) -> int:

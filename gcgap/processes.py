@@ -7,6 +7,7 @@ writing, and lets the others live when the first one fails.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,13 +117,15 @@ class Launcher(_SubprocessScriptLauncher):
         Raises:
             RuntimeError: One has failed, or does not end.
         """
-        for process in self.procs:
+        late = []
+        for rank, process in enumerate(self.procs, self.cluster_environment.global_rank() + 1):
             try:
                 process.wait(self.timeout.total_seconds())
             except subprocess.TimeoutExpired:
+                late.append(f"the process of rank {rank} had not ended after {self.timeout}, the `timeout` of `trainer.strategy`")
                 process.kill()
                 process.wait()
-        if told := self.failed():
+        if told := "; ".join(late) or self.failed():
             raise RuntimeError(told)
 
     def _told(self, error: BaseException) -> str:
@@ -130,8 +133,9 @@ class Launcher(_SubprocessScriptLauncher):
         deadline = time.monotonic() + (GRACE if self.procs else 0)
         while not (told := self.failed()) and time.monotonic() < deadline:
             time.sleep(PERIOD / 10)  # its connections close a moment before its exit code is known
-        late = f"another process has ended, or did not answer within {self.timeout}, the `timeout` of `trainer.strategy`"
-        return told or f"{late}\n{str(error).splitlines()[0][:160]}"
+        late = f"another process did not answer within {self.timeout}, the `timeout` of `trainer.strategy`"
+        seen = late if _is_timeout(error) else "the connection to another process failed; its own output may say why"
+        return told or f"{seen}\n{str(error).splitlines()[0][:160]}"
 
 
 def _watch(fails: Callable[[], str], end: Callable[[], None]) -> None:
@@ -153,6 +157,11 @@ def _watch(fails: Callable[[], str], end: Callable[[], None]) -> None:
 def _is_of_others(error: BaseException) -> bool:
     """Whether an error says that another process is gone or late, and nothing of this one."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "third_party/gloo" in str(error))
+
+
+def _is_timeout(error: BaseException) -> bool:
+    """Whether an error of gloo, nccl or torch's store has waited in vain; "connection timed out" is the system's."""
+    return re.search(r"(?<!connection )timed? ?out", str(error), re.IGNORECASE) is not None
 
 
 def _ending(code: int) -> str:

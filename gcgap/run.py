@@ -6,7 +6,7 @@ Owns the names of files and what goes into loggers; when something is written is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,16 @@ class Run:
                 self._log(record)
 
     def flush(self) -> None:
-        """Bring to TensorBoard's files what has been logged."""
-        for logger in self._tensorboards():
-            logger.experiment.flush()
+        """Bring to the files of the loggers what has been logged."""
+        for logger in self.loggers:
+            logger.save()
+
+    def log_again(self, step: int) -> None:
+        """Log a step that an earlier attempt has measured, where TensorBoard drops what that attempt logged from this step on."""
+        path = self.directory / "gap" / f"step={step:06d}.json"
+        dropping = [logger for logger in self._tensorboards() if logger._kwargs.get("purge_step") == step]
+        if self.sharing.leads and dropping and path.exists():
+            replace(self, loggers=dropping)._log(Record.read(path))
 
     def finish(self, model: Decoder, step: int) -> Record:
         """Measure the final model under the window rule, write the record, and give TensorBoard its HPARAMS."""

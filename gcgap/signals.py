@@ -1,14 +1,21 @@
-"""SIGINT and SIGTERM: they end a command at once, or after the step that must not break off."""
+"""Signals that end a process: they end a command at once, or after the step that must not break off.
+
+Owns which signals those are, and who answers one in the end: gcgap where it is the program, else the handler of its caller.
+"""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+NUMBERS = (  # what terminals, users and batch systems send before they kill; the default of each is to end the process
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),  # SLURM, Grid Engine, and a limit of CPU time
+)
 
 
 class Interrupted(SystemExit):
@@ -20,6 +27,7 @@ class Interrupted(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
+        self.number = number
         self.told = f"Interrupted by {signal.Signals(number).name}."
 
 
@@ -30,7 +38,7 @@ def interrupt(number: int, frame: Any = None) -> None:
 
 @contextmanager
 def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Have a handler for both signals; not for one that is ignored, as SIGINT is in the background of a script.
+    """Have a handler for all these signals; not for one that is ignored, as SIGINT is in the background of a script.
 
     Only the main thread may do so; in another one nothing changes.
     """
@@ -46,6 +54,17 @@ def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, known)
 
 
+def hand_over(number: int) -> None:
+    """Give a signal, for which everything is saved, to the handler that is installed now: that of whoever called gcgap.
+
+    It may end the process, raise KeyboardInterrupt, or return. `interrupt` is not called: its command is ending already.
+    """
+    if signal.getsignal(number) is not interrupt:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.raise_signal(number)
+
+
 class Held:
     """Holds the first signal back, from `hold` to `release` or within a `with`; a second one interrupts at once."""
 
@@ -55,6 +74,7 @@ class Held:
 
     def hold(self) -> None:
         """Note a signal from now on."""
+        self.number = None
         self._holding.enter_context(handled_by(self._note))
 
     def release(self) -> None:

@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {
     "data": {"task": "copy", "batch_size": 16, "lengths": [1, 2], "ood_lengths": [4, 5], "validation_sequences": 20},
     "model": {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 32, "learning_rate": 0.01},
     "protocol": {"batch_size": 8, "window": [0, 1], "baselines": ["mean"], **SIZES, "tracking": TRACKING},
-    "trainer": {"val_check_interval": 10, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 10},
+    "trainer": {"val_check_interval": 10, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1},
 }
 ENDS = {"steps": ["--trainer.max_steps=25", "--target.accuracy=1.0"], "target": ["--target.accuracy=0.025"]}
 """Two ways to end, at the most steps or at the target: Lightning resumes them differently."""
@@ -55,14 +55,10 @@ def listed(value: Any) -> Any:
     return [listed(inner) for inner in value] if isinstance(value, list) else value
 
 
-def scalars(run: Path) -> dict[str, dict[int, float]]:
-    """Every scalar of TensorBoard's files by tag and step; a step that stands twice has the same value both times."""
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar that TensorBoard shows, by tag: steps and values in their order, one that stands twice included."""
     events = EventAccumulator(str(run), size_guidance=STORE_EVERYTHING_SIZE_GUIDANCE).Reload()
-    found: dict[str, dict[int, float]] = {}
-    for tag in events.Tags()["scalars"]:
-        for event in events.Scalars(tag):
-            assert found.setdefault(tag, {}).setdefault(event.step, event.value) == event.value, (tag, event.step)
-    return found
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def unfinished(run: Path) -> list[str]:

@@ -105,8 +105,9 @@ def leave(arguments: list[str]) -> None:
 
     faulthandler.dump_traceback_later(LONGEST, exit=True)
 
+    sys.argv = ["gcgap", *arguments]
     try:
-        code: Any = main(arguments)
+        code: Any = main()
     except SystemExit as leaving:
         code = leaving.code
     sys.stdout.flush()
@@ -124,7 +125,6 @@ def command(arguments: list[str], output: str) -> None:
     for number, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, written), (2, written)):
         os.dup2(source, number)
     draw_nothing()
-    sys.argv = ["gcgap", *arguments]
     launcher.subprocess = SimpleNamespace(Popen=Standby(arguments).start)  # type: ignore[assignment]
     leave(arguments)
 

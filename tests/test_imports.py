@@ -36,7 +36,7 @@ LINES = (
     "report.contents report.page report.write report.ship report.methods_files",
     "cli pretrained pretrained.families pretrained.memory pretrained.model pretrained.fresh pretrained.weights pretrained.load",
     "pretrained.options",
-    "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks",
+    "attribution.track measurement attribution.attribute data packing training checkpoints processes requeue run callbacks",
     "config_file differences verify pretrained.revisions remeasure resumable resuming lightning_cli",
     "report.attention report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",

@@ -87,7 +87,7 @@ def test_a_checkpoint_knows_of_no_step_that_tensorboard_does_not(
 ) -> None:
     """TensorBoard writes in a thread of its own, which may be behind."""
     run = tmp_path / "run"
-    assert killed(zygote, run, "steps", at="hook on_train_batch_start", numbers=[5], delay=0.02)
+    assert killed(zygote, run, "steps", at="hook on_before_zero_grad", numbers=[5], delay=0.02)
     assert ends.step(run) == 5
     assert not killed(zygote, run, "steps")
     check_same(run, short_runs["steps"])

@@ -14,11 +14,12 @@ import pytest
 import tiny
 import torch
 from forks import Forks
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
 from gcgap.cli import main
 from gcgap.lightning_cli import ConfigOnly
-from gcgap.processes import TIMEOUT, Together
+from gcgap.processes import TIMEOUT, Launcher, Together
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -66,7 +67,8 @@ def raised(place: str) -> list[str]:
 
 
 KILLED = [f"{SAID}RuntimeError: the process of rank 1 was killed by SIGKILL"]
-GONE = "another process has ended, or did not answer within {}, the `timeout` of `trainer.strategy`"
+GONE = "the connection to another process failed; its own output may say why"
+LATE = "another process did not answer within 0:00:10, the `timeout` of `trainer.strategy`"
 SOON = ["--trainer.strategy=gcgap.processes.Together", "--trainer.strategy.timeout=0:00:10"]
 
 
@@ -90,7 +92,7 @@ CASES = {
     "rank 1 is killed while measuring": Case(sabotage(1, "measuring", "SIGKILL"), KILLED, 1, resumed=True),
     "rank 1 is killed and rank 0 is busy": Case(sabotage(1, "training", "SIGKILL", deaf=True), KILLED, 2),
     "rank 1 does not answer": Case(
-        [*sabotage(1, "measuring", "SIGSTOP"), *SOON], [f"{SAID}RuntimeError: {GONE.format('0:00:10')}"], 1, resumed=True
+        [*sabotage(1, "measuring", "SIGSTOP"), *SOON], [f"{SAID}RuntimeError: {LATE}"], 1, resumed=True
     ),
 }
 
@@ -108,7 +110,7 @@ def test_when_one_fails_both_end_and_say_why(case: Case, fit: Run, tmp_path: Pat
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["and listens", "and is busy"])
 def test_when_the_first_process_is_killed_the_other_one_ends(deaf: bool, fit: Run) -> None:
-    said = "the process of rank 0 is gone" if deaf else GONE.format(TIMEOUT)
+    said = "the process of rank 0 is gone" if deaf else GONE
     assert fit(*sabotage(0, "training", "SIGKILL", deaf), patience=60) == (-9, True, [f"{SAID}RuntimeError: {said}"])
 
 
@@ -154,6 +156,47 @@ def test_the_page_on_clusters_holds_scripts_and_a_config_that_can_be_read(tmp_pa
     assert resolved["class_path"] == "gcgap.processes.Together"
     assert resolved["init_args"]["timeout"] == "0:30:00"
     assert len(scripts) == 2
+
+
+class Endless:
+    """A process that does not end unless it is killed."""
+
+    code: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if self.code is None and timeout is not None:
+            raise subprocess.TimeoutExpired("rank 1", timeout)
+        return self.code
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def kill(self) -> None:
+        self.code = -9
+
+
+def test_a_process_that_does_not_end_is_reported_as_late_and_not_as_killed() -> None:
+    launcher = Launcher(LightningEnvironment(), num_processes=2, num_nodes=1, timeout=timedelta(milliseconds=1))
+    launcher.procs = [Endless()]  # type: ignore[list-item]
+    late = "^the process of rank 1 had not ended after 0:00:00.001000, the `timeout` of `trainer.strategy`$"
+    with pytest.raises(RuntimeError, match=late):
+        launcher.join()
+
+
+@pytest.mark.parametrize(
+    ("error", "late"),
+    [
+        ("[third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1", False),
+        ("[third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection timed out", False),
+        ("[third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation", True),
+        ("wait timeout after 600000ms, keys: /default_pg/0//cpu//0", True),
+    ],
+)
+def test_only_an_error_that_has_waited_is_reported_with_the_timeout(error: str, late: bool) -> None:
+    launcher = Launcher(LightningEnvironment(), num_processes=2, num_nodes=1, timeout=TIMEOUT)
+    first, own = launcher._told(RuntimeError(error)).splitlines()
+    assert own == error
+    assert first == (LATE.replace("0:00:10", "0:10:00") if late else GONE)
 
 
 def test_ddp_is_the_one_whose_processes_end_together() -> None:

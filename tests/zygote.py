@@ -37,7 +37,7 @@ class Zygote:
             arguments: Those of `gcgap`.
             output: File that stdout and stderr are added to.
             settings: `faults`: the arguments of `faults.Faults`; `seen`: a file that takes the names of all events;
-                `script`: a Python file to run first.
+                `environment`: variables; `called`: whether `main` has a caller, and is not the program.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -80,8 +80,10 @@ def child(told: dict[str, Any]) -> int:
     faults = Faults(**told["faults"]) if "faults" in told else None
     if faults:
         faults.install()
+    os.environ.update(told.get("environment", {}))
+    sys.argv = ["gcgap", *told["arguments"]]
     try:
-        return main(told["arguments"])
+        return main(told["arguments"] if told.get("called") else None)
     except SystemExit as leaving:
         return int(leaving.code or 0)
     finally:

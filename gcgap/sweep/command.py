@@ -35,7 +35,7 @@ The file names a directory, config files, and lists of values of their keys:
 Started again, a sweep skips what is done and resumes what is not. A run that fails does not stop the others; its output is in
 logs/ of the directory.
 
-Exit code: 0 done, 1 a run failed, 2 what was typed, 130 Ctrl-C, 143 SIGTERM."""
+Exit code: 0 done, 1 a run failed, 2 what was typed, 128 and the number of a signal (130 Ctrl-C)."""
 
 
 TRAINING = ("max_steps", "val_check_interval", "precision", "accumulate_grad_batches", "gradient_clip_val")
