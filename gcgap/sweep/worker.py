@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from gcgap.cli import main
+from gcgap.launchers import without_launcher
 from gcgap.records import Record
 
 
@@ -76,7 +77,7 @@ def launch(jobs: list[Job], environment: dict[str, str]) -> subprocess.Popen[byt
     """
     for job in jobs:
         Path(job.log).parent.mkdir(parents=True, exist_ok=True)
-        with Path(job.log).open("a") as log:
+        with Path(job.log).open("a", encoding="utf-8") as log:
             log.write(f"--- {job.name}, {datetime.now().astimezone().isoformat(timespec='seconds')}\n")
     with Path(jobs[0].log).open("ab") as output:
         return subprocess.Popen(
@@ -84,7 +85,7 @@ def launch(jobs: list[Job], environment: dict[str, str]) -> subprocess.Popen[byt
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            env={**without_launcher(os.environ), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **environment},
             start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends its workers
         )
 
