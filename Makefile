@@ -1,10 +1,11 @@
 # make fit: train, measure and show the sorting run.  make test: the tests.  make check: lint, types, tests.  make bench: speed.
+# make lowest: the tests of the core with the lowest versions that pyproject.toml allows.
 PYTHON ?= python3
 BIN := .venv/bin
 THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: env fit test check bench clean
+.PHONY: env fit test lowest check bench clean
 
 env: .venv/installed
 
@@ -21,6 +22,23 @@ fit: env
 test: env
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses 2
 
+# The lowest version of every direct dependency but torch, whose older builds take gigabytes here: LOWEST_TORCH chooses another one.
+LOWEST_TORCH ?= 2.13.0
+UV := UV_FIND_LINKS=$(PIP_FIND_LINKS) UV_PYTHON=.venv-lowest/bin/python .venv-lowest/bin/uv # it reads no settings of pip
+LOWEST_TESTS ?= $(shell grep -LE 'import (families|ray|toy_tokens|transformers)|from (families|ray|tokenizers|transformers)' tests/test_*.py)
+
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	echo torch==$(LOWEST_TORCH) > .venv-lowest/torch.txt
+	$(UV) pip compile --quiet --resolution lowest-direct --extra test --override .venv-lowest/torch.txt pyproject.toml \
+		--output-file .venv-lowest/lowest.txt
+	$(UV) pip install --quiet --constraint .venv-lowest/lowest.txt torch --editable '.[test]'
+	touch $@
+
+lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=$(THREADS) .venv-lowest/bin/python -m pytest --numprocesses 2 $(LOWEST_TESTS)
+
 check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +49,4 @@ bench: env
 	cd tests && ../$(BIN)/python -m bench
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -21,6 +21,7 @@ from rich.console import Console
 from gcgap.attribution.methods import find_methods
 from gcgap.components import Wiring
 from gcgap.data import SequenceData
+from gcgap.display import showing
 from gcgap.files import remove_unfinished
 from gcgap.finite import not_finite
 from gcgap.processes import sharing
@@ -160,7 +161,8 @@ class GapTracker(Checkpoint):
         assert isinstance(pl_module, SequenceModel)
         record = self.run.finish(pl_module.model, trainer.global_step)
         if trainer.is_global_zero:
-            Console().print(table(record))
+            with showing("the table of the final model"):
+                Console().print(table(record))
         trainer.strategy.barrier("gcgap final measurement")
 
     def _track_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

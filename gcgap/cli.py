@@ -2,6 +2,8 @@
 
 Imports nothing heavy: `gcgap --help` and `gcgap --version` start at once. Exit codes: 0 done, 1 failed, 2 what the user typed,
 128 and its number interrupted by a signal: 130 SIGINT (Ctrl-C), 143 SIGTERM.
+What the user typed raises a `UsageError`, or a `ValueError` from code of
+gcgap. A `ValueError` of a library is a failure, and so is any once training has begun.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from gcgap.display import unfailing_output
 from gcgap.signals import Interrupted, hand_over, handled_by, interrupt
 
 COMMANDS = {
@@ -55,6 +58,7 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+@unfailing_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -75,10 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if called and interrupted.code:
             hand_over(interrupted.number)
         return int(interrupted.code or 0)
-    except (UsageError, ValueError) as error:
-        return report_error(error, 2, debug)
     except Exception as error:
-        return report_error(error, 1, debug)
+        return report_error(error, exit_code(error), debug)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -94,6 +96,14 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(f"no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}.")
     run: Callable[[list[str]], int] = import_module(COMMANDS[arguments[0]][0]).run
     return run(arguments)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for what the user typed, otherwise 1; an error may bring its own `exit_code`."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    typed = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    typed = typed and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__
+    return getattr(error, "exit_code", 2 if typed or isinstance(error, UsageError) else 1)
 
 
 def report_error(error: BaseException, code: int, debug: bool) -> int:

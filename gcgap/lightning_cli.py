@@ -11,12 +11,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L  # noqa: N812
 import yaml
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -30,6 +31,7 @@ from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
 from gcgap.files import write_whole
+from gcgap.launchers import as_one_process, check_launched_once
 from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
@@ -67,11 +69,14 @@ class Parser(LightningArgumentParser):
 class RunConfig(SaveConfigCallback):
     """Writes the resolved config into the run directory when training starts, after everything has been checked."""
 
+    begun = False
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write nothing yet."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `config.yaml` unless a resumed run has it already."""
+        self.begun = True
         path = Path(trainer.default_root_dir) / "config.yaml"
         if trainer.is_global_zero and not path.exists():
             write_whole(path, self.parser.dump(self.config, skip_none=False).encode())
@@ -79,6 +84,10 @@ class RunConfig(SaveConfigCallback):
 
 class GapCLI(LightningCLI):
     """LightningCLI with gcgap's keys: `data`, `model`, `protocol`, `target`, `trainer` and `seed_everything`."""
+
+    def __init__(self, **options: Any) -> None:
+        with ExitStack() as self.surroundings:
+            super().__init__(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The protocol, the accuracy target, and one seed for everything."""
@@ -105,6 +114,8 @@ class GapCLI(LightningCLI):
         """Resolve `--ckpt_path last`, and refuse a directory that holds another run."""
         check_given(self.chosen.items())
         find_task(self.chosen.data.task)  # before it names a directory
+        if self.chosen.trainer.devices in (1, "1") and self.chosen.trainer.num_nodes == 1:
+            self._leave_launchers()
         if self.subcommand != "fit" and not self.chosen.ckpt_path:
             raise UsageError(
                 f"`ckpt_path`: {self.subcommand} needs a trained model; give a .ckpt file, or `last` for the run's own."
@@ -124,6 +135,13 @@ class GapCLI(LightningCLI):
         if saved:
             asked, trains = yaml.safe_load(self.text), self.subcommand == "fit"
             _say(overruled(saved, asked, trains) + (rounded(saved, asked["trainer"]) if trains else []))
+
+    def _leave_launchers(self) -> None:
+        """Be the first and only process of the run, whatever a launcher of something else says."""
+        check_launched_once(os.environ)
+        self.surroundings.enter_context(as_one_process())
+        self.surroundings.callback(setattr, rank_zero_only, "rank", getattr(rank_zero_only, "rank", 0))
+        LightningEnvironment().set_global_rank(0)
 
     @property
     def text(self) -> str:
@@ -179,7 +197,7 @@ class GapCLI(LightningCLI):
         """Whether a run of this very config ended in this directory before its first checkpoint: it begins anew."""
         config, folders = run / "config.yaml", (run / "checkpoints", run / "gap")
         saved = [path for folder in folders for path in folder.glob("[!.]*")]
-        return not saved and config.is_file() and config.read_text() == self.text
+        return not saved and config.is_file() and config.read_text(encoding="utf-8") == self.text
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that works in the run directory and logs to TensorBoard there, unless the config says otherwise."""
@@ -197,7 +215,7 @@ class GapCLI(LightningCLI):
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
         try:
             trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
-        except (MisconfigurationException, TypeError) as error:
+        except (MisconfigurationException, TypeError, ValueError) as error:
             raise UsageError(f"`trainer`: {error}") from error
         if not trainer.precision.startswith(str(config["precision"] or "")):
             self.chosen.trainer.precision = trainer.precision  # Lightning takes bf16-mixed for 16-mixed on a CPU
@@ -219,6 +237,11 @@ class GapCLI(LightningCLI):
         """Name what cannot be read or written, and say how a run that ends so goes on."""
         try:
             super()._run_subcommand(subcommand)
+        except ValueError as error:
+            callbacks: list[L.Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+            begun = any(isinstance(one, RunConfig) and one.begun for one in callbacks)
+            error.exit_code = 1 if begun else 2  # pyright: ignore[reportAttributeAccessIssue]
+            raise
         except OSError as error:
             before = error.__context__  # a logger that cannot close may hide what came first
             first = before if isinstance(before, OSError) and before.filename and not error.filename else error

@@ -17,7 +17,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gcgap.cli import COMMANDS, main
+from gcgap.cli import COMMANDS, UsageError, main
 from gcgap.records import Record
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -233,7 +233,7 @@ def test_an_error_of_many_lines_is_cut_to_its_first_two_and_its_last(
     import gcgap.remeasure
 
     def fail(arguments: list[str]) -> int:
-        raise ValueError("first\n\n  second\nthird\nfourth\n")
+        raise UsageError("first\n\n  second\nthird\nfourth\n")
 
     monkeypatch.setattr(gcgap.remeasure, "run", fail)
     assert main(["measure", "runs"]) == 2

@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from gcgap.cli import main
+from gcgap.launchers import without_launcher
 from gcgap.records import Record
 
 
@@ -79,7 +80,7 @@ def launch(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            env={**without_launcher(os.environ), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **environment},
             start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends its workers
         )
 
