@@ -121,11 +121,14 @@ def check_weights(settings: dict[str, Any], weights: dict[str, Any]) -> None:
         raise ValueError(f"the weight `{name}` is not finite")
 
 
-def same_weights(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+def same_weights(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two sets of weights have the same names, number formats and numbers."""
-    return first.keys() == second.keys() and all(
-        weight.dtype == second[name].dtype and torch.equal(weight.cpu(), second[name].cpu()) for name, weight in first.items()
-    )
+    return first.keys() == second.keys() and all(_same(weight, second[name]) for name, weight in first.items())
+
+
+def _same(first: Any, second: Any) -> bool:
+    are_tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
+    return are_tensors and first.dtype == second.dtype and torch.equal(first.cpu(), second.cpu())
 
 
 def last_checkpoint(where: str | Path) -> Path:

@@ -25,7 +25,8 @@ def check_formats(weights: Iterable[tuple[str, Any]]) -> None:
             told = ", ".join(_plain(dtype) for dtype in FORMATS)
             form = "" if weight.layout == torch.strided else f" in the layout {_plain(weight.layout)}"
             raise ValueError(f"`{name}` must be dense and of floating point ({told}); got {_plain(weight.dtype)}{form}")
-        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+        repeats = any(size > 1 and not step for size, step in zip(weight.shape, weight.stride(), strict=True))
+        if repeats or weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
             raise ValueError(f"`{name}` must hold {weight.numel()} numbers; got fewer, which are repeated")
 
 
