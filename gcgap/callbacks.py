@@ -15,10 +15,13 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from rich.console import Console
+from torch import Tensor
 
 from gcgap.attribution.methods import find_methods
+from gcgap.checkpoints import FINAL
 from gcgap.components import Wiring
 from gcgap.data import SequenceData
 from gcgap.display import showing
@@ -32,9 +35,15 @@ from gcgap.run import Run, WholeCheckpoints, checkpoint_name
 from gcgap.signals import Held, Interrupted
 from gcgap.training import AccuracyTarget, SequenceModel
 
+AVERAGING = (WeightAveraging, StochasticWeightAveraging)
+SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
+
 
 class GapTracker(Checkpoint):
     """Save, measure and log the checkpoints that the protocol's tracking names, and the final model under the window rule.
+
+    A step is measured with the weights that train. The final model is what training leaves: where another callback puts averages
+    of weights in their place when it ends, those, which `checkpoints/final.ckpt` then holds.
 
     Files go below the trainer's `default_root_dir`: `checkpoints/step=000250.ckpt` (weights), `checkpoints/last.ckpt` (all that
     resuming needs), `gap/step=000250.json`, `gap/final.json` and `gap/emergence.png`. Observing changes nothing: the weights
@@ -47,6 +56,7 @@ class GapTracker(Checkpoint):
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
         self.measured: int | None = None
+        self.trained: dict[str, Tensor] = {}
         self.ended = False
         self.unsaved = False
         self.signals = Held()
@@ -77,6 +87,9 @@ class GapTracker(Checkpoint):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, SequenceModel) or not isinstance(data, SequenceData):
             raise ValueError("`GapTracker` measures a `SequenceModel` that trains on `SequenceData`; give it those.")
+        if isinstance(trainer.strategy, SHARDED):
+            told = type(trainer.strategy).__name__
+            raise ValueError(f"`trainer.strategy` must give every process all weights, which are measured; got {told}. Use ddp.")
         writes = not getattr(trainer, "fast_dev_run", False)
         if not writes:
             self.protocol = self.protocol.smallest()
@@ -93,6 +106,9 @@ class GapTracker(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the untrained model; a run that is interrupted meanwhile can be resumed already."""
         self.signals.hold()
+        self.trained = _copied(pl_module)
+        if self.run.writes and trainer.is_global_zero:
+            self.run.settle()
         if trainer.global_step == 0:
             self._save_last(trainer)
             self._track(trainer, pl_module)
@@ -123,11 +139,16 @@ class GapTracker(Checkpoint):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and _has_stepped(trainer):
             self._go_on(trainer)
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the weights that were trained: when training ends, other callbacks may put averages in their place."""
+        self.trained = _copied(pl_module)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the last step at the tracking length, and the final model under the window rule."""
         self.ended = True
-        self._track_last(trainer, pl_module)
-        self._go_on(trainer)
+        with _weights(pl_module, self.trained):
+            self._track_last(trainer, pl_module)
+            self._go_on(trainer)
         self.signals.release()
         self._finish(trainer, pl_module)
 
@@ -138,6 +159,8 @@ class GapTracker(Checkpoint):
             if trainer.global_step == self.measured:
                 self.run.log_again(trainer.global_step)
             self._track_last(trainer, pl_module)
+            for averaging in (one for one in _callbacks(trainer) if isinstance(one, AVERAGING)):
+                averaging.on_train_end(trainer, pl_module)
             self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -159,7 +182,11 @@ class GapTracker(Checkpoint):
 
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SequenceModel)
-        record = self.run.finish(pl_module.model, trainer.global_step)
+        checkpoint = checkpoint_name(trainer.global_step)
+        if not trainer.strategy.broadcast(not self.run.writes or self.run.holds(checkpoint, pl_module.model)):
+            checkpoint = FINAL
+            self._save(trainer, FINAL, weights_only=True)
+        record = self.run.finish(pl_module.model, trainer.global_step, checkpoint)
         if trainer.is_global_zero:
             with showing("the table of the final model"):
                 Console().print(table(record))
@@ -200,6 +227,7 @@ class GapTracker(Checkpoint):
             told = f"The weight `{weight}` is not finite at step {trainer.global_step}, and is not saved"
             raise FloatingPointError(f"{told}; lower `model.learning_rate`.")
         if self.run.writes:
+            self.run.check_settled()
             trainer.save_checkpoint(self.run.checkpoint(name), weights_only=weights_only)
         trainer.strategy.barrier("gcgap checkpoint")
 
@@ -235,6 +263,27 @@ def training_settings(trainer: L.Trainer, model: SequenceModel, data: SequenceDa
         "target_accuracy": targets[0] if targets else None,
         "precision": trainer.precision,
     }
+
+
+def _copied(module: L.LightningModule) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in module.named_parameters()}
+
+
+@contextmanager
+def _weights(module: L.LightningModule, weights: dict[str, Tensor]) -> Iterator[None]:
+    """Put weights into a module for a while."""
+    others = _copied(module)
+    _fill(module, weights)
+    try:
+        yield
+    finally:
+        _fill(module, others)
+
+
+@torch.no_grad()
+def _fill(module: L.LightningModule, weights: dict[str, Tensor]) -> None:
+    for name, weight in module.named_parameters():
+        weight.copy_(weights[name])
 
 
 def _has_stepped(trainer: L.Trainer) -> bool:

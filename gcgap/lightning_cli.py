@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import lightning as L  # noqa: N812
 import yaml
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
@@ -36,7 +36,7 @@ from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
 from gcgap.requeue import JOB, job
-from gcgap.resumable import check_loops, check_state, check_weights
+from gcgap.resumable import AVERAGED, check_loops, check_state, check_weights
 from gcgap.resuming import of_another_run, overruled, overruled_training, rounded
 from gcgap.signals import Interrupted
 from gcgap.tasks import find_task
@@ -130,6 +130,7 @@ class GapCLI(LightningCLI):
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
         saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
         self.step, self.loops = saved.get("global_step", 0), saved.get("loops", {})
+        self.averaged = AVERAGED in saved
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
             self._check_run_directory(saved)
         if saved:
@@ -226,12 +227,22 @@ class GapCLI(LightningCLI):
         if self.chosen.ckpt_path:
             with _named(Path(self.chosen.ckpt_path), self._instead):
                 check_loops(self.loops, self.trainer.fit_loop.state_dict(), self.step)
+            if self.averaged and not any(isinstance(one, WeightAveraging) for one in self.callbacks):
+                raise UsageError(
+                    f"`ckpt_path`: {self.chosen.ckpt_path} is of a run that averages its weights, and holds averages to be "
+                    "judged beside those that train;\ngive `trainer.callbacks` the same callback as before."
+                )
             saved, asked = read_run_config(self.run_directory / "config.yaml"), yaml.safe_load(self.text)
             _say(overruled_training(saved.get("trainer", {}), asked["trainer"]))
         self.model.check(self.datamodule)
-        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        for callback in self.callbacks:
             if isinstance(callback, GapTracker):
                 callback.check(self.model, self.datamodule)
+
+    @property
+    def callbacks(self) -> list[L.Callback]:
+        """Those of the trainer."""
+        return self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Name what cannot be read or written, and say how a run that ends so goes on."""

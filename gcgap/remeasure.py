@@ -18,7 +18,16 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.checkpoints import misnamed, read_checkpoint, run_directory, sha256, step_checkpoints
+from gcgap.checkpoints import (
+    FINAL,
+    last_checkpoint,
+    misnamed,
+    read_checkpoint,
+    run_directory,
+    same_weights,
+    sha256,
+    step_checkpoints,
+)
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
 from gcgap.measurement import measure
@@ -225,6 +234,7 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
     if not path.exists():
         raise UsageError(f"`{path}` does not exist; give a run directory or a .ckpt file.")
     home = path if path.is_dir() else run_directory(path)
+    _check_configured(home / "config.yaml", path)
     saved, own = _saved(parser, home / "config.yaml")
     protocol = _protocol(parser, _merged(saved, changes))
     _check_used(changes, protocol)
@@ -240,8 +250,25 @@ def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespac
     length = protocol.tracking.length if options.length is None and not options.full else options.length
     jobs = [Job(file, folder / f"{file.stem}.json", sized, length) for file in numbered]
     if whole or not numbered:
-        jobs.append(Job(files[-1], folder / "final.json", protocol, options.length))
+        last = last_checkpoint(path) if path.is_dir() else files[-1]
+        jobs.append(Job(last, folder / "final.json", protocol, options.length))
     return jobs
+
+
+def _check_configured(config: Path, path: Path) -> None:
+    """Report a checkpoint without the config that says how it is measured.
+
+    Raises:
+        UsageError: It is a run directory.
+    """
+    if config.exists():
+        return
+    if path.is_dir():
+        raise UsageError(
+            f"`{path}` holds no config.yaml, which says how its checkpoints are measured; copy it back.\n"
+            "A single .ckpt file is measured with the default protocol."
+        )
+    print(f"gcgap: warning: there is no `{config}`; `{path}` is measured with the default protocol.", file=sys.stderr)
 
 
 def _check_used(changes: dict[str, Any], protocol: Protocol) -> None:
@@ -265,10 +292,14 @@ def _check_sizes(changes: dict[str, Any]) -> None:
 
 
 def _numbered_twin(last: Path) -> Path:
-    """The numbered checkpoint of the step that last.ckpt holds, whose hash is in its record; last.ckpt if there is none."""
-    step = read_checkpoint(last).get("global_step")
-    twin = last.with_name(f"step={step:06d}.ckpt") if isinstance(step, int) else last
-    return twin if twin.exists() else last
+    """The checkpoint with the weights of last.ckpt, whose hash is in its record; last.ckpt itself if there is none."""
+    content = read_checkpoint(last)
+    step, weights = content.get("global_step"), content.get("state_dict")
+    if not isinstance(step, int) or not isinstance(weights, dict):
+        return last
+    twins = (last.with_name(name) for name in (FINAL, f"step={step:06d}.ckpt"))
+    same = (one for one in twins if one.exists() and same_weights(weights, read_checkpoint(one).get("state_dict") or {}))
+    return next(same, last)
 
 
 def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:

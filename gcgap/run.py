@@ -6,7 +6,7 @@ Owns the names of files and what goes into loggers; when something is written is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from gcgap.batches import Source
-from gcgap.checkpoints import sha256
+from gcgap.checkpoints import PREFIX, read_checkpoint, same_weights, sha256
 from gcgap.compose import Origin
 from gcgap.files import write_whole
 from gcgap.measurement import measure
@@ -71,6 +71,8 @@ class Run:
     loggers: Sequence[Logger]
     writes: bool = True
     sharing: Sharing = ALONE
+    folders: dict[Path, int] = field(default_factory=dict, init=False)
+    configured: bool = field(default=False, init=False)
 
     def checkpoint(self, name: str) -> Path:
         """Where a checkpoint lies."""
@@ -79,8 +81,8 @@ class Run:
     def track(self, model: Decoder, step: int) -> None:
         """Measure the model of a step at the tracking length, write the record and log it."""
         with isolate_rng():  # gcgap draws from generators of its own, but a logger or a plotting library might not
-            tracked = self.protocol.tracked()
-            record = self._measured(model, step, f"step={step:06d}.json", self.protocol.tracking.length, tracked)
+            tracked, name = self.protocol.tracked(), f"step={step:06d}.json"
+            record = self._measured(model, step, checkpoint_name(step), name, self.protocol.tracking.length, tracked)
             if self.sharing.leads:
                 self._log(record)
 
@@ -96,19 +98,46 @@ class Run:
         if self.sharing.leads and dropping and path.exists():
             replace(self, loggers=dropping)._log(Record.read(path))
 
-    def finish(self, model: Decoder, step: int) -> Record:
+    def finish(self, model: Decoder, step: int, checkpoint: str) -> Record:
         """Measure the final model under the window rule, write the record, and give TensorBoard its HPARAMS."""
-        record = self._measured(model, step, "final.json", length=None, protocol=self.protocol)
+        record = self._measured(model, step, checkpoint, "final.json", length=None, protocol=self.protocol)
         if self.sharing.leads:
             self._log_final(record)
         return record
 
-    def _measured(self, model: Decoder, step: int, name: str, length: int | None, protocol: Protocol) -> Record:
-        writes = self.writes and self.sharing.leads
-        digest = sha256(self.checkpoint(checkpoint_name(step))) if writes else None
+    def holds(self, checkpoint: str, model: Decoder) -> bool:
+        """Whether a checkpoint is there and has the very weights of a model."""
+        if not (path := self.checkpoint(checkpoint)).exists():
+            return False
+        weights = {f"{PREFIX}{name}": weight for name, weight in model.state_dict().items()}
+        return same_weights(read_checkpoint(path)["state_dict"], weights)
+
+    def settle(self) -> None:
+        """Make the folders, and note which they are."""
+        for folder in (self.directory, self.directory / "checkpoints", self.directory / "gap"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.folders[folder] = folder.stat().st_ino
+        self.configured = (self.directory / "config.yaml").exists()
+
+    def check_settled(self) -> None:
+        """Raise a RuntimeError if the folders, or the config in them, are gone: what is saved then would be of no run."""
+        gone = [folder for folder, number in self.folders.items() if not folder.exists() or folder.stat().st_ino != number]
+        config = self.directory / "config.yaml"
+        if gone or (self.configured and not config.exists()):
+            path = gone[0] if gone else config
+            raise RuntimeError(f"`{path}` was removed while this run trained; nothing more is saved. Start the run again.")
+
+    def _measured(self, model: Decoder, step: int, checkpoint: str, name: str, length: int | None, protocol: Protocol) -> Record:
+        writes, digest = self.writes and self.sharing.leads, None
+        if writes:
+            if not self.holds(checkpoint, model):
+                told = f"`{self.checkpoint(checkpoint)}` does not hold the weights that are measured"
+                raise RuntimeError(f"{told}: a callback changed them after they were saved. Leave it out, or let it act earlier.")
+            digest = sha256(self.checkpoint(checkpoint))
         origin = Origin(self.source, self.directory.name, step, digest, self.training)
         record = measure(model, length=length, protocol=protocol, origin=origin, sharing=self.sharing)
         record = Record(record.to_dict() | {"final": name == "final.json"})
+        self.check_settled()
         return record.write(self.directory / "gap" / name) if writes else record
 
     def _history(self, step: int) -> list[Record]:
