@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gcgap.batches import Layout, Source
 from gcgap.compose import Origin
+from gcgap.finite import check_formats, check_one_format, not_finite
 from gcgap.model import Decoder
 from gcgap.pretrained.fresh import model_settings, new_model
 from gcgap.records import named_step
 
 PREFIX = "model."
+FINAL = "final.ckpt"
+"""The final model, where callbacks left other weights than those of the last step, such as averages."""
+SCALAR = str | int | float | None
 
 
 def load(where: str | Path) -> Decoder:
@@ -32,25 +38,33 @@ def load(where: str | Path) -> Decoder:
     path = last_checkpoint(where)
     content = read_checkpoint(path)
     try:
-        settings = model_settings(content["hyper_parameters"])
-        data = content["datamodule_hyper_parameters"]
-        source = {field.name: data[field.name] for field in fields(Source)}
-        source |= {"layout": Layout(source["layout"])} | {key: tuple(source[key]) for key in ("lengths", "ood_lengths")}
-        step, training = content["global_step"], content.get("training")
-        if not isinstance(step, int):
-            raise TypeError(f"`global_step` must be a number; got {step!r:.60}")
-        if not isinstance(training, dict | None):
+        settings, weights = model_settings(content["hyper_parameters"]), content["state_dict"]
+        source, step, training = _source(content), content["global_step"], content.get("training")
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+            raise TypeError(f"`global_step` must be a number of steps; got {step!r:.60}")
+        if not isinstance(training, dict | None) or not all(isinstance(one, SCALAR) for one in (training or {}).values()):
             raise TypeError(f"`training` must hold settings; got {training!r:.60}")
-        weights = {name: value for name, value in content["state_dict"].items() if name.startswith(PREFIX)}
-        check_sizes(settings, weights)
+        check_weights(settings, weights)
         with torch.random.fork_rng(devices=[]):
             model = new_model(**settings).to(next(iter(weights.values())).dtype)
         model.load_state_dict({name.removeprefix(PREFIX): value for name, value in weights.items()})
-        model.origin = Origin(Source(**source), run_directory(path).name, step, sha256(path), training)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        source.check_context([source.lengths[1], *source.ood_lengths], model.n_ctx, "data.ood_lengths")
+        model.origin = Origin(source, run_directory(path).name, step, sha256(path), training)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else "empty"
         raise ValueError(f"`{path}` is not a checkpoint of a gcgap model ({type(error).__name__}: {reason}).") from error
     return model.eval()
+
+
+def _source(content: dict[str, Any]) -> Source:
+    """The data that a model was trained on."""
+    data = content["datamodule_hyper_parameters"]
+    source = {field.name: data[field.name] for field in fields(Source)}
+    source |= {"layout": Layout(source["layout"])} | {key: tuple(source[key]) for key in ("lengths", "ood_lengths")}
+    for key, numbers in {"seed": (source["seed"],), "lengths": source["lengths"], "ood_lengths": source["ood_lengths"]}.items():
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            raise TypeError(f"`data.{key}` must be of integers; got {data[key]!r:.60}")
+    return Source(**source)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -81,13 +95,17 @@ def _check_archive(path: Path) -> None:
             raise ValueError(f"{damaged} in it is damaged")
 
 
-def check_sizes(settings: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Raise a ValueError unless the weights are those that the settings say, before any room is made for the latter.
+def check_weights(settings: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Raise a ValueError unless the weights are those that the settings say, before any room is made for a model.
+
+    They must have the right names and sizes, be dense, of one format of floating point, and finite. Every way of loading a
+    checkpoint, resuming too, asks this.
 
     Args:
         settings: Of the model.
         weights: By their names in a checkpoint.
     """
+    check_formats(weights.items())
     if settings["n_layers"] > len(weights):
         raise ValueError(f"`n_layers` is {settings['n_layers']}, of {len(weights)} weights")
     with torch.device("meta"):
@@ -98,10 +116,22 @@ def check_sizes(settings: dict[str, Any], weights: dict[str, Any]) -> None:
     for name, weight in expected.items():
         if weights[name].shape != weight.shape:
             raise ValueError(f"{name} must be of size {list(weight.shape)}, as its settings say; got {list(weights[name].shape)}")
+    check_one_format(weights.items())
+    if name := not_finite(weights.items()):
+        raise ValueError(f"the weight `{name}` is not finite")
+
+
+def same_weights(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights have the same names, number formats and numbers."""
+    return first.keys() == second.keys() and all(
+        weight.dtype == second[name].dtype and torch.equal(weight.cpu(), second[name].cpu()) for name, weight in first.items()
+    )
 
 
 def last_checkpoint(where: str | Path) -> Path:
     """The file itself, or the last checkpoint of a run directory: the one of the highest step, else `last.ckpt`.
+
+    Where callbacks replaced the weights when training ended, by averages say, it is `final.ckpt`.
 
     Raises:
         ValueError: There is none.
@@ -109,8 +139,11 @@ def last_checkpoint(where: str | Path) -> Path:
     where = Path(where)
     if not where.is_dir():
         return where
-    last = where / "checkpoints" / "last.ckpt"
-    found = step_checkpoints(where) or [last] * last.is_file()
+    folder, steps = where / "checkpoints", step_checkpoints(where)
+    last, final = folder / "last.ckpt", folder / FINAL
+    if final.is_file() and (not steps or read_checkpoint(final).get("global_step") == named_step(steps[-1])):
+        return final
+    found = steps or [last] * last.is_file()
     if not found:
         raise ValueError(f"`{where}` holds no checkpoint; expected checkpoints/step=*.ckpt in it. Run `gcgap fit` first.")
     return found[-1]

@@ -22,7 +22,7 @@ from gcgap.attribution.track import track
 from gcgap.batches import Batch, Purpose, Source, generator
 from gcgap.components import Wiring
 from gcgap.compose import Origin, body, head, judgement, skipped
-from gcgap.finite import not_finite
+from gcgap.finite import check_formats, not_finite
 from gcgap.gap import Array, Gap, bootstrap_means, measure_gap
 from gcgap.gates import Site
 from gcgap.importance.activity import activation_norms, attention_entropies
@@ -132,6 +132,7 @@ def begin(
     if length is not None:
         source.check_context([length], model.n_ctx, "length")
         source.check_ood([length], "length")
+    check_formats(model.named_parameters())
     if name := not_finite(model.named_parameters()):
         raise FloatingPointError(f"The weight `{name}` is not finite.")
     model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()

@@ -23,6 +23,7 @@ from gcgap.tasks import VOCABULARY
 
 Positions = Literal["none", "learned", "sinusoidal", "rotary"]
 AttentionPath = Literal["fused", "math"]
+LONGEST = 2**16  # tokens of a context that no weight of a checkpoint bears out
 
 
 def rotate(x: Float[Tensor, "batch head pos d_head"], start: int) -> Float[Tensor, "batch head pos d_head"]:
@@ -321,6 +322,8 @@ def check_sizes(
     sizes = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "n_ctx": n_ctx}
     sizes |= {"vocabulary": vocabulary}
     for name, size in sizes.items():
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise ValueError(f"`model.{name}` must be an integer; got {size!r:.60}.")
         if size < 1:
             raise ValueError(f"`model.{name}` must be at least 1; got {size}.")
     if d_model % n_heads:
@@ -329,5 +332,7 @@ def check_sizes(
         raise ValueError(f"`model.positions` rotary needs an even d_head; got {d_model} / {n_heads} = {d_model // n_heads}.")
     if positions not in get_args(Positions):
         raise ValueError(f"`model.positions` must be one of {', '.join(get_args(Positions))}; got {positions!r}.")
+    if positions != "learned" and n_ctx > LONGEST:
+        raise ValueError(f"`model.n_ctx` must be at most {LONGEST} unless positions are learned; got {n_ctx}.")
     if attention not in get_args(AttentionPath):
         raise ValueError(f"`model.attention` must be one of {', '.join(get_args(AttentionPath))}; got {attention!r}.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcgap.files import write_whole
-from gcgap.seal import SEAL, check_seal, parsed, sealed
+from gcgap.form import check_form, record_check
+from gcgap.seal import SEAL, check_numbers, check_seal, parsed, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,49 +27,7 @@ PACKED = "steps.jsonl.xz"
 LARGEST = 2**29  # bytes of them: a thousand checkpoints of a model of a hundred components
 METRICS = ("exact_match", "log_prob", "token_accuracy")
 OF_PROMPTS = "logit_difference"  # beside those, in records of prompts
-_TOP: dict[str, tuple[type, ...]] = {
-    "task": (str,),
-    "seed": (int,),
-    "step": (int, type(None)),
-    "run": (str, type(None)),
-    "protocol": (dict,),
-    "checkpoint_sha256": (str, type(None)),
-    "versions": (dict,),
-    "created": (str,),
-    "seconds": (dict,),
-    "accuracy": (dict,),
-    "window": (dict,),
-    "length": (int, type(None)),
-    "components": (list,),
-    "gap": (dict,),
-    "pruning": (dict,),
-    "joint": (dict,),
-}
-_NUMBER = (float, int)
-_NULLABLE = (*_NUMBER, type(None))
-_ACCURACY: dict[str, tuple[type, ...]] = {"in_distribution": _NUMBER, "by_length": (dict,)}
-_WINDOW: dict[str, tuple[type, ...]] = {"length": (int, type(None)), "accuracy": _NULLABLE, "in_window": (bool,)}
-_GAP: dict[str, tuple[type, ...]] = {
-    "rho": _NULLABLE,
-    "ci": (list, type(None)),
-    "p_value": _NULLABLE,
-    "ceiling": _NULLABLE,
-    "corrected": _NULLABLE,
-    "reason": (str, type(None)),
-    "heroes": (int, type(None)),
-    "bloats": (int, type(None)),
-    "expected_by_chance": (dict, type(None)),
-}
-_ROLES = ("hero", "bloat", "aligned", None)
-_COMPONENT: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "layer": (int,),
-    "kind": (str,),
-    "gradient": (dict,),
-    "causal": (dict,),
-    "delta": (dict,),
-    "role": (dict,),
-}
+AGAIN = "Measure its checkpoint again with `--force`."
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +46,10 @@ class Record:
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        check(self.data, str(self.path or "this record"))
+        name = str(self.path or "this record")
+        check(self.data, name)
+        if self.path is None:  # of a file `parsed` has looked at every number
+            check_numbers(self.data, name)
 
     def __getitem__(self, key: str) -> Any:
         return self.data[key]
@@ -111,7 +72,7 @@ class Record:
         try:
             data = parsed(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"`{path}` is not a record: {error}. Measure its checkpoint again with `--force`.") from error
+            raise ValueError(f"`{path}` is not a record: {error}. {AGAIN}") from error
         try:
             record = cls(data, Path(path))
             check_seal(data, str(path))
@@ -301,40 +262,7 @@ def check(data: Any, name: str) -> None:
     if data["schema"] != SCHEMA:
         by = data["versions"].get("gcgap", "unknown") if isinstance(data.get("versions"), dict) else "unknown"
         raise ValueError(f"`{name}` has schema {data['schema']!r}, written by gcgap {by}; this version reads schema {SCHEMA}.")
-    _check_keys(data, _TOP, name)
-    for component in data["components"]:
-        if not isinstance(component, dict):
-            raise ValueError(f"`{name}`: `components` must be dictionaries; got {component!r}.")
-        _check_keys(component, _COMPONENT, name)
-        _check_component(component, list(data["gap"]), name)
-    _check_keys(data["accuracy"], _ACCURACY, name, "accuracy.")
-    _check_keys(data["window"], _WINDOW, name, "window.")
-    for baseline, gap in data["gap"].items():
-        if not isinstance(gap, dict):
-            raise ValueError(f"`{name}`: `gap.{baseline}` must be a dictionary; got {gap!r:.80}.")
-        _check_keys(gap, _GAP, name, f"gap.{baseline}.")
-    _check_finite(data, name)
-
-
-def _check_keys(data: dict[str, Any], kinds: dict[str, tuple[type, ...]], name: str, within: str = "") -> None:
-    for key, allowed in kinds.items():
-        if key not in data:
-            raise ValueError(f"`{name}` is not a whole record: `{within}{key}` is missing.")
-        if not isinstance(data[key], allowed) or (isinstance(data[key], bool) and bool not in allowed):
-            raise ValueError(f"`{name}`: `{within}{key}` must be {allowed[0].__name__}; got {data[key]!r:.80}.")
-
-
-def _check_component(component: dict[str, Any], baselines: list[str], name: str) -> None:
-    try:
-        for _, value in _wide(component, baselines):
-            assert value is None or isinstance(value, int | float | str)
-        assert all(component["role"][baseline]["name"] in _ROLES for baseline in baselines), "an unknown role"
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"`{name}`: component {component['name']!r} is not whole ({type(error).__name__}: {error}).") from error
-
-
-def _check_finite(value: Any, name: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"`{name}` holds {value}; a missing number must be null, with a reason.")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_finite(inner, name)
+    gap = data.get("gap")
+    check_form(data, record_check(tuple(gap) if isinstance(gap, dict) else ()), name, AGAIN)
+    if data["length"] is not None and str(data["length"]) not in data["accuracy"]["by_length"]:
+        raise ValueError(f"`{name}`: `accuracy.by_length` must have `length`, {data['length']}. {AGAIN}")

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
-from gcgap.checkpoints import PREFIX, check_sizes
+from gcgap import checkpoints
+from gcgap.checkpoints import PREFIX
 from gcgap.finite import not_finite
 from gcgap.model import Decoder
 from gcgap.pretrained.fresh import new_model
 
 LIGHTNING = r"2(\.\d+)+((\.post|\.dev|rc)\d+)?"  # the versions that this project has had; of others Lightning changes the content
+AVERAGED = "current_model_state"  # where Lightning keeps the weights that train, if `state_dict` holds their averages
 NEEDED = {
     "global_step": int,
     "loops": dict,
@@ -45,13 +47,9 @@ def check_weights(content: dict[str, Any], settings: dict[str, Any]) -> None:
     if not isinstance(data, dict):
         raise ValueError(f"`datamodule_hyper_parameters` must hold settings; got {data!r:.60}")
     json.dumps([content["hyper_parameters"], data])  # plain values, which can be compared with the config's
-    weights = content["state_dict"]
-    check_sizes(settings, weights)
-    dtypes = {str(weight.dtype) for weight in weights.values() if weight.is_floating_point()}
-    if len(dtypes) != 1 or not all(weight.is_floating_point() for weight in weights.values()):
-        raise ValueError("the weights must be of one floating-point format")
-    if name := not_finite(weights.items()):
-        raise ValueError(f"`{name}` is not finite")
+    for key in ("state_dict", AVERAGED):
+        if key in content:
+            checkpoints.check_weights(settings, content[key])
 
 
 def check_state(content: dict[str, Any], settings: dict[str, Any]) -> None:

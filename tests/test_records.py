@@ -16,6 +16,7 @@ import tiny
 import torch
 
 import gcgap
+from gcgap.attribution.record import AttributionRecord
 from gcgap.records import METRICS, PACKED, Record, find_records, pack
 from gcgap.seal import sealed
 
@@ -168,8 +169,56 @@ def test_nan_and_infinity_are_refused_read_and_made(number: float, place: str, t
 def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "final.json"
     path.write_text(json.dumps(tiny.ten().to_dict()).replace('"rho": 0.5', '"rho": 1e999'))
-    with pytest.raises(ValueError, match="inf"):
+    with pytest.raises(ValueError, match="holds 1e999, which a float cannot hold"):
         Record.read(path)
+
+
+REAL = Path(__file__).parent.parent / "checkpoints" / "sort-seed42" / "gap" / "final.json"
+
+
+def places(value: Any, *path: Any) -> list[tuple[Any, ...]]:
+    """Where every value of a record stands, of lists the first one alone."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    return [path, *(place for key, one in inner for place in places(one, *path, key))]
+
+
+def test_a_value_of_another_type_is_refused_by_file_and_key_wherever_it_stands() -> None:
+    """Dictionaries and lists in the place of numbers and text, and the reverse: tables cannot hash them."""
+    data = Record.read(REAL).data
+    data["components"], data["layers"] = data["components"][:1], data["layers"][:1]
+    for *path, last in places(data)[1:]:
+        container: Any = data
+        for key in path:
+            container = container[key]
+        before = container[last]
+        for wrong in ({"a": {"a": 0}}, [[{}]], *([0.5] if isinstance(before, dict | list) else [])):
+            container[last] = wrong
+            with pytest.raises(ValueError, match=r"final\.json") as refused:
+                Record(data, REAL)
+            assert any(f"{key}" in str(refused.value) for key in (*path, last) if isinstance(key, str)) or path == ["gap"]
+        container[last] = before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('"rho":', '"rho": 0.5, "rho":'), "holds the key `rho` twice"),
+        (('"sha256":', '"later": 1e999, "sha256":'), "holds 1e999"),
+        (('"sha256":', '"later": -1E400, "sha256":'), "holds -1E400"),
+        (('"sha256":', f'"later": 1{"0" * 310}, "sha256":'), "which a float cannot hold"),
+        (('"sha256":', f'"later": 1{"0" * 5000}, "sha256":'), "which a float cannot hold"),
+        (('"sha256":', '"later": NaN, "sha256":'), "holds NaN"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Record, AttributionRecord])
+def test_both_kinds_of_record_refuse_the_same_texts(kind: Any, change: tuple[str, str], told: str, tmp_path: Path) -> None:
+    where = REAL if kind is Record else next((REAL.parents[3] / "docs").rglob("attribution/[!k]*.json"))
+    kind.read(where)
+    path = tmp_path / "final.json"
+    path.write_text(where.read_text().replace(*change, 1))
+    with pytest.raises(ValueError, match=re.escape(told)) as refused:
+        kind.read(path)
+    assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"7", b'"text"', b"{}", b"\xff\xfe\x00", b"[" * 100_000])

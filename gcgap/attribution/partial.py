@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -46,9 +45,9 @@ class Partial:
 
 
 def _read(path: Path) -> Arrays | None:
-    """The arrays of a file; None if it is not there or was not written by `Partial`, which makes them again."""
+    """The arrays of a file; None if it cannot be read, and must be computed again."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # of a corrupted file numpy and zipfile raise nearly anything, and nothing but time is lost with it
         return None

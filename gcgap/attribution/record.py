@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcgap.seal import check_seal, parsed, sealed
+from gcgap.files import write_whole
+from gcgap.form import attribution_check, check_form
+from gcgap.seal import check_numbers, check_seal, parsed, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,9 +18,7 @@ SCHEMA = 1
 KIND = "attribution"
 KNOWN = "known.json"  # the record of known circuits, which may lie anywhere
 FOLDER = "attribution"  # of a run, that holds its attribution records
-_TOP: dict[str, type] = dict.fromkeys(("step", "length", "length_given", "training"), object)
-_TOP |= {"task": str, "seed": int, "components": list, "advice": str}
-_TOP |= dict.fromkeys(("model", "protocol", "setup", "methods", "patching", "sets", "trust", "workflow", "versions"), dict)
+AGAIN = "Run `gcgap attribute --force`."
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,18 +40,10 @@ class AttributionRecord:
         name = str(self.path or "this record")
         if self.data.get("kind") != KIND or self.data.get("schema") != SCHEMA:
             found = f"kind {self.data.get('kind')!r}, schema {self.data.get('schema')!r}"
-            raise ValueError(f"`{name}` is not an attribution record of schema {SCHEMA}: it has {found}. Run `gcgap attribute`.")
-        for key, kind in _TOP.items():
-            if key not in self.data:
-                raise ValueError(f"`{name}` is not a whole attribution record: `{key}` is missing. Measure it again.")
-            if not isinstance(self.data[key], kind):
-                raise ValueError(f"`{name}`: `{key}` must be a {kind.__name__}; got {self.data[key]!r:.60}. Measure it again.")
-        try:
-            for rows in (self.method_rows(), self.component_rows()):
-                assert all(value is None or isinstance(value, int | float | str) for row in rows for value in row.values())
-        except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-            told = f"{type(error).__name__}: {error}"
-            raise ValueError(f"`{name}` is not a whole attribution record ({told}). Measure it again.") from error
+            raise ValueError(f"`{name}` is not an attribution record of schema {SCHEMA}: it has {found}. {AGAIN}")
+        check_form(self.data, attribution_check(), name, AGAIN)
+        if self.path is None:  # of a file `parsed` has looked at every number
+            check_numbers(self.data, name)
 
     def __getitem__(self, key: str) -> Any:
         return self.data[key]
@@ -75,22 +66,18 @@ class AttributionRecord:
         try:
             data = parsed(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"`{path}` is not an attribution record: {error}. Run `gcgap attribute --force`.") from error
+            raise ValueError(f"`{path}` is not an attribution record: {error}. {AGAIN}") from error
         if not isinstance(data, dict):
             raise ValueError(f"`{path}` is not an attribution record: it holds a {type(data).__name__}.")
         check_seal(data, str(path))
         return cls(data, Path(path))
 
     def write(self, path: str | Path, compact: bool = False) -> AttributionRecord:
-        """Seal, write under a temporary name, then rename; `compact` puts all on one line."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        """Seal and write atomically; `compact` puts all on one line."""
         form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
         data = sealed(self.data)
-        temporary.write_text(json.dumps(data, ensure_ascii=False, **form) + "\n", encoding="utf-8")
-        temporary.replace(path)
-        return AttributionRecord(data, path)
+        write_whole(Path(path), (json.dumps(data, ensure_ascii=False, **form) + "\n").encode())
+        return AttributionRecord(data, Path(path))
 
     def table(self) -> DataFrame:
         """One row per method: agreement with the exact effects, cost."""
