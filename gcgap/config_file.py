@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from gcgap.checkpoints import load, run_directory
+from gcgap.files import user_text
 from gcgap.model import Decoder
 
 MOST = 20_000  # values of a file, those counted again that an alias repeats; the largest sweep file of this project has 60
@@ -29,7 +30,7 @@ def read_config(path: Path) -> Any:
         ValueError: It cannot be read, or is no YAML of plain values, or holds a key twice; names the file.
     """
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(user_text(path.read_bytes()))
         node = loader.get_single_node()
         _check(node)
         return None if node is None else loader.construct_document(node)

@@ -141,8 +141,13 @@ def test_the_hub_is_asked_for_the_revision_and_its_code_runs_only_on_your_word(
 
 @pytest.mark.parametrize(
     ("revision", "step"),
-    [("step0", 0), ("step1000", 1000), ("step-20", 20), ("step_3", 3), ("step=000400", 400)]
-    + [(one, None) for one in (None, "main", "step", "a-step1", "step1-tokens2", "step1.5")],
+    [("step0", 0), ("step1000", 1000), ("step-20", 20), ("step_3", 3), ("step=000400", 400), ("Step_9", 9)]
+    + [("checkpoint-500", 500), ("ckpt-1000", 1000), ("ckpt_042", 42), ("iter_0001000", 1000), ("iteration-7", 7)]
+    + [("global_step1000", 1000), ("globalstep6", 6), ("training-step-8", 8), ("step=12.ckpt", 12)]
+    + [("stage1-step101000-tokens424B", 101_000), ("step1-tokens2", 1), ("step-50K-105b", 50_000), ("step-2m", 2_000_000)]
+    + [("epoch3-step500", 500), ("epoch=3-step=500", 500), ("checkpoint-2-step-500", 500), ("step-500-iter-3", 500)]
+    + [(one, None) for one in (None, "main", "step", "step1.5", "step1-step2", "substep5", "step12abc", "epoch3", "v2")]
+    + [(one, None) for one in ("1000", "tokens424B", "ckpt-12.5", "3f2504e0")],
 )
 def test_a_revision_that_names_a_step_tells_it(revision: str | None, step: int | None) -> None:
     assert step_of(revision) == step

@@ -203,7 +203,7 @@ def test_ten_years_that_a_tokenizer_splits_are_enough_and_nine_are_not() -> None
 def test_the_answer_is_what_came_after_the_last_token_the_first_time(
     seed: int, size: int, vocabulary: int, beginning: tuple[int, ...]
 ) -> None:
-    prompts = induction(np.random.default_rng(seed), size, vocabulary, beginning)
+    prompts = induction(np.random.default_rng(seed), size, np.arange(vocabulary), beginning)
     assert len(prompts) == size
     for prompt in prompts:
         start = len(beginning)
@@ -222,6 +222,8 @@ def test_the_answer_is_what_came_after_the_last_token_the_first_time(
 
 
 def test_a_vocabulary_too_small_for_induction_is_refused() -> None:
-    assert len(induction(np.random.default_rng(0), 1, HALF + 1)) == 1
-    with pytest.raises(ValueError, match=f"at least {HALF + 1} tokens that are not special; got {HALF}"):
-        induction(np.random.default_rng(0), 1, HALF + 1, (0,))
+    words = np.arange(100, 100 + HALF + 1)
+    (prompt,) = induction(np.random.default_rng(0), 1, words)
+    assert {*prompt.clean, prompt.wrong} == set(words.tolist())
+    with pytest.raises(ValueError, match=f"at least {HALF + 1} tokens that text can give and that are not special; got {HALF}"):
+        induction(np.random.default_rng(0), 1, words, (100,))

@@ -16,7 +16,7 @@ from mutants import EDITS, Edit, harmed
 from gcgap.batches import NOTHING
 from gcgap.prompts.prompt import Prompt, read_prompts
 from gcgap.prompts.random_token import corrupt
-from gcgap.prompts.tokens import Encoded, as_batch, check_vocabulary, encoded, next_token
+from gcgap.prompts.tokens import Encoded, Vocabulary, as_batch, check_vocabulary, encoded, next_token, token_ids
 
 few = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 LINE = {"clean": "a b", "corrupted": "a c", "answer": " d", "wrong": " e"}
@@ -181,9 +181,47 @@ def test_a_text_without_tokens_is_refused() -> None:
     [Encoded((9, 1), None, 1, None), Encoded((1, 1), (1, 9), 1, None), Encoded((1,), None, 9, 1), Encoded((1,), None, 1, 9)],
 )
 def test_a_token_that_the_model_does_not_know_is_refused(far: Encoded) -> None:
-    check_vocabulary(far, 10)
+    check_vocabulary(far, Vocabulary(10))
     with pytest.raises(ValueError, match="below 9, the model's vocabulary; got 9"):
-        check_vocabulary(far, 9)
+        check_vocabulary(far, Vocabulary(9))
+
+
+def test_a_prompt_that_ends_in_what_ends_every_text_is_refused() -> None:
+    ends = Vocabulary(10, ending=(8, 9))
+    check_vocabulary(Encoded((8, 9, 1), (8, 9, 9), 9, 8), ends)
+    for key, prompt in (("clean", Encoded((1, 8, 9), None, 1, 2)), ("corrupted", Encoded((1, 2), (8, 9), 1, 2))):
+        check_vocabulary(prompt, Vocabulary(10))
+        with pytest.raises(ValueError, match=rf"`{key}` must not end in \[8, 9\], with which the tokenizer ends a text"):
+            check_vocabulary(prompt, ends)
+
+
+@pytest.mark.parametrize("around", [([], [3]), ([1], [3]), ([1], [1]), ([1], [3, 4])])
+def test_a_tokenizer_that_puts_tokens_behind_a_text_is_refused_for_files_and_answers(around: tuple[list[int], list[int]]) -> None:
+    def closed(text: str) -> list[int]:
+        return [*around[0], *map(ord, text), *around[1]]
+
+    for prompt in (Prompt("xy", "xz", 120, 121), Prompt("xy", None, "z", None)):
+        with pytest.raises(ValueError, match="a tokenizer must put nothing behind a text, where the answer is read"):
+            encoded(prompt, closed)
+    with pytest.raises(ValueError, match="nothing behind a text"):
+        next_token("x", "y", closed)
+
+
+def test_a_text_that_begins_with_what_the_tokenizer_puts_there_has_it_once() -> None:
+    def begun(text: str) -> list[int]:
+        return [7, 7, *(7 if letter == "S" else ord(letter) for letter in text)]
+
+    assert token_ids("xy", begun) == token_ids("SSxy", begun) == (7, 7, 120, 121)
+    assert token_ids("", begun) == token_ids("SS", begun) == (7, 7)
+    assert token_ids("Sx", begun) == (7, 7, 7, 120), "another token of the same name is the text's own"
+    assert encoded(Prompt("SSx", "SSy", "a", 7), begun) == Encoded((7, 7, 120), (7, 7, 121), 97, 7)
+    assert token_ids("SSx", lambda text: begun(text)[2:]) == (7, 7, 120)
+
+
+def test_a_tokenizer_that_gives_no_ids_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must give a list of token ids; got \['input_ids'\]. Give its method `encode`"):
+        token_ids("x", lambda text: {"input_ids": [1]})  # pyright: ignore[reportArgumentType]
+    assert token_ids("x", lambda text: np.array([1])) == (1,)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_batch_pads_on_the_right_and_scores_the_last_token_alone() -> None:
@@ -213,7 +251,7 @@ def test_a_batch_pads_on_the_right_and_scores_the_last_token_alone() -> None:
 def test_a_random_corruption_changes_one_token_between_the_first_and_the_last(seed: int, length: int, vocabulary: int) -> None:
     random = np.random.default_rng(seed)
     prompt = Encoded(tuple(random.integers(vocabulary, size=length).tolist()), None, 0, 1)
-    found = corrupt(prompt, random, vocabulary)
+    found = corrupt(prompt, random, np.arange(vocabulary))
     assert found._replace(corrupted=None) == prompt
     assert found.corrupted is not None
     changed = [i for i, (a, b) in enumerate(zip(prompt.clean, found.corrupted, strict=True)) if a != b]
@@ -224,13 +262,21 @@ def test_a_random_corruption_changes_one_token_between_the_first_and_the_last(se
 
 def test_a_random_corruption_reaches_every_inner_place_and_every_other_token() -> None:
     random, prompt = np.random.default_rng(0), Encoded((0, 1, 2, 3), None, 0, 1)
-    found = {corrupt(prompt, random, 4).corrupted for _ in range(200)}
+    found = {corrupt(prompt, random, np.arange(4)).corrupted for _ in range(200)}
     assert found == {(0, t, 2, 3) for t in (0, 2, 3)} | {(0, 1, t, 3) for t in (0, 1, 3)}
+
+
+def test_a_random_corruption_leaves_special_tokens_alone_and_draws_from_words() -> None:
+    random, prompt = np.random.default_rng(0), Encoded((0, 1, 2, 3, 4), None, 0, 1)
+    found = {corrupt(prompt, random, np.array([2, 7]), frozenset({1, 3})).corrupted for _ in range(50)}
+    assert found == {(0, 1, 7, 3, 4)}
+    with pytest.raises(ValueError, match=r"between the first and the last, and not special, .*; got \[0, 1, 2, 3, 4\]"):
+        corrupt(prompt, random, np.array([2, 7]), frozenset({1, 2, 3}))
 
 
 @pytest.mark.parametrize("clean", [(1,), (1, 2)])
 def test_a_prompt_too_short_for_a_random_corruption_is_refused(clean: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="`clean` must have at least 3 tokens"):
-        corrupt(Encoded(clean, None, 0, 1), np.random.default_rng(0), 9)
-    with pytest.raises(ValueError, match="`vocabulary` must be at least 2"):
-        corrupt(Encoded((0, 0, 0), None, 0, None), np.random.default_rng(0), 1)
+        corrupt(Encoded(clean, None, 0, 1), np.random.default_rng(0), np.arange(9))
+    with pytest.raises(ValueError, match=r"another token that text can give; got only \[0\]. Give `corrupted`"):
+        corrupt(Encoded((0, 0, 0), None, 0, None), np.random.default_rng(0), np.arange(1))

@@ -98,6 +98,32 @@ def test_several_revisions_must_be_of_different_steps(names: tuple[str | None, .
         measured(*names)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("checkpoint-500", "step500"), "got checkpoint-500 and step500, which both name step 500"),
+        (("step1", "tokens424B"), "got tokens424B, in which no one number follows step, iter, checkpoint or ckpt"),
+        (("stage1-step9", "stage2-ingredient1-step3"), "of one stage; got stage1-step9 and stage2-ingredient1-step3"),
+        (("step1-seed0", "step2-seed1"), "of one stage; got step1-seed0 and step2-seed1"),
+    ],
+)
+def test_revisions_that_are_not_steps_of_one_training_say_why(names: tuple[str, ...], said: str, measured: Measured) -> None:
+    with pytest.raises(UsageError, match=said):
+        measured(*names)
+
+
+@pytest.mark.parametrize("names", [("checkpoint-1000", "checkpoint-500"), ("epoch=1-step=1000", "epoch=0-step=500")])
+def test_names_of_steps_that_others_use_are_steps(names: tuple[str, ...], measured: Measured) -> None:
+    new, record = measured(*names)
+    assert new == ["step=000500.json", "step=001000.json"]
+    assert (record["step"], record["revision"], record["final"]) == (1000, names[0], True)
+
+
+def test_steps_of_one_stage_differ_in_their_tokens(measured: Measured) -> None:
+    new, _ = measured("stage1-step101000-tokens424B", "stage1-step102000-tokens428B")
+    assert new == ["step=101000.json", "step=102000.json"]
+
+
 def test_revisions_of_the_same_weights_are_told_and_others_are_not(
     measured: Measured, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,9 +13,13 @@ from gcgap.compose import Origin
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.fresh import check_installed
 from gcgap.pretrained.model import Pretrained
+from gcgap.pretrained.tokenizer import first_lines, read_tokenizer
 from gcgap.pretrained.weights import weights_sha256
 from gcgap.prompts.find import find_prompts
-from gcgap.prompts.tokens import Encode, UnknownWordsError
+
+STEP_WORDS = ("(?:global[-_]?)?steps?", "iter(?:ation)?s?", "checkpoint|ckpt")
+"""Words before the number of a step in the name of a revision, as regular expressions."""
+THOUSANDS = {"": 1, "k": 1000, "m": 1_000_000}
 
 
 def load_pretrained(
@@ -64,12 +67,13 @@ def load_pretrained(
     try:
         network, wiring = _network(where, options, allow_pickle, given)
     except (OSError, ValueError, UnpicklingError) as error:
-        raise ValueError(f"`{name}` cannot be loaded as a model: {_hint(where, allow_pickle)}{_first_lines(error)}") from error
+        raise ValueError(f"`{name}` cannot be loaded as a model: {_hint(where, allow_pickle)}{first_lines(error)}") from error
     model = Pretrained(network, wiring).eval()
     model.settings["name"] = str(name)
     model.memory = memory
     if prompts is not None:
-        source = find_prompts(prompts, _encode(where, options), network.config.get_text_config().vocab_size, seed, length)
+        encode, vocabulary = read_tokenizer(where, options, network.config.get_text_config())
+        source = find_prompts(prompts, encode, vocabulary, seed, length)
         model.origin = Origin(source, None, step_of(revision), weights_sha256(network))
     return model
 
@@ -123,35 +127,13 @@ def local(name: str | Path, revision: str | None) -> tuple[str, str]:
 
 
 def step_of(revision: str | None) -> int | None:
-    """The optimiser step that a revision such as step1000 names; None if it names none."""
-    found = re.fullmatch(r"step[-_=]?(\d+)", revision or "")
-    return None if found is None else int(found[1])
+    """The optimiser step that a revision names; None if it names none, or several.
 
-
-def _encode(name: str, options: dict[str, Any]) -> Encode:
-    """The tokenizer of a model, which is loaded when the first text comes."""
-    from transformers import AutoTokenizer
-
-    @cache
-    def tokenizer() -> Any:
-        try:
-            found = AutoTokenizer.from_pretrained(name, **options)
-        except (OSError, ValueError, ImportError, AttributeError) as error:
-            told = f"`{name}` has no tokenizer that can be loaded, so prompts must be token ids: {_first_lines(error)}"
-            raise ValueError(told) from error
-        if len(set(found("Some words in a row.")["input_ids"])) < 2:  # transformers makes one without words up
-            raise ValueError(f"`{name}` has no tokenizer that can be loaded, so prompts must be token ids.")
-        return found
-
-    def encode(text: str) -> list[int]:
-        tokens = tokenizer()(text)["input_ids"]
-        unknown = tokenizer().unk_token_id
-        if unknown in tokens and str(tokenizer().unk_token) not in text:
-            raise UnknownWordsError(f"the tokenizer of `{name}` does not know all words of {text!r}; write others.")
-        return tokens
-
-    return encode
-
-
-def _first_lines(error: Exception) -> str:
-    return "\n".join(line.strip() for line in str(error).strip().splitlines()[:3] if line.strip())
+    It is the number after one of `STEP_WORDS`: step1000, checkpoint-500, stage1-step101000-tokens424B, step-50K-105b. Where there
+    are two of these words, as in epoch-3-checkpoint-2-step-500, the first in their order counts.
+    """
+    for words in STEP_WORDS:
+        found = re.findall(rf"(?<![a-z\d])(?:{words})[-_=]?(\d+)([km]?)(?![a-z\d]|\.\d)", (revision or "").lower())
+        if steps := {int(number) * THOUSANDS[unit] for number, unit in found}:
+            return steps.pop() if len(steps) == 1 else None
+    return None

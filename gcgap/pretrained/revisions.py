@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from gcgap.records import Record
 from gcgap.reuse import check_same
 
 FINAL = "final.json"
+STAGE = r"(?:stage|phase|ingredient|seed)[-_=]?(\d+)"
+"""Parts of the name of a revision that say of which training it is; each counts its steps from 0."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Revisions:
         force: Measure again what is there.
 
     Raises:
-        UsageError: Several revisions of which one tells no step, or two that tell the same.
+        UsageError: Several revisions of which one names no step, two name the same, or two are of different stages.
         ValueError: The model is a directory that has not all of them.
     """
 
@@ -42,10 +45,7 @@ class Revisions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        steps = [step_of(name) for name in self.names]
-        if len(steps) > 1 and (None in steps or len(set(steps)) < len(steps)):
-            told = ", ".join(map(str, self.names))
-            raise UsageError(f"`--revision` must be one, or several of different steps such as step1000; got {told}.")
+        _check_steps(self.names)
         for name in self.names:
             local(self.given.model, name)  # before the first of them is measured
 
@@ -104,3 +104,21 @@ class Revisions:
             last = max(steps, key=lambda record: record["step"])
             return Record(last.to_dict() | {"final": True}).write(path)
         return Record.read(path)
+
+
+def _check_steps(names: Sequence[str | None]) -> None:
+    """Raise a UsageError unless several revisions are steps of one training."""
+    seen: dict[int, str | None] = {}
+    wanted = "`--revision` must be one, or several of different steps such as step1000, checkpoint-500 or iter_0001000"
+    for name in names if len(names) > 1 else ():
+        if (step := step_of(name)) is None:
+            raise UsageError(
+                f"{wanted}; got {name}, in which no one number follows step, iter, checkpoint or ckpt. Measure it alone."
+            )
+        if step in seen:
+            raise UsageError(f"{wanted}; got {seen[step]} and {name}, which both name step {step}. Leave one of them out.")
+        seen[step] = name
+    stages = {tuple(re.findall(STAGE, (name or "").lower())): name for name in names}
+    if len(stages) > 1:
+        first, second, *_ = stages.values()
+        raise UsageError(f"{wanted}, of one stage; got {first} and {second}. Measure each with an `--out` of its own.")

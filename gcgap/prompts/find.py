@@ -21,7 +21,7 @@ from gcgap.prompts.prompt import read_prompts
 from gcgap.prompts.random_token import corrupt
 from gcgap.prompts.sentences import NAMES
 from gcgap.prompts.source import Draw, PromptSource
-from gcgap.prompts.tokens import Encode, Encoded, check_vocabulary, encoded, next_token
+from gcgap.prompts.tokens import Encode, Encoded, Vocabulary, check_vocabulary, encoded, next_token, token_ids
 
 Make = Callable[[np.random.Generator, int, int], Sequence[Encoded]]
 """Makes prompts up: by a random generator, their number and their length."""
@@ -31,11 +31,11 @@ FEWEST_NAMES = 6
 class Made(NamedTuple):
     """A task whose prompts are made up: what makes them for a tokenizer and a vocabulary, and if they can be lengthened."""
 
-    maker: Callable[[Encode, int], Make]
+    maker: Callable[[Encode, Vocabulary], Make]
     any_length: bool = False
 
 
-def find_prompts(name_or_path: str, encode: Encode, vocabulary: int, seed: int, length: int = 0) -> PromptSource:
+def find_prompts(name_or_path: str, encode: Encode, vocabulary: int | Vocabulary, seed: int, length: int = 0) -> PromptSource:
     """The prompts of a name of `PROMPTS`, or else of a file (`gcgap.prompts.prompt`), in the tokens of a model.
 
     Prompts of a file without `corrupted` get a random-token corruption (`gcgap.prompts.random_token`).
@@ -43,7 +43,7 @@ def find_prompts(name_or_path: str, encode: Encode, vocabulary: int, seed: int, 
     Args:
         name_or_path: A name, or the path of a file of JSON lines, whose stem is then the name of the task.
         encode: The model's tokenizer.
-        vocabulary: Number of tokens that the model knows.
+        vocabulary: The tokens that the model knows; a number where text can give all of them.
         seed: Seed of all streams.
         length: Filler sentences, where prompts can have some.
 
@@ -52,6 +52,7 @@ def find_prompts(name_or_path: str, encode: Encode, vocabulary: int, seed: int, 
             tokenizer that the task cannot be put in.
     """
     made = PROMPTS.get(name_or_path)
+    vocabulary = Vocabulary(vocabulary) if isinstance(vocabulary, int) else vocabulary
     if length < 0 or (length and not (made and made.any_length)):
         raise ValueError(f"`length` must be 0 for {name_or_path}, or for ioi its number of filler sentences; got {length}.")
     if made:
@@ -68,7 +69,7 @@ def find_prompts(name_or_path: str, encode: Encode, vocabulary: int, seed: int, 
         raise ValueError(f"`{name_or_path}`: {error}") from error
 
 
-def _drawn(make: Make, seed: int, vocabulary: int, length: int) -> Draw:
+def _drawn(make: Make, seed: int, vocabulary: Vocabulary, length: int) -> Draw:
     def draw(purpose: Purpose, size: int, index: int, count: int) -> Sequence[Encoded]:
         prompts = make(generator(seed, purpose, length, index), size, length)
         for prompt in prompts:
@@ -78,7 +79,7 @@ def _drawn(make: Make, seed: int, vocabulary: int, length: int) -> Draw:
     return draw
 
 
-def _of_file(path: str, encode: Encode, vocabulary: int, seed: int) -> tuple[Encoded, ...]:
+def _of_file(path: str, encode: Encode, vocabulary: Vocabulary, seed: int) -> tuple[Encoded, ...]:
     lines: dict[Encoded, int] = {}
     prompts: list[Encoded] = []
     for line, prompt in enumerate(read_prompts(path), start=1):
@@ -89,7 +90,8 @@ def _of_file(path: str, encode: Encode, vocabulary: int, seed: int) -> tuple[Enc
                 raise ValueError(f"no prompt may be there twice; got that of line {lines[found]} again. Remove one.")
             lines[found] = line
             if found.corrupted is None:
-                found = corrupt(found, generator(seed, Purpose.CORRUPTION, 0, line), vocabulary)
+                random = generator(seed, Purpose.CORRUPTION, 0, line)
+                found = corrupt(found, random, vocabulary.drawn, vocabulary.special)
         except ValueError as error:
             raise ValueError(f"`{path}`, line {line}: {error}") from error
         prompts.append(found)
@@ -101,7 +103,7 @@ def single_token_names(names: Sequence[str], encode: Encode) -> list[str]:
     return [name for name in names if next_token("Then,", f" {name}", encode) is not None]
 
 
-def _ioi(encode: Encode, vocabulary: int) -> Make:
+def _ioi(encode: Encode, vocabulary: Vocabulary) -> Make:
     names = single_token_names(NAMES, encode)
     if len(names) < FEWEST_NAMES:
         raise ValueError(
@@ -111,14 +113,16 @@ def _ioi(encode: Encode, vocabulary: int) -> Make:
     return lambda random, size, length: [encoded(prompt, encode) for prompt in ioi(random, size, length, names)]
 
 
-def _greater_than(encode: Encode, vocabulary: int) -> Make:
+def _greater_than(encode: Encode, vocabulary: Vocabulary) -> Make:
     years = two_digit_years(encode)
     return lambda random, size, length: [encoded(prompt, encode) for prompt in greater_than(random, size, years)]
 
 
-def _induction(encode: Encode, vocabulary: int) -> Make:
-    beginning = tuple(encode(""))  # what the tokenizer puts before every text, such as BOS
-    return lambda random, size, length: induction(random, size, vocabulary, beginning)
+def _induction(encode: Encode, vocabulary: Vocabulary) -> Make:
+    next_token("Then", ",", encode)  # refuses a tokenizer that puts something behind a text
+    beginning = token_ids("", encode)  # what it puts before every text, such as BOS
+    words = vocabulary.drawn
+    return lambda random, size, length: induction(random, size, words, beginning)
 
 
 PROMPTS = {"ioi": Made(_ioi, any_length=True), "greater_than": Made(_greater_than), "induction": Made(_induction)}

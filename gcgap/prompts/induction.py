@@ -10,7 +10,7 @@ HALF = 16
 """Tokens that are said twice."""
 
 
-def induction(random: np.random.Generator, size: int, vocabulary: int, beginning: tuple[int, ...] = ()) -> list[Encoded]:
+def induction(random: np.random.Generator, size: int, words: np.ndarray, beginning: tuple[int, ...] = ()) -> list[Encoded]:
     """Prompts `t_1 .. t_n t_1 .. t_{n-1}` of different random tokens, n = 16, whose answer is t_n.
 
     Corrupted, t_n is another token in its first place, which is the wrong answer.
@@ -18,15 +18,18 @@ def induction(random: np.random.Generator, size: int, vocabulary: int, beginning
     Args:
         random: Draws everything.
         size: Number of prompts.
-        vocabulary: Number of tokens that the model knows; each is equally likely.
+        words: The tokens that text can give; each is equally likely.
         beginning: Special tokens that a text of this model begins with.
 
     Raises:
-        ValueError: The vocabulary has too few tokens.
+        ValueError: There are too few tokens.
     """
-    tokens = np.setdiff1d(np.arange(vocabulary), beginning)
+    tokens = np.setdiff1d(words, beginning)
     if len(tokens) <= HALF:
-        raise ValueError(f"induction needs a vocabulary of at least {HALF + 1} tokens that are not special; got {len(tokens)}.")
+        raise ValueError(
+            f"induction needs a vocabulary of at least {HALF + 1} tokens that text can give and that are not special; got "
+            f"{len(tokens)}. Use another model, or a file of prompts."
+        )
     return [_prompt(random.choice(tokens, HALF + 1, replace=False).tolist(), beginning) for _ in range(size)]
 
 

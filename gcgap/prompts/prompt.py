@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gcgap.files import user_text
 from gcgap.seal import parsed
 
 NEEDED, OPTIONAL = ("clean", "answer"), ("corrupted", "wrong")
@@ -53,12 +54,10 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         got = "a directory" if path.is_dir() else "nothing of that name"
         raise ValueError(f"`{path}` must be a file of JSON lines; got {got}. Give the path of a file of prompts.")
-    data = path.read_bytes()
     try:
-        lines = data.decode().split("\n")  # not at the other line breaks of Unicode, which JSON texts may hold
-    except UnicodeDecodeError as error:
-        line, got = data[: error.start].count(b"\n") + 1, data[error.start]
-        raise ValueError(f"`{path}`, line {line}: it must be UTF-8; got the byte {got:#04x}. Save it so.") from error
+        lines = user_text(path.read_bytes()).split("\n")  # not at the other line breaks of Unicode, which JSON texts may hold
+    except ValueError as error:
+        raise ValueError(f"`{path}`, {error}") from error
     lines = lines if lines[-1] else lines[:-1]
     if not lines:
         raise ValueError(f"`{path}` must hold one prompt per line; got an empty file. Write one JSON object per line.")

@@ -7,7 +7,7 @@ import numpy as np
 from gcgap.prompts.tokens import Encoded
 
 
-def corrupt(prompt: Encoded, random: np.random.Generator, vocabulary: int) -> Encoded:
+def corrupt(prompt: Encoded, random: np.random.Generator, words: np.ndarray, special: frozenset[int] = frozenset()) -> Encoded:
     """The prompt with a corrupted twin, in which one token at a random place is another random one.
 
     Neither the first token changes, which may be a special one that says nothing, nor the last, from which the answer is
@@ -16,18 +16,20 @@ def corrupt(prompt: Encoded, random: np.random.Generator, vocabulary: int) -> En
     Args:
         prompt: What to corrupt.
         random: Draws the place and the token.
-        vocabulary: Number of tokens that the model knows; each other one is equally likely.
+        words: The tokens that text can give; each other one is equally likely.
+        special: Tokens that do not change, such as those of a chat template.
 
     Raises:
-        ValueError: There is no token between the first and the last, or no other token.
+        ValueError: There is no token between the first and the last that can change, or no other token.
     """
-    if len(prompt.clean) < 3:
+    places = [place for place, token in enumerate(prompt.clean[1:-1], start=1) if token not in special]
+    if not places:
         raise ValueError(
-            "`clean` must have at least 3 tokens for one between the first and the last to be changed at random; "
-            f"got {list(prompt.clean)}. Write a longer prompt, or give `corrupted`."
+            "`clean` must have at least 3 tokens for one between the first and the last, and not special, to be changed at "
+            f"random; got {list(prompt.clean)}. Write a longer prompt, or give `corrupted`."
         )
-    if vocabulary < 2:
-        raise ValueError(f"`vocabulary` must be at least 2 for another token to be there; got {vocabulary}.")
-    place = int(random.integers(1, len(prompt.clean) - 1))
-    token = (prompt.clean[place] + int(random.integers(1, vocabulary))) % vocabulary
+    place = int(random.choice(places))
+    if not len(others := words[words != prompt.clean[place]]):
+        raise ValueError(f"there must be another token that text can give; got only {words.tolist()}. Give `corrupted`.")
+    token = int(random.choice(others))
     return prompt._replace(corrupted=(*prompt.clean[:place], token, *prompt.clean[place + 1 :]))

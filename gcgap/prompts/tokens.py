@@ -1,15 +1,19 @@
 """From prompts to the tokens that a model reads, and to batches of them.
 
-A tokenizer is any callable that gives the token ids of a text. Special tokens are whatever it puts at the beginning. Owns no
-tokenizer.
+A tokenizer is any callable that gives the token ids of a text. It may put special tokens before a text, and none behind it, where
+the answer is read. Owns no tokenizer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
+from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +26,28 @@ Encode = Callable[[str], list[int]]
 
 class UnknownWordsError(ValueError):
     """A text has words that a tokenizer does not know, and gives one token for all of them."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a model, and which of them text can give.
+
+    Args:
+        size: Rows of the model's embedding.
+        words: Gives the tokens from which random ones are drawn; by default all that are not special.
+        special: Control tokens such as BOS, which no corruption changes.
+        ending: What the tokenizer by itself puts behind a text, such as EOS. No prompt may end in it.
+    """
+
+    size: int
+    words: Callable[[], np.ndarray] | None = None
+    special: frozenset[int] = frozenset()
+    ending: tuple[int, ...] = ()
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """The tokens from which random ones are drawn."""
+        return np.setdiff1d(np.arange(self.size), list(self.special)) if self.words is None else self.words()
 
 
 class Encoded(NamedTuple):
@@ -53,20 +79,45 @@ def encoded(prompt: Prompt, encode: Encode) -> Encoded:
     return Encoded(clean, corrupted, answer, wrong)
 
 
+def token_ids(text: str, encode: Encode) -> tuple[int, ...]:
+    """The tokens of a text, behind what the tokenizer puts before every text. A text that begins with that gets it once.
+
+    Raises:
+        ValueError: The tokenizer gives something else than ids, or puts something behind a text.
+    """
+    before, tokens = tuple(encode("")), tuple(encode(text))
+    if not all(isinstance(token, Integral) for token in tokens):
+        raise ValueError(f"a tokenizer must give a list of token ids; got {list(tokens)!r:.60}. Give its method `encode`.")
+    if tokens[: len(before)] != before:
+        raise ValueError(
+            f"a tokenizer must put nothing behind a text, where the answer is read; it makes '' {list(before)}, and "
+            f"{text[:60]!r} {list(tokens)}. Make it add no EOS and no SEP."
+        )
+    twice = bool(before) and tokens[len(before) : 2 * len(before)] == before
+    return tokens[len(before) :] if twice else tokens
+
+
 def next_token(context: str, text: str, encode: Encode) -> int | None:
     """The token that `text` adds to those of `context`; None if it adds another number of them, changes those, or is unknown."""
     try:
-        before, after = list(encode(context)), list(encode(context + text))
+        before, after = token_ids(context, encode), token_ids(context + text, encode)
     except UnknownWordsError:
         return None
     return after[-1] if after and after[:-1] == before else None
 
 
-def check_vocabulary(prompt: Encoded, vocabulary: int) -> None:
-    """Raise a ValueError unless every token is one of the model's."""
-    largest = max(*prompt.clean, *(prompt.corrupted or ()), prompt.answer, prompt.wrong or 0)
-    if largest >= vocabulary:
-        raise ValueError(f"a token id must be below {vocabulary}, the model's vocabulary; got {largest}. Use its own tokens.")
+def check_vocabulary(prompt: Encoded, vocabulary: Vocabulary) -> None:
+    """Raise a ValueError unless every token is one of the model's, and the last one is not what ends every text."""
+    largest, size = max(*prompt.clean, *(prompt.corrupted or ()), prompt.answer, prompt.wrong or 0), vocabulary.size
+    if largest >= size:
+        raise ValueError(f"a token id must be below {size}, the model's vocabulary; got {largest}. Use its own tokens.")
+    ending = vocabulary.ending
+    for key, tokens in (("clean", prompt.clean), ("corrupted", prompt.corrupted or ())):
+        if ending and tokens[-len(ending) :] == ending:
+            raise ValueError(
+                f"`{key}` must not end in {list(ending)}, with which the tokenizer ends a text: the answer would be read behind "
+                f"it; got {list(tokens)}. Leave it out."
+            )
 
 
 def as_batch(prompts: Sequence[Encoded]) -> Batch:
@@ -101,7 +152,7 @@ def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
 
 
 def _tokens(text: str | tuple[int, ...], encode: Encode) -> tuple[int, ...]:
-    return tuple(encode(text)) if isinstance(text, str) else text
+    return token_ids(text, encode) if isinstance(text, str) else text
 
 
 def _check_twins(clean: tuple[int, ...], corrupted: tuple[int, ...]) -> None:
@@ -121,11 +172,11 @@ def _answer(clean: str | tuple[int, ...], key: str, answer: str | int, encode: E
     if (token := next_token(clean, answer, encode)) is not None:
         return token
     try:
-        before, after = list(encode(clean)), list(encode(clean + answer))
+        before, after = token_ids(clean, encode), token_ids(clean + answer, encode)
     except UnknownWordsError as error:
         raise ValueError(f"`{key}` is {answer!r}: {error} Mind the space before it.") from error
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
     raise ValueError(
-        f"`{key}` must be exactly one token after `clean`; with {answer!r} the end of the tokens, {before[same:]}, becomes "
-        f"{after[same:]}. Choose another answer, mind the space before it, or give a token id."
+        f"`{key}` must be exactly one token after `clean`; with {answer!r} the end of the tokens, {list(before[same:])}, becomes "
+        f"{list(after[same:])}. Choose another answer, mind the space before it, or give a token id."
     )
