@@ -178,7 +178,11 @@ def raw(name: str, bare: Any, heads: str) -> list[Tensor]:
     """Gradients of W_i cut out by hand from the family's own parameters."""
     found: list[Tensor] = []
     for layer in range(2):
-        if name.startswith("gpt2"):
+        if name == "gpt_neo":
+            block = bare.transformer.h[layer]
+            value, output = (getattr(block.attn.attention, part).weight.grad for part in ("v_proj", "out_proj"))
+            parts, down = value.split(6, 0) if heads == "value" else output.split(6, 1), block.mlp.c_proj.weight.grad
+        elif name.startswith("gpt2"):
             block = bare.transformer.h[layer]
             attention, down = (block.attn.c_attn.weight.grad[:, 48:], block.attn.c_proj.weight.grad), block.mlp.c_proj.weight.grad
             parts = attention[0].split(6, 1) if heads == "value" else attention[1].split(6, 0)
@@ -187,6 +191,11 @@ def raw(name: str, bare: Any, heads: str) -> list[Tensor]:
             triples = block.attention.query_key_value.weight.grad.view(4, 3, 6, 24)
             parts = triples[:, 2] if heads == "value" else block.attention.dense.weight.grad.split(6, 1)
             down = block.mlp.dense_4h_to_h.weight.grad
+        elif name == "phi":
+            block = bare.model.layers[layer]
+            value, output = block.self_attn.v_proj.weight.grad, block.self_attn.dense.weight.grad
+            shared = [part for part in value.split(6, 0) for _ in range(2)]
+            parts, down = shared if heads == "value" else output.split(6, 1), block.mlp.fc2.weight.grad
         else:
             block = bare.get_submodule("model.language_model" if name == "gemma3" else "model").layers[layer]
             width = block.self_attn.head_dim
