@@ -86,8 +86,10 @@ def check_forward(model: Decoder) -> None:
     relative to the largest one.
     """
     network: Any = model.network
-    tokens = torch.arange(1, min(9, model.n_ctx or 9), device=model.device).repeat(2, 1) % network.config.get_text_config().vocab_size
-    tokens[1, -1] = 0
+    text, length = network.config.get_text_config(), min(8, model.n_ctx or 8)
+    words = torch.tensor([word for word in range(min(10, text.vocab_size)) if word != text.pad_token_id], device=model.device)
+    tokens = words.repeat(length)[:length].repeat(2, 1)
+    tokens[1, -1] = words[length % len(words)]
     with torch.no_grad():
         logits = model(tokens)
         if _differs(logits[1, :-1], logits[0, :-1], network.dtype):
