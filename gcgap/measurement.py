@@ -134,7 +134,7 @@ def begin(
         source.check_ood([length], "length")
     if name := not_finite(model.named_parameters()):
         raise FloatingPointError(f"The weight `{name}` is not finite.")
-    wiring, model, seconds = Wiring.of(model), in_precision(model, protocol.precision), Stopwatch()
+    model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()
     _check_site(model, protocol)
     wiring.check_sets(protocol.sets)
     find_methods(protocol.attribution.methods)

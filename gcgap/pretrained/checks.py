@@ -14,17 +14,78 @@ import torch
 from gcgap.model import Decoder
 
 KNOWN = frozenset(
-    "_sliding_window_pattern activation_function attention_bias attention_dropout attention_layers attention_types "
-    "attn_logit_softcapping attn_pdrop boi_token_index bos_token_id classifier_dropout clip_qkv embd_pdrop embed_dropout "
-    "eoi_token_index eos_token_id final_logit_softcapping head_dim hidden_act hidden_activation hidden_dropout hidden_size "
-    "ignore_keys_at_rope_validation image_token_index initializer_range intermediate_size is_decoder layer_norm_eps "
-    "layer_norm_epsilon max_position_embeddings max_window_layers mlp_bias mm_tokens_per_image n_embd n_head n_inner n_layer "
-    "n_positions num_attention_heads num_heads num_hidden_layers num_key_value_heads num_layers "
-    "original_max_position_embeddings pad_token_id partial_rotary_factor pretraining_tp qk_layernorm query_pre_attn_scalar "
-    "reorder_and_upcast_attn resid_dropout resid_pdrop rms_norm_eps rope_parameters scale_attn_by_inverse_layer_idx "
-    "scale_attn_weights sliding_window summary_activation summary_first_dropout summary_proj_to_labels summary_type "
-    "summary_use_proj text_config tie_word_embeddings use_cache use_parallel_residual use_sliding_window vision_config "
-    "vocab_size window_size".split()
+    [
+        "_sliding_window_pattern",
+        "activation_function",
+        "attention_bias",
+        "attention_dropout",
+        "attention_layers",
+        "attention_types",
+        "attn_logit_softcapping",
+        "attn_pdrop",
+        "boi_token_index",
+        "bos_token_id",
+        "classifier_dropout",
+        "clip_qkv",
+        "embd_pdrop",
+        "embed_dropout",
+        "eoi_token_index",
+        "eos_token_id",
+        "final_logit_softcapping",
+        "head_dim",
+        "hidden_act",
+        "hidden_activation",
+        "hidden_dropout",
+        "hidden_size",
+        "ignore_keys_at_rope_validation",
+        "image_token_index",
+        "initializer_range",
+        "intermediate_size",
+        "is_decoder",
+        "layer_norm_eps",
+        "layer_norm_epsilon",
+        "max_position_embeddings",
+        "max_window_layers",
+        "mlp_bias",
+        "mm_tokens_per_image",
+        "n_embd",
+        "n_head",
+        "n_inner",
+        "n_layer",
+        "n_positions",
+        "num_attention_heads",
+        "num_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "num_layers",
+        "original_max_position_embeddings",
+        "pad_token_id",
+        "partial_rotary_factor",
+        "pretraining_tp",
+        "qk_layernorm",
+        "query_pre_attn_scalar",
+        "reorder_and_upcast_attn",
+        "resid_dropout",
+        "resid_pdrop",
+        "rms_norm_eps",
+        "rope_parameters",
+        "scale_attn_by_inverse_layer_idx",
+        "scale_attn_weights",
+        "sliding_window",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "text_config",
+        "tie_word_embeddings",
+        "use_cache",
+        "use_parallel_residual",
+        "use_sliding_window",
+        "vision_config",
+        "vocab_size",
+        "window_size",
+    ]
 )
 """Settings that may have any value. Attention that leaves one out is found by `check_forward`."""
 
@@ -38,6 +99,9 @@ CHECKED: dict[str, tuple[tuple[Any, ...], str]] = {
     "rope_type": (("default", "linear", "llama3", "yarn"), "other rotary positions depend on the longest row of a batch"),
 }
 """Settings that must have one of these values, and why."""
+_OTHER = "Measure another model: gcgap measures causal decoders with floating point weights."
+LEFT_OUT = {"attn_logit_softcapping": None, "scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
+"""Settings that sdpa leaves out in some version of transformers since 5.0, and the value at which that changes nothing."""
 
 
 def check_settings(config: Any) -> None:
@@ -46,10 +110,11 @@ def check_settings(config: Any) -> None:
     for part in _parts(config):
         for name in sorted(set(part.to_dict()) - _common() - KNOWN - set(CHECKED)):
             default = type(part)()
-            if hasattr(default, name) and getattr(part, name) != getattr(default, name):
+            got, wanted = getattr(part, name), getattr(default, name, getattr(part, name))
+            if got != wanted:
                 raise ValueError(
-                    f"`{name}` in the model's config must be {getattr(default, name)!r}, since gcgap does not know what it changes "
-                    f"in {part.model_type}; got {getattr(part, name)!r:.60}.\nMeasure another model, or one trained without it."
+                    f"`{name}` in the model's config must be {wanted!r}, since gcgap does not know what it changes in "
+                    f"{part.model_type}; got {got!r:.60}.\n{_OTHER}"
                 )
 
 
@@ -62,21 +127,22 @@ def check_values(config: Any) -> None:
             raise ValueError(f"`{name}` in the model's config must be {choice}, because {why}; got {value!r:.60}.\n{_OTHER}")
 
 
-_OTHER = "Measure another model: gcgap measures causal decoders with floating point weights."
-
-
 def check_attention(config: Any, attention: str | None) -> None:
     """Raise a ValueError if this way of computing attention leaves out what the config asks for."""
-    if attention == "sdpa" and (cap := soft_cap(config)) is not None:
+    if attention == "sdpa" and (name := needs_eager(config)) is not None:
         raise ValueError(
-            f"`attention` must be eager: sdpa leaves out the soft cap of {cap} on attention scores that this model's config sets.\n"
+            f"`attention` must be eager, because sdpa leaves out the `{name}` that this model's config sets.\n"
             "Give `--attention eager`, or call the network's `set_attn_implementation('eager')`."
         )
 
 
-def soft_cap(config: Any) -> float | None:
-    """The soft cap c on attention scores s, which become c tanh(s / c); None if there is none."""
-    return next((cap for part in _parts(config) if (cap := getattr(part, "attn_logit_softcapping", None)) is not None), None)
+def needs_eager(config: Any) -> str | None:
+    """The name of a setting that only eager attention takes; None if there is none."""
+    for part in _parts(config):
+        for name, harmless in LEFT_OUT.items():
+            if getattr(part, name, None) not in (None, harmless):
+                return name
+    return None
 
 
 def check_forward(model: Decoder) -> None:

@@ -14,11 +14,18 @@ from typing import Any
 
 from gcgap.components import Wiring
 from gcgap.compose import Origin
-from gcgap.pretrained.checks import check_attention, check_forward, soft_cap
+from gcgap.pretrained.checks import check_attention, check_forward, needs_eager
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.fresh import check_installed
 from gcgap.pretrained.model import Pretrained
-from gcgap.pretrained.weights import check_complete, check_formats, check_no_adapter, stored_formats, weights_sha256
+from gcgap.pretrained.weights import (
+    check_complete,
+    check_formats,
+    check_no_adapter,
+    check_tied,
+    stored_formats,
+    weights_sha256,
+)
 from gcgap.prompts.find import find_prompts
 from gcgap.prompts.tokens import Encode, UnknownWordsError
 
@@ -48,8 +55,8 @@ def load_pretrained(
         dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made
             of them are float32 or wider.
         device_map: Where the weights go, such as `auto` (needs the package accelerate); the CPU by default.
-        attention: `eager` or `sdpa`; if None the model's own default, which for a soft cap on attention scores is eager. Both
-            have second derivatives, flash attention has none.
+        attention: `eager` or `sdpa`; if None the model's own default, or eager for a config that sdpa does not follow, such as
+            one with soft caps on attention scores. Both have second derivatives, flash attention has none.
         memory: GiB that activations may take; as many rows as for small models by default.
         trust_remote_code: Run Python code that comes with the model. Never without your word.
         allow_pickle: Read weights that are no safetensors; a pickle file is read without running what it holds.
@@ -93,17 +100,19 @@ def _network(where: str, options: dict[str, Any], allow_pickle: bool, given: dic
     config = AutoConfig.from_pretrained(where, **options)
     wiring = find_wiring(config)
     check_attention(config, given["attn_implementation"])
-    if soft_cap(config) is not None:
+    if needs_eager(config) is not None:
         given = given | {"attn_implementation": "eager"}
     given = given | {"use_safetensors": None if allow_pickle else True, "output_loading_info": True}
     check_no_adapter(where, options["revision"])
     try:
         check_formats(stored_formats(where, options["revision"], allow_pickle), one=given["dtype"] == "auto")
         with _quiet_report():
-            network, report = AutoModelForCausalLM.from_pretrained(where, ignore_mismatched_sizes=True, **given, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(where, ignore_mismatched_sizes=True, **given, **options)
     except SafetensorError as error:
         raise ValueError(f"a file of weights is harmed ({error}); copy it again.") from error
+    network, report = loaded
     check_complete(report)
+    check_tied(network)
     return network, wiring
 
 

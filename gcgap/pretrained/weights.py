@@ -22,8 +22,8 @@ PREFIXES = {
     "transformer.": "a module adds that has the model as its part `transformer`. Save that part",
     "model.": "a LightningModule adds that has the model as its part `model`. Save that part",
 }
-"""Parts of weights' names that other programs add, and what to do about each. The last two are parts of some models' names too."""
-OWN = ("transformer.", "model.")
+"""Parts of weights' names that other programs add, and what to do about each."""
+OWN = ("transformer.", "model.")  # which some models' own names have too
 COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
 """Names of tables that models compute and older files hold too."""
 FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
@@ -52,7 +52,7 @@ def _bytes(weight: Tensor) -> bytes:
 
 
 def check_no_adapter(where: str, revision: str) -> None:
-    """Raise a ValueError if an adapter of PEFT lies beside the weights: transformers would apply it or not, as PEFT is installed."""
+    """Raise a ValueError if an adapter lies beside the weights: transformers applies it only if PEFT is installed."""
     from transformers.utils import cached_file
 
     if cached_file(where, "adapter_config.json", revision=revision, _raise_exceptions_for_missing_entries=False) is not None:
@@ -80,11 +80,23 @@ def check_complete(report: Mapping[str, Collection[Any]]) -> None:
         raise ValueError("; ".join(lines) + f".\n{advice}")
 
 
+def check_tied(network: Any) -> None:
+    """Raise a ValueError if the config ties input and output embedding, and the files hold two that differ."""
+    both = network.get_input_embeddings(), network.get_output_embeddings()
+    apart = both[0].weight is not both[1].weight and not torch.equal(both[0].weight, both[1].weight)
+    if apart and network.config.get_text_config().tie_word_embeddings:
+        raise ValueError(
+            "its config.json says that input and output embedding are one matrix (`tie_word_embeddings`), and its weights hold "
+            "two that differ.\nIf the model was trained with two, set `tie_word_embeddings` to false."
+        )
+
+
 def prefix_advice(missing: Collection[str], unexpected: Collection[str]) -> str | None:
     """What put a prefix before, or inside, names that would else be the missing ones; None if no known one did."""
     for prefix, added in PREFIXES.items():
-        carry = [name for name in unexpected if f".{prefix}" in f".{name}"]
-        if carry and (prefix not in OWN or {name.replace(prefix, "", 1) for name in carry} & set(missing)):
+        carry, others = ([name for name in names if f".{prefix}" in f".{name}"] for names in (unexpected, missing))
+        meant = {name.replace(prefix, "", 1) for name in carry} & set(missing)
+        if meant or (carry and missing and not others and prefix not in OWN):  # transformers may rename the rest of a name too
             return f"Their names carry `{prefix}`, which {added}."
     return None
 
@@ -100,7 +112,7 @@ def check_formats(formats: Mapping[str, str], one: bool = False) -> None:
         if found not in FLOATS:
             raise ValueError(f"weights must be {', '.join(FLOATS[4:])}; `{name}` is {found}. Save the model in one of these.")
     if one and len(set(formats.values())) > 1:
-        first = {found: name for name, found in reversed(formats.items())}
+        first = {found: name for name, found in reversed(list(formats.items()))}
         mixed = " but ".join(f"`{name}` is {found}" for found, name in sorted(first.items()))
         raise ValueError(f"weights must all have one number format to be loaded in it; {mixed}. Choose one: float32, say.")
 
