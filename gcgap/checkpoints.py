@@ -17,6 +17,7 @@ from gcgap.compose import Origin
 from gcgap.finite import check_formats, check_one_format, not_finite
 from gcgap.model import Decoder
 from gcgap.pretrained.fresh import model_settings, new_model
+from gcgap.pretrained.weights import prefix_advice
 from gcgap.records import named_step
 
 PREFIX = "model."
@@ -112,7 +113,9 @@ def check_weights(settings: dict[str, Any], weights: dict[str, Any]) -> None:
         expected = {f"{PREFIX}{name}": weight for name, weight in new_model(**settings).state_dict().items()}
     for name in [*expected, *weights]:
         if name not in weights or name not in expected:
-            raise ValueError(f"{name} is {'missing' if name in expected else 'no weight of the model that its settings say'}")
+            advice = prefix_advice(expected.keys() - weights.keys(), weights.keys() - expected.keys())
+            what = "missing" if name in expected else "no weight of the model that its settings say"
+            raise ValueError(f"{name} is {what}. {advice}" if advice else f"{name} is {what}")
     for name, weight in expected.items():
         if weights[name].shape != weight.shape:
             raise ValueError(f"{name} must be of size {list(weight.shape)}, as its settings say; got {list(weights[name].shape)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from gcgap.model import Decoder
@@ -95,7 +96,12 @@ class Wiring:
 
     @classmethod
     def of(cls, model: Decoder) -> Wiring:
-        """The wiring that a model has, or that of a gcgap transformer."""
+        """The wiring that a model has, or that of a gcgap transformer.
+
+        Raises:
+            ValueError: The model was compiled.
+        """
+        check_not_compiled(model)
         own = getattr(model, "wiring", None)
         return own if isinstance(own, cls) else cls(model.n_layers, model.n_heads)
 
@@ -155,3 +161,24 @@ class Wiring:
         for names in sets:
             if not self.find(names):
                 raise ValueError("`protocol.sets` must hold sets of at least one component; got an empty one.")
+
+
+def check_not_compiled(model: nn.Module) -> None:
+    """Raise a ValueError if torch compiled the model or a part of it: compiled code does not see hooks that are set later."""
+    for name, module in model.named_modules():
+        if (way := _compiled_by(module)) is not None:
+            part = f"the part `{name}` of this model" if name else "this model"
+            raise ValueError(f"the model must not be compiled, because compiled code passes hooks by; {part} was, by {way}.")
+
+
+def _compiled_by(module: nn.Module) -> str | None:
+    """What compiled a module, and how to get the one inside; None if nothing did."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "torch.jit. Give the module that was scripted or traced"
+    if "_orig_mod" in module._modules:
+        return "torch.compile. Give the module inside, `compiled._orig_mod`"
+    if module._compiled_call_impl is not None:
+        return "its method `compile`. Give a model on which it was not called"
+    if hasattr(module.forward, "_torchdynamo_orig_callable"):
+        return "torch.compile of its `forward`. Give a model with its own `forward`"
+    return None

@@ -41,6 +41,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", GROUPED | {"sliding_window": 4}),
     "qwen2": ("Qwen2Config", GROUPED),
     "qwen3": ("Qwen3Config", WIDE),
+    "gemma": ("GemmaConfig", WIDE),
+    "olmo": ("OlmoConfig", GROUPED | {"clip_qkv": 0.5}),
+    "olmo2": ("Olmo2Config", GROUPED),
+    "olmo3": ("Olmo3Config", GROUPED | {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        SHAPE | {"num_layers": 2, "num_heads": 4, "window_size": 4, "attention_types": [[["global", "local"], 1]]},
+    ),
+    "phi": ("PhiConfig", GROUPED | {"qk_layernorm": True, "partial_rotary_factor": 0.7}),  # 4 of 6 entries turn
     "gemma2": ("Gemma2Config", WIDE | {"query_pre_attn_scalar": 8}),
     "gemma3_text": ("Gemma3TextConfig", WIDE | {"query_pre_attn_scalar": 8}),
     "gemma3": ("Gemma3Config", SEEING),

@@ -252,3 +252,10 @@ def test_the_payload_of_these_tests_would_run_if_it_were_unpickled(tmp_path: Pat
     target = tmp_path / "it-ran"
     pickle.loads(pickle.dumps(Payload(target)))
     assert target.is_dir()
+
+
+def test_a_checkpoint_whose_model_was_compiled_is_refused_by_that_name(content: dict[str, Any], tmp_path: Path) -> None:
+    other = copy.deepcopy(content)
+    other["state_dict"] = {name.replace("model.", "model._orig_mod.", 1): w for name, w in content["state_dict"].items()}
+    torch.save(other, tmp_path / "compiled.ckpt")
+    assert "Their names carry `_orig_mod.`, which torch.compile adds" in refused(tmp_path / "compiled.ckpt")

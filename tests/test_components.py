@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import gcgap
 from gcgap.components import Component, Wiring
 from gcgap.gates import recorded
 from gcgap.model import Transformer
@@ -114,3 +115,11 @@ def test_a_component_that_stands_twice_in_a_set_is_refused() -> None:
     assert wiring.find(name for name in ["L0_H0", "L1_MLP"]) == [0, 5]
     with pytest.raises(ValueError, match="twice in L0_H0, L0_H0"):
         wiring.find(["L0_H0", "L0_H0"])
+
+
+@pytest.mark.parametrize("call", [gcgap.measure, gcgap.attribute, Wiring.of])
+def test_a_compiled_model_is_refused_by_everything_that_measures(call: Any) -> None:
+    more = {} if call == Wiring.of else {"task": "sort", "length": 8}
+    sizes = SIZES | {"n_ctx": 40}
+    with pytest.raises(ValueError, match=r"must not be compiled, .* Give the module inside, `compiled._orig_mod`"):
+        call(torch.compile(Transformer(**sizes), backend="eager"), **more)

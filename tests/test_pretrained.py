@@ -178,7 +178,11 @@ def raw(name: str, bare: Any, heads: str) -> list[Tensor]:
     """Gradients of W_i cut out by hand from the family's own parameters."""
     found: list[Tensor] = []
     for layer in range(2):
-        if name.startswith("gpt2"):
+        if name == "gpt_neo":
+            block = bare.transformer.h[layer]
+            value, output = (getattr(block.attn.attention, part).weight.grad for part in ("v_proj", "out_proj"))
+            parts, down = value.split(6, 0) if heads == "value" else output.split(6, 1), block.mlp.c_proj.weight.grad
+        elif name.startswith("gpt2"):
             block = bare.transformer.h[layer]
             attention, down = (block.attn.c_attn.weight.grad[:, 48:], block.attn.c_proj.weight.grad), block.mlp.c_proj.weight.grad
             parts = attention[0].split(6, 1) if heads == "value" else attention[1].split(6, 0)
@@ -187,6 +191,11 @@ def raw(name: str, bare: Any, heads: str) -> list[Tensor]:
             triples = block.attention.query_key_value.weight.grad.view(4, 3, 6, 24)
             parts = triples[:, 2] if heads == "value" else block.attention.dense.weight.grad.split(6, 1)
             down = block.mlp.dense_4h_to_h.weight.grad
+        elif name == "phi":
+            block = bare.model.layers[layer]
+            value, output = block.self_attn.v_proj.weight.grad, block.self_attn.dense.weight.grad
+            shared = [part for part in value.split(6, 0) for _ in range(2)]
+            parts, down = shared if heads == "value" else output.split(6, 1), block.mlp.fc2.weight.grad
         else:
             block = bare.get_submodule("model.language_model" if name == "gemma3" else "model").layers[layer]
             width = block.self_attn.head_dim
@@ -290,3 +299,51 @@ def test_a_module_of_the_users_own_needs_a_wiring_and_nothing_else() -> None:
 def test_a_wrong_wiring_is_refused_when_the_model_is_made(wiring: Wiring, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Pretrained(Own(), wiring)
+
+
+def compiled_whole(own: Any) -> Any:
+    return torch.compile(own, backend="eager")
+
+
+def compiled_in_place(own: Any) -> Any:
+    own.compile(backend="eager")
+    return own
+
+
+def compiled_layer(own: Any) -> Any:
+    own.transformer.h[1] = torch.compile(own.transformer.h[1], backend="eager")
+    return own
+
+
+def compiled_forward(own: Any) -> Any:
+    own.transformer.h[0].mlp.forward = torch.compile(own.transformer.h[0].mlp.forward, backend="eager")
+    return own
+
+
+@pytest.mark.parametrize(
+    ("compiled", "told"),
+    [
+        (compiled_whole, r"this model was, by torch.compile. Give the module inside, `compiled._orig_mod`"),
+        (compiled_in_place, "this model was, by its method `compile`"),
+        (compiled_layer, r"the part `transformer.h.1` of this model was, by torch.compile. Give the module inside"),
+        (compiled_forward, r"the part `transformer.h.0.mlp` of this model was, by torch.compile of its `forward`"),
+    ],
+)
+def test_a_network_that_torch_compiled_is_refused_in_whole_and_in_part(compiled: Any, told: str) -> None:
+    with pytest.raises(ValueError, match="the model must not be compiled, .*" + told):
+        Pretrained(compiled(network("gpt2")), find_wiring(config("gpt2")))
+    model = made("gpt2")
+    model.network = compiled(model.network)
+    with pytest.raises(ValueError, match="the model must not be compiled"):
+        Wiring.of(model)
+
+
+def test_a_module_of_torchscript_is_refused() -> None:
+    class Doubled(nn.Module):
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return 2 * input_ids
+
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        scripted: Any = torch.jit.trace(Doubled(), torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"must not be compiled, .* by torch.jit. Give the module that was scripted or traced"):
+        Pretrained(scripted, Wiring(1, 2))

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from gcgap.components import Slices, Wiring
+from gcgap.pretrained.checks import check_settings
 
 Family = Callable[[Any], Wiring]
 """From a text model's config to its wiring."""
@@ -59,11 +60,40 @@ def gpt_neox(config: Any) -> Wiring:
     )
 
 
-@family("llama", "mistral", "qwen2", "qwen3")
-@family("gemma2", "gemma3_text", normalises=True)
+@family("gpt_neo")
+def gpt_neo(config: Any) -> Wiring:
+    """GPT-Neo: as GPT-2, with a matrix of its own for the values, and local attention in every other layer."""
+    return Wiring(
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        out_projection="transformer.h.{layer}.attn.attention.out_proj",
+        mlp="transformer.h.{layer}.mlp",
+        value=Slices("transformer.h.{layer}.attn.attention.v_proj"),
+        output=Slices("transformer.h.{layer}.attn.attention.out_proj", axis=1),
+        mlp_down="transformer.h.{layer}.mlp.c_proj",
+    )
+
+
+@family("phi")
+def phi(config: Any) -> Wiring:
+    """Phi 1, 1.5 and 2: heads and MLP of a layer read the same norm of the residual stream."""
+    n_heads, groups = config.num_attention_heads, config.num_key_value_heads
+    return Wiring(
+        config.num_hidden_layers,
+        n_heads,
+        out_projection="model.layers.{layer}.self_attn.dense",
+        mlp="model.layers.{layer}.mlp",
+        value=Slices("model.layers.{layer}.self_attn.v_proj", blocks=groups, group=n_heads // groups),
+        output=Slices("model.layers.{layer}.self_attn.dense", axis=1),
+        mlp_down="model.layers.{layer}.mlp.fc2",
+    )
+
+
+@family("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo")
+@family("gemma2", "gemma3_text", "olmo2", "olmo3", normalises=True)
 @family("gemma3", normalises=True, layers="model.language_model.layers")
 def llama(config: Any, normalises: bool = False, layers: str = "model.layers") -> Wiring:
-    """Llama and what is built like it; Gemma normalises what heads and MLP put out before it is added to the residual stream."""
+    """Llama and what is built like it; Gemma 2 and 3 and OLMo 2 and 3 normalise what heads and MLP put out before it is added."""
     text, layer = config.get_text_config(), f"{layers}.{{layer}}"
     n_heads, groups = text.num_attention_heads, text.num_key_value_heads
     return Wiring(
@@ -82,7 +112,7 @@ def find_wiring(config: Any) -> Wiring:
     """The wiring of a config's family.
 
     Raises:
-        ValueError: No family is declared for it.
+        ValueError: No family is declared for it, or it has a setting that is not known to leave measurements right.
     """
     name = config.model_type
     if config.is_encoder_decoder or not (declared := FAMILIES.get(name)):
@@ -91,4 +121,5 @@ def find_wiring(config: Any) -> Wiring:
             "Only decoders can be measured. For another one write its `Wiring` and give it to `Pretrained(network, wiring)`:\n"
             "gcgap/pretrained/families.py shows how, in ten lines for each family."
         )
+    check_settings(config)
     return declared(config)

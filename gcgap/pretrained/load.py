@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from gcgap.components import Wiring
 from gcgap.compose import Origin
+from gcgap.pretrained.checks import check_attention, check_forward, needs_eager
 from gcgap.pretrained.families import find_wiring
 from gcgap.pretrained.fresh import check_installed
 from gcgap.pretrained.model import Pretrained
 from gcgap.pretrained.tokenizer import first_lines, read_tokenizer
-from gcgap.pretrained.weights import weights_sha256
+from gcgap.pretrained.weights import (
+    check_complete,
+    check_formats,
+    check_no_adapter,
+    check_tied,
+    stored_formats,
+    weights_sha256,
+)
 from gcgap.prompts.find import find_prompts
 
 STEP_WORDS = ("(?:global[-_]?)?steps?", "iter(?:ation)?s?", "checkpoint|ckpt")
@@ -47,15 +58,16 @@ def load_pretrained(
         dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made
             of them are float32 or wider.
         device_map: Where the weights go, such as `auto` (needs the package accelerate); the CPU by default.
-        attention: `eager` or `sdpa`; the model's own default if None. Both have second derivatives, flash attention has none.
+        attention: `eager` or `sdpa`; if None the model's own default, or eager for a config that sdpa does not follow, such as
+            one with soft caps on attention scores. Both have second derivatives, flash attention has none.
         memory: GiB that activations may take; as many rows as for small models by default.
         trust_remote_code: Run Python code that comes with the model. Never without your word.
         allow_pickle: Read weights that are no safetensors; a pickle file is read without running what it holds.
 
     Raises:
         ImportError: The extra `gcgap[hf]` is not installed.
-        ValueError: There is no such model, it cannot be reached, it is no decoder of a known family, or it needs one of the
-            permissions above.
+        ValueError: There is no such model, it cannot be reached, it is no causal decoder of a known family, its weights are not
+            all there or no floating point numbers, or it needs one of the permissions above.
     """
     if memory is not None and memory <= 0:
         raise ValueError(f"`memory` must be more than 0 GiB; got {memory}.")
@@ -66,9 +78,10 @@ def load_pretrained(
     given = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
     try:
         network, wiring = _network(where, options, allow_pickle, given)
-    except (OSError, ValueError, UnpicklingError) as error:
+        model = Pretrained(network, wiring).eval()
+        check_forward(model)
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise ValueError(f"`{name}` cannot be loaded as a model: {_hint(where, allow_pickle)}{first_lines(error)}") from error
-    model = Pretrained(network, wiring).eval()
     model.settings["name"] = str(name)
     model.memory = memory
     if prompts is not None:
@@ -88,12 +101,40 @@ def _network(where: str, options: dict[str, Any], allow_pickle: bool, given: dic
         disable_progress_bar()
     from safetensors import SafetensorError
 
-    wiring = find_wiring(AutoConfig.from_pretrained(where, **options))
-    safe = None if allow_pickle else True
+    config = AutoConfig.from_pretrained(where, **options)
+    wiring = find_wiring(config)
+    check_attention(config, given["attn_implementation"])
+    if needs_eager(config) is not None:
+        given = given | {"attn_implementation": "eager"}
+    given = given | {"use_safetensors": None if allow_pickle else True, "output_loading_info": True}
+    check_no_adapter(where, options["revision"])
     try:
-        return AutoModelForCausalLM.from_pretrained(where, use_safetensors=safe, **given, **options), wiring
+        check_formats(stored_formats(where, options["revision"], allow_pickle), one=given["dtype"] == "auto")
+        with _quiet_report():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(where, ignore_mismatched_sizes=True, **given, **options)
     except SafetensorError as error:
         raise ValueError(f"a file of weights is harmed ({error}); copy it again.") from error
+    network, report = loaded
+    check_complete(report)
+    check_tied(network)
+    return network, wiring
+
+
+@contextmanager
+def _quiet_report() -> Iterator[None]:
+    """Leave out what transformers warns of weights that are missing: `check_complete` makes an error of it."""
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "utils.loading_report")]
+
+    def other(record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in ("LOAD REPORT", "both are absent from the checkpoint"))
+
+    for logger in loggers:
+        logger.addFilter(other)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(other)
 
 
 def _hint(where: str, allow_pickle: bool) -> str:

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gcgap.batches import NOTHING
-from gcgap.components import Wiring
+from gcgap.components import Wiring, check_not_compiled
 from gcgap.model import Decoder, Kind
+from gcgap.pretrained.checks import check_attention, check_values
 from gcgap.pretrained.memory import rows_within, saved_bytes
 
 CURVED = ("eager", "sdpa")  # ways of computing attention that have second derivatives; of the second one its math path
@@ -32,11 +33,14 @@ class Pretrained(Decoder):
 
     Raises:
         ValueError: The wiring names a module or a part of a weight that the network does not have, or the network computes
-            attention in a way that has no second derivative.
+            attention in a way that has no second derivative or that leaves out what its config asks for, or it is not causal, or
+            it was compiled.
     """
 
     def __init__(self, network: nn.Module, wiring: Wiring) -> None:
+        check_not_compiled(network)
         config = getattr(network, "config", None)
+        check_values(config)
         super().__init__(wiring.n_layers, wiring.n_heads, 0, 0, _context(config), {})
         self._saved: dict[tuple[int, Kind], int] = {}
         self.network = network
@@ -48,6 +52,7 @@ class Pretrained(Decoder):
                 f"attention must be computed by {' or '.join(CURVED)}, which have second derivatives; this network has "
                 f"{attention!r}. Call its `set_attn_implementation` first."
             )
+        check_attention(config, attention)
         for layer in range(wiring.n_layers):
             self.wiring.module(self, self.wiring.out_projection, layer)
             self.wiring.module(self, self.wiring.mlp, layer)
@@ -144,7 +149,7 @@ def _positions(config: Any) -> str:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
         return "rotary"
-    return "learned" if getattr(text, "model_type", None) == "gpt2" else "its own"
+    return "learned" if getattr(text, "model_type", None) in ("gpt2", "gpt_neo") else "its own"
 
 
 def _float(logits: Tensor) -> Tensor:

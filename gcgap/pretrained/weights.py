@@ -1,11 +1,33 @@
-"""What identifies the weights of a model that comes in files of any form: a hash of the weights themselves."""
+"""The weights of a model that comes in files of any form: whether all of them came, in which formats, and a hash of them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+PREFIXES = {
+    "_orig_mod.": "torch.compile adds. Save the module inside, `compiled._orig_mod`",
+    "_fsdp_wrapped_module.": "FSDP adds. Save its full state dict",
+    "_forward_module.": "Lightning Fabric adds. Save the module inside, `wrapped.module`",
+    "base_model.model.": "PEFT adds. Merge the adapter with `merge_and_unload` and save the model that it gives",
+    "module.": "DataParallel and DistributedDataParallel add. Save the module inside, `wrapped.module`",
+    "network.": "gcgap adds. Save the network inside, `model.network.save_pretrained(..)`",
+    "transformer.": "a module adds that has the model as its part `transformer`. Save that part",
+    "model.": "a LightningModule adds that has the model as its part `model`. Save that part",
+}
+"""Parts of weights' names that other programs add, and what to do about each."""
+OWN = ("transformer.", "model.")  # which some models' own names have too
+COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
+"""Names of tables that models compute and older files hold too."""
+FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
+"""Number formats that have gradients, as safetensors and torch call them."""
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -27,3 +49,106 @@ def weights_sha256(network: nn.Module) -> str:
 
 def _bytes(weight: Tensor) -> bytes:
     return weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def check_no_adapter(where: str, revision: str) -> None:
+    """Raise a ValueError if an adapter lies beside the weights: transformers applies it only if PEFT is installed."""
+    from transformers.utils import cached_file
+
+    if cached_file(where, "adapter_config.json", revision=revision, _raise_exceptions_for_missing_entries=False) is not None:
+        raise ValueError("an adapter lies beside its weights (adapter_config.json). Merge it (`merge_and_unload`) and save that.")
+
+
+def check_complete(report: Mapping[str, Collection[Any]]) -> None:
+    """Raise a ValueError unless the files held every weight of the model, each of its size, and no other one.
+
+    Args:
+        report: What transformers gives beside a model if asked for `output_loading_info`.
+    """
+    missing, unexpected = (
+        sorted(name for name in report[kind] if not COMPUTED.search(name)) for kind in ("missing_keys", "unexpected_keys")
+    )
+    sizes = (f"`{name}` is {list(got)} for {list(wanted)}" for name, got, wanted in sorted(report["mismatched_keys"], key=str))
+    problems = {
+        "weights are missing": [f"`{name}`" for name in missing],
+        "weights have another size than config.json says": list(sizes),
+        "weights are not of this model": [f"`{name}`" for name in unexpected],
+    }
+    lines = [f"{what}: {_first(names)}" for what, names in problems.items() if names]
+    if lines:
+        advice = prefix_advice(missing, unexpected) or "Copy the model again, with the config.json of these weights."
+        raise ValueError("; ".join(lines) + f".\n{advice}")
+
+
+def check_tied(network: Any) -> None:
+    """Raise a ValueError if the config ties input and output embedding, and the files hold two that differ."""
+    both = network.get_input_embeddings(), network.get_output_embeddings()
+    apart = both[0].weight is not both[1].weight and not torch.equal(both[0].weight, both[1].weight)
+    if apart and network.config.get_text_config().tie_word_embeddings:
+        raise ValueError(
+            "its config.json says that input and output embedding are one matrix (`tie_word_embeddings`), and its weights hold "
+            "two that differ.\nIf the model was trained with two, set `tie_word_embeddings` to false."
+        )
+
+
+def prefix_advice(missing: Collection[str], unexpected: Collection[str]) -> str | None:
+    """What put a prefix before, or inside, names that would else be the missing ones; None if no known one did."""
+    for prefix, added in PREFIXES.items():
+        carry, others = ([name for name in names if f".{prefix}" in f".{name}"] for names in (unexpected, missing))
+        meant = {name.replace(prefix, "", 1) for name in carry} & set(missing)
+        if meant or (carry and missing and not others and prefix not in OWN):  # transformers may rename the rest of a name too
+            return f"Their names carry `{prefix}`, which {added}."
+    return None
+
+
+def check_formats(formats: Mapping[str, str], one: bool = False) -> None:
+    """Raise a ValueError unless all weights are floating point numbers of 16 bits or more, and of `one` format if asked for.
+
+    Args:
+        formats: By the names of weights, as safetensors or torch call them.
+        one: Whether all must be of the same format.
+    """
+    for name, found in formats.items():
+        if found not in FLOATS:
+            raise ValueError(f"weights must be {', '.join(FLOATS[4:])}; `{name}` is {found}. Save the model in one of these.")
+    if one and len(set(formats.values())) > 1:
+        first = {found: name for name, found in reversed(list(formats.items()))}
+        mixed = " but ".join(f"`{name}` is {found}" for found, name in sorted(first.items()))
+        raise ValueError(f"weights must all have one number format to be loaded in it; {mixed}. Choose one: float32, say.")
+
+
+def stored_formats(where: str, revision: str, pickles: bool) -> dict[str, str]:
+    """The number formats of the weights of a model, in a directory or on the hub, as its files give them."""
+    files = _files(where, revision, pickles)
+    return {name: kind for file in files for name, kind in _formats(file) if not COMPUTED.search(name)}
+
+
+def _files(where: str, revision: str, pickles: bool) -> list[Path]:
+    """The files that transformers reads weights from: the first of these that is there, or the parts that it lists."""
+    from transformers.utils import cached_file
+
+    for name in ("model.safetensors", "pytorch_model.bin")[: 1 + pickles]:
+        for file in (name, f"{name}.index.json"):
+            path = cached_file(where, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+            if path is None:
+                continue
+            parts = sorted(set(json.loads(Path(path).read_text())["weight_map"].values())) if file != name else [file]
+            return [Path(found) for part in parts if (found := cached_file(where, part, revision=revision)) is not None]
+    return []
+
+
+def _formats(file: Path) -> Iterator[tuple[str, str]]:
+    """Names and number formats in a file; no weight is read."""
+    from safetensors import safe_open
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as weights:
+            yield from ((name, weights.get_slice(name).get_dtype()) for name in weights.keys())  # noqa: SIM118
+    else:
+        weights = torch.load(file, map_location="meta", weights_only=True)
+        yield from ((name, str(value.dtype).removeprefix("torch.")) for name, value in weights.items())
+
+
+def _first(names: list[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
