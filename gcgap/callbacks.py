@@ -282,7 +282,10 @@ def _weights(module: L.LightningModule, weights: dict[str, Tensor]) -> Iterator[
 
 @torch.no_grad()
 def _fill(module: L.LightningModule, weights: dict[str, Tensor]) -> None:
-    for name, weight in module.named_parameters():
+    parameters = dict(module.named_parameters())
+    if other := parameters.keys() ^ weights.keys():
+        raise RuntimeError(f"A callback has put other parameters into the model, such as `{min(other)}`. Leave it out.")
+    for name, weight in parameters.items():
         weight.copy_(weights[name])
 
 

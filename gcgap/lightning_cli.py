@@ -254,6 +254,8 @@ class GapCLI(LightningCLI):
             error.exit_code = 1 if begun else 2  # pyright: ignore[reportAttributeAccessIssue]
             raise
         except OSError as error:
+            for tracker in (one for one in self.callbacks if isinstance(one, GapTracker) and hasattr(one, "run")):
+                tracker.run.check_settled()  # a logger may be the first to miss what was removed
             before = error.__context__  # a logger that cannot close may hide what came first
             first = before if isinstance(before, OSError) and before.filename and not error.filename else error
             named = OSError(first.errno, first.strerror, os.fsdecode(first.filename or self.run_directory))

@@ -65,7 +65,10 @@ def check_state(content: dict[str, Any], settings: dict[str, Any]) -> None:
         if not isinstance(state, dict) or any(not isinstance(state.get(key, ""), int | float | None) for key in keys):
             raise ValueError(f"`callbacks` must hold {' and '.join(keys)} of {callback}; got {state!r:.60}")
     if content["lr_schedulers"]:
-        raise ValueError(f"`lr_schedulers` must be empty; got {content['lr_schedulers']!r:.60}")
+        raise ValueError(
+            "`lr_schedulers` must be empty: a run whose learning rate is scheduled, as by StochasticWeightAveraging, cannot be "
+            "resumed"
+        )
     if len(content["optimizer_states"]) != 1:
         raise ValueError(f"`optimizer_states` must hold one state, Adam's; got {len(content['optimizer_states'])}")
     with torch.device("meta"):

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import gcgap
 from gcgap.batches import Layout, Purpose
 from gcgap.checkpoints import last_checkpoint, run_directory, sha256, step_checkpoints
+from gcgap.model import Transformer
 from gcgap.training import SequenceModel
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -219,6 +221,75 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(
     path = tmp_path / "changed.ckpt"
     torch.save(changed, path)
     refused(path)
+
+
+WEIGHT = "model.blocks.0.attention.W_K.weight"
+FORMATS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
+    "int8": (lambda weight: weight.to(torch.int8), "got int8"),
+    "bool": (lambda weight: weight > 0, "got bool"),
+    "complex": (lambda weight: torch.complex(weight, torch.ones_like(weight)), "got complex64"),
+    "float8": (lambda weight: weight.to(torch.float8_e4m3fn), "got float8_e4m3fn"),
+    "quantised": (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "got qint8"),
+    "sparse": (lambda weight: weight.to_sparse(), "in the layout sparse_coo"),
+    "float64": (lambda weight: weight.double(), f"must be of one number format, float32; got float64 in `{WEIGHT}`"),
+    "of one row": (lambda weight: weight[:1].expand_as(weight), "which are repeated"),
+    "of one number": (lambda weight: torch.zeros(1).expand(weight.shape), "which are repeated"),
+    "in no memory": (lambda weight: weight.to("meta"), "must be in memory"),
+    "of another size": (lambda weight: weight[:, :3], "must be of size [32, 32]"),
+    "no tensor": (lambda weight: weight.tolist(), "must be a plain tensor; got a list"),
+    "not finite": (lambda weight: weight / 0, f"the weight `{WEIGHT}` is not finite"),
+}
+"""What PyTorch would copy into a weight, or a file may hold instead of one."""
+
+
+@pytest.mark.filterwarnings("ignore:.*(quantize_per_tensor|Sparse|TypedStorage|torch.ao).*")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_weight_that_is_no_dense_number_of_the_common_format_is_refused(
+    kind: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    make, told = FORMATS[kind]
+    changed = {"state_dict": content["state_dict"] | {WEIGHT: make(content["state_dict"][WEIGHT])}}
+    torch.save(content | changed, tmp_path / "changed.ckpt")
+    text = refused(tmp_path / "changed.ckpt")
+    assert told in text
+    assert WEIGHT in text
+
+
+def test_a_model_in_memory_is_measured_only_with_floating_point() -> None:
+    model = Transformer(1, 2, 8, 8)
+    weight = model.blocks[0].mlp.W_in.weight
+    weight.requires_grad_(False)
+    weight.data = weight.data.to(torch.int8)
+    with pytest.raises(ValueError, match=r"`blocks\.0\.mlp\.W_in\.weight` must be dense and of floating point .*; got int8"):
+        gcgap.measure(model, task="sort")
+
+
+@pytest.mark.parametrize("positions", ["none", "rotary", "sinusoidal"])
+def test_a_context_that_no_weight_bears_out_is_refused_before_it_is_made(
+    positions: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gcgap.model.sinusoids", lambda *_: pytest.fail("the table is made"))
+    sizes = content["hyper_parameters"] | {"positions": positions, "n_ctx": 50_000_000}
+    torch.save(content | {"hyper_parameters": sizes}, tmp_path / "giant.ckpt")
+    assert "`model.n_ctx` must be at most 65536 unless positions are learned; got 50000000" in refused(tmp_path / "giant.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "told"),
+    [
+        *[("hyper_parameters", key, True, f"`model.{key}` must be an integer") for key in ("n_layers", "n_heads", "vocabulary")],
+        ("hyper_parameters", "n_layers", 2.0, "`model.n_layers` must be an integer; got 2.0"),
+        ("hyper_parameters", "vocabulary", 10**12, "must be of size [1000000000000, 32]"),
+        ("datamodule_hyper_parameters", "ood_lengths", [10**9], "the model's context"),
+        ("datamodule_hyper_parameters", "lengths", [1.0, 3], "`data.lengths` must be of integers"),
+        ("training", "learning_rate", {"a": 1}, "`training` must hold settings"),
+    ],
+)
+def test_settings_that_no_model_was_trained_with_are_refused(
+    block: str, key: str, value: Any, told: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.save(content | {block: content[block] | {key: value}}, tmp_path / "changed.ckpt")
+    assert told in refused(tmp_path / "changed.ckpt")
 
 
 @pytest.mark.parametrize("block", ["hyper_parameters", "datamodule_hyper_parameters", "state_dict", "global_step"])

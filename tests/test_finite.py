@@ -100,6 +100,9 @@ def test_weights_that_are_not_finite_are_not_measured_again(zygote: Zygote, shor
     path, said = tmp_path / "checkpoints" / "step=000010.ckpt", tmp_path / "said.txt"
     path.parent.mkdir()
     torch.save(content, path)
-    assert zygote(["measure", str(path), "--length=4"], said) == 1
-    assert f"FloatingPointError: The weight `{WEIGHT.removeprefix('model.')}` is not finite." in said.read_text()
+    assert zygote(["measure", str(path), "--length=4"], said) == 2
+    refused, unknown = said.read_text().splitlines()[-1], f"there is no `{tmp_path / 'config.yaml'}`"
+    assert f"`{path}`" in refused
+    assert f"the weight `{WEIGHT}` is not finite" in refused
+    assert f"{unknown}; `{path}` is measured with the default protocol" in said.read_text()
     assert not list(tmp_path.rglob("*.json"))

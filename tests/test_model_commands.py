@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,22 @@ def test_nothing_that_lies_where_arrays_are_kept_is_run(tmp_path: Path) -> None:
     again = kept("exact", lambda: {"samples": np.arange(3.0)})
     assert np.array_equal(again["samples"], honest["samples"])
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_kept_part_that_is_cut_or_changed_anywhere_is_computed_again(tmp_path: Path) -> None:
+    kept, arrays = Partial(tmp_path, {}), {"samples": np.arange(60.0).reshape(3, 20), "count": np.array(7)}
+    kept("exact", lambda: arrays)
+    (path,) = tmp_path.rglob("*.npz")
+    whole, outcomes = path.read_bytes(), Counter[bool]()
+    cases = [whole[:size] for size in range(0, len(whole), 9)]
+    cases += [whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1 :] for i in range(0, len(whole), 5) for bit in (1, 32, 128)]
+    for harmed in cases:
+        path.write_bytes(harmed)
+        made = list[str]()
+        found = kept("exact", lambda made=made: made.append("again") or arrays)
+        outcomes[bool(made)] += 1
+        assert made or all(np.array_equal(found[name], arrays[name]) for name in found)
+    assert outcomes[True] > 300
 
 
 def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(

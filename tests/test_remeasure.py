@@ -339,3 +339,11 @@ def test_the_last_checkpoint_is_the_numbered_one_of_its_step(run: Path, capsys: 
     assert measure(run / "checkpoints" / "last.ckpt") == 0
     assert "1 of 1 records" in capsys.readouterr().out
     assert tiny.files(run) == before
+
+
+def test_a_run_without_its_config_is_not_measured_by_the_default_protocol(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "config.yaml").unlink()
+    before = tiny.files(run)
+    assert main(["measure", str(run)]) == 2
+    assert f"`{run}` holds no config.yaml, which says how its checkpoints are measured" in capsys.readouterr().err
+    assert tiny.files(run) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy
 
+import gcgap
 from gcgap.callbacks import GapTracker
+from gcgap.checkpoints import last_checkpoint, sha256
 from gcgap.data import SequenceData
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol, Tracking
@@ -209,3 +214,124 @@ def test_batches_go_on_where_training_is_cut_into_epochs(tmp_path: Path) -> None
     )  # fmt: skip
     trainer.fit(model, data)
     assert seen == [data.source.training_batch(index, 16).inputs.tolist() for index in range(6)]
+
+
+class Halve(L.Callback):
+    """Puts other weights in the place of those that were trained, as averaging does."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for weight in pl_module.parameters():
+            weight.data *= 0.5
+
+
+class Remove(L.Callback):
+    """Removes a part of the run directory after the 12th step."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        path = Path(trainer.default_root_dir) / self.part
+        if trainer.global_step == 12:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of the time of a short run."""
+    monkeypatch.setattr("gcgap.run.emergence", lambda records: None)
+    monkeypatch.setattr("gcgap.run.png", lambda figure: b"")
+
+
+def watched(run: Path, *callbacks: L.Callback, steps: int = 20, **settings: Any) -> SequenceModel:
+    """Train a small model with these callbacks beside a tracker; goes on from last.ckpt if it is there."""
+    L.seed_everything(3, verbose=False)
+    model, data = SequenceModel(1, 2, 8, 8, learning_rate=0.01, seed=3), SequenceData(**CONFIG["data"], seed=3)
+    sizes = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100}
+    tracking = Tracking(length=4, dense_every=10, dense_until=10, then_every=20, **sizes)
+    protocol = Protocol(batch_size=4, baselines=("zero",), **sizes, random_pairs=0, inside=False, tracking=tracking)
+    usual = CONFIG["trainer"] | {"max_steps": steps, "check_val_every_n_epoch": None, "enable_model_summary": False}
+    trainer = L.Trainer(**usual | settings, default_root_dir=run, logger=False, callbacks=[*callbacks, GapTracker(protocol)])
+    last = run / "checkpoints" / "last.ckpt"
+    trainer.fit(model, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    return model
+
+
+def averaging(kind: str) -> tuple[list[L.Callback], dict[str, Any]]:
+    """Callbacks that replace the weights when training ends, and the settings of the trainer that they need."""
+    if kind == "swa":
+        return [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)], {"limit_train_batches": 5}
+    return [Halve() if kind == "halve" else EMAWeightAveraging(decay=0.5)], {}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("steps", [20, 25], ids=["a measured step", "a step that is not"])
+@pytest.mark.parametrize("kind", ["ema", "swa", "halve"])
+def test_every_record_names_the_weights_that_it_measured(kind: str, steps: int, tmp_path: Path) -> None:
+    callbacks, settings = averaging(kind)
+    left = watched(tmp_path, *callbacks, steps=steps, **settings)
+    folder = tmp_path / "checkpoints"
+    named = {sha256(path): path.name for path in folder.glob("*.ckpt")}
+    for path in (tmp_path / "gap").glob("*.json"):
+        expected = "final.ckpt" if path.name == "final.json" else path.with_suffix(".ckpt").name
+        assert named[Record.read(path)["checkpoint_sha256"]] == expected
+    assert same_bits(weights(tmp_path, "final.ckpt"), left.state_dict())
+    assert same_bits(gcgap.load(tmp_path).state_dict(), left.model.state_dict())
+    assert last_checkpoint(tmp_path).name == "final.ckpt"
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    trained = last.get("current_model_state", last["state_dict"])
+    assert same_bits(trained, weights(tmp_path, f"step={steps:06d}.ckpt"))
+    assert not same_bits(trained, left.state_dict())
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_run_that_averages_its_weights_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    watched(tmp_path / "whole", EMAWeightAveraging(decay=0.5), steps=20)
+    for steps in (10, 20, 20):  # the last time nothing is left to train, and Lightning does not end training
+        watched(tmp_path / "resumed", EMAWeightAveraging(decay=0.5), steps=steps)
+        for name in ("last.ckpt", "final.ckpt") if steps == 20 else ():
+            assert same_bits(weights(tmp_path / "resumed", name), weights(tmp_path / "whole", name))
+        final = [Record.read(tmp_path / run / "gap" / "final.json")["accuracy"] for run in ("whole", "resumed")]
+    assert final[0] == final[1]
+    (tmp_path / "whole" / "checkpoints" / "final.ckpt").unlink()
+    watched(tmp_path / "whole", EMAWeightAveraging(decay=0.5), steps=20)
+    assert same_bits(weights(tmp_path / "resumed", "final.ckpt"), weights(tmp_path / "whole", "final.ckpt"))
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_checkpoint_of_other_weights_than_the_measured_ones_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Scale(L.Callback):
+        def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+            checkpoint["state_dict"] = {name: weight * 0.5 for name, weight in checkpoint["state_dict"].items()}
+
+    saving = GapTracker._save
+    monkeypatch.setattr(GapTracker, "_save", lambda self, *given, weights_only=False: saving(self, *given))
+    with pytest.raises(RuntimeError, match=r"step=000000\.ckpt` does not hold the weights that are measured"):
+        watched(tmp_path, Scale())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("part", ["", "checkpoints", "gap", "config.yaml"])
+def test_a_run_whose_directory_is_removed_stops_with_the_reason(part: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    with pytest.raises(RuntimeError, match=r"was removed while this run trained; nothing more is saved") as stopped:
+        watched(run, Remove(part))
+    assert f"`{run / part}`" in str(stopped.value)
+    assert not (run / "checkpoints" / "step=000020.ckpt").exists()
+    assert not (run / part).exists()
+
+
+def test_a_strategy_that_shards_weights_is_refused_by_name(tmp_path: Path) -> None:
+    tracker, model, data = GapTracker(Protocol()), SequenceModel(**CONFIG["model"]), SequenceData(**CONFIG["data"])
+    trainer = type("T", (), {"strategy": FSDPStrategy(), "datamodule": data, "default_root_dir": tmp_path})()
+    with pytest.raises(ValueError, match=r"`trainer\.strategy` must give .*; got FSDPStrategy\. Use ddp\."):
+        tracker.setup(trainer, model, "fit")  # type: ignore[arg-type]
