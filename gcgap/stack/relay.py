@@ -40,7 +40,9 @@ class Relay(L.Callback):
             self._tell("on_train_start")
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Go on without the runs that have ended."""
+        """Go on without the runs that have ended; where a step was measured, the callbacks save it now that it is logged."""
+        if self.stack.seats[0].tracking.due(trainer.global_step):
+            self._tell("on_train_batch_start", batch, batch_idx)
         seats = self.stack.seats
         for seat in seats:
             if seat.should_stop:
