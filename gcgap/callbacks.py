@@ -72,7 +72,8 @@ class GapTracker(Checkpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note the job of SLURM: when it is requeued, the same command resumes from here."""
-        checkpoint[JOB] = job()
+        if (number := job()) is not None:
+            checkpoint[JOB] = number
 
     def check(self, model: SequenceModel, data: SequenceData) -> None:
         """Raise a ValueError unless the protocol fits this model and data."""
