@@ -278,7 +278,6 @@ def test_a_context_that_no_weight_bears_out_is_refused_before_it_is_made(
     ("block", "key", "value", "told"),
     [
         *[("hyper_parameters", key, True, f"`model.{key}` must be an integer") for key in ("n_layers", "n_heads", "vocabulary")],
-        ("hyper_parameters", "n_layers", 2.0, "`model.n_layers` must be an integer; got 2.0"),
         ("hyper_parameters", "vocabulary", 10**12, "must be of size [1000000000000, 32]"),
         ("datamodule_hyper_parameters", "ood_lengths", [10**9], "the model's context"),
         ("datamodule_hyper_parameters", "lengths", [1.0, 3], "`data.lengths` must be of integers"),

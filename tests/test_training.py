@@ -230,7 +230,9 @@ class Remove(L.Callback):
     def __init__(self, part: str) -> None:
         self.part = part
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         path = Path(trainer.default_root_dir) / self.part
         if trainer.global_step == 12:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -247,7 +249,7 @@ def watched(run: Path, *callbacks: L.Callback, steps: int = 20, **settings: Any)
     """Train a small model with these callbacks beside a tracker; goes on from last.ckpt if it is there."""
     L.seed_everything(3, verbose=False)
     model, data = SequenceModel(1, 2, 8, 8, learning_rate=0.01, seed=3), SequenceData(**CONFIG["data"], seed=3)
-    sizes = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100}
+    sizes: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100}
     tracking = Tracking(length=4, dense_every=10, dense_until=10, then_every=20, **sizes)
     protocol = Protocol(batch_size=4, baselines=("zero",), **sizes, random_pairs=0, inside=False, tracking=tracking)
     usual = CONFIG["trainer"] | {"max_steps": steps, "check_val_every_n_epoch": None, "enable_model_summary": False}

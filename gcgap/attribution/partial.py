@@ -47,7 +47,7 @@ class Partial:
 def _read(path: Path) -> Arrays | None:
     """The arrays of a file; None if it cannot be read, and must be computed again."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception:  # of a corrupted file numpy and zipfile raise nearly anything, and nothing but time is lost with it
         return None
