@@ -498,6 +498,7 @@ EVIL = {
     "twice": ("model:\n  d_ff: 64\nmodel:\n  d_model: 32\n", "`model` is there a second time in line 3"),
     "twice inside": ("model:\n  d_ff: 64\n  d_ff: 32\n", "`d_ff` is there a second time in line 3"),
     "binary": ("\x00\x01\x02", "not YAML"),
+    "utf-16": ("data: {}\n".encode("utf-16"), "got the BOM (byte order mark) of UTF-16"),
     "two": ("data: {}\n---\nmodel: {}\n", "not YAML"),
     "date": ("data: 2001-99-99\n", "month"),
 }
@@ -506,13 +507,13 @@ EVIL = {
 @pytest.mark.usefixtures("one_parser")
 @pytest.mark.parametrize(("text", "told"), EVIL.values(), ids=EVIL)
 def test_an_evil_config_is_refused_by_name_wherever_it_is_read(
-    text: str, told: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    text: str | bytes, told: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "run" / "config.yaml"
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*.json", "events*"))
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     sweeps.write(tmp_path)
     (tmp_path / "sweep.yaml").write_text(f"configs: [{path}]\ndirectory: runs\n")
     before = tiny.files(tmp_path)

@@ -74,6 +74,9 @@ def test_a_file_gives_back_the_prompts_that_were_written(
         ("\ufeff{}", "BOM"),
         ("[" * 5000, "got '" + "[" * 59 + "..."),
         ('{"clean": NaN}', "it holds NaN"),
+        ('{"clean": "a", "answer": 1e999}', "it holds 1e999, which a float cannot hold"),
+        ('{"clean": "a", "clean": "b", "answer": " c"}', "it holds the key `clean` twice"),
+        ('{"clean": "a", "answer": " b", "answer": " b"}', "it holds the key `answer` twice"),
         ('{"clean": "\\ud800", "answer": "a"}', "surrogates not allowed"),
         ([1, 2], "must be a JSON object .*; got [1, 2]"),
         (LINE | {"corupted": "a c"}, "got the key 'corupted'"),
@@ -113,15 +116,30 @@ def test_a_key_that_only_later_lines_have_is_an_error(tmp_path: Path) -> None:
         read_prompts(written(tmp_path, without("wrong"), LINE))
 
 
+def test_a_bom_before_a_file_is_no_part_of_it(tmp_path: Path) -> None:
+    plain = read_prompts(written(tmp_path, LINE, LINE))
+    path = tmp_path / "windows.jsonl"
+    path.write_text(f"{json.dumps(LINE)}\r\n" * 2, encoding="utf-8-sig", newline="")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert read_prompts(path) == plain
+
+
 def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
     empty, latin = tmp_path / "empty", tmp_path / "latin"
     empty.touch()
+    wide, wider, only_bom = tmp_path / "wide", tmp_path / "wider", tmp_path / "bom"
+    wide.write_text(json.dumps(LINE), encoding="utf-16")
+    wider.write_text(json.dumps(LINE), encoding="utf-32")
+    only_bom.write_text("", encoding="utf-8-sig")
     latin.write_bytes((json.dumps(LINE) + "\n").encode() + b'{"clean": "caf\xe9"}\n')
     for path, said in [
         (tmp_path, "must be a file of JSON lines; got a directory"),
         (tmp_path / "none", "must be a file of JSON lines; got nothing of that name"),
         (empty, "must hold one prompt per line; got an empty file"),
         (latin, "line 2: it must be UTF-8; got the byte 0xe9"),
+        (wide, "line 1: it must be UTF-8; got the BOM (byte order mark) of UTF-16. Save the file as UTF-8"),
+        (wider, "got the BOM (byte order mark) of UTF-32"),
+        (only_bom, "must hold one prompt per line; got an empty file"),
     ]:
         with pytest.raises(ValueError, match=re.escape(said)) as caught:
             read_prompts(path)

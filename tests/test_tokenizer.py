@@ -151,6 +151,16 @@ def test_random_tokens_are_those_that_a_text_of_its_own_gives(kind: str, tmp_pat
     assert (repeated.inputs[:, 0] == found.bos_token_id).all()
 
 
+def test_reserved_rows_are_not_drawn_although_text_could_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = tokenizers.Tokenizer(models.WordLevel({name: i for i, name in enumerate(["Mary", *RESERVED, "<", "a>b", "[1]"])}))
+    core.pre_tokenizer = pre.WhitespaceSplit()
+    found = transformers.PreTrainedTokenizerFast(tokenizer_object=core)
+    assert found("Mary <unused0> <0x41>")["input_ids"] == [0, 1, 4 + 0x41]
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: found)
+    _, vocabulary = read_tokenizer("mine", {}, families.config("gpt2", vocab_size=400))
+    assert [found.convert_ids_to_tokens(int(token)) for token in vocabulary.drawn] == ["Mary", "<", "a>b", "[1]"]
+
+
 def test_a_token_of_a_template_is_not_corrupted(tmp_path: Path) -> None:
     found, encode, vocabulary = read("bytes and reserved rows", tmp_path / "tokenizer")
     end = found.eos_token_id
