@@ -120,6 +120,6 @@ def test_a_component_that_stands_twice_in_a_set_is_refused() -> None:
 @pytest.mark.parametrize("call", [gcgap.measure, gcgap.attribute, Wiring.of])
 def test_a_compiled_model_is_refused_by_everything_that_measures(call: Any) -> None:
     more = {} if call == Wiring.of else {"task": "sort", "length": 8}
-    sizes = SIZES | {"n_ctx": 40}
+    sizes: dict[str, Any] = SIZES | {"n_ctx": 40}
     with pytest.raises(ValueError, match=r"must not be compiled, .* Give the module inside, `compiled._orig_mod`"):
         call(torch.compile(Transformer(**sizes), backend="eager"), **more)
