@@ -30,6 +30,7 @@ from gcgap.checkpoints import (
 )
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
+from gcgap.display import showing
 from gcgap.measurement import measure
 from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
 from gcgap.pretrained.revisions import Revisions
@@ -156,7 +157,8 @@ def run(arguments: list[str]) -> int:
             progress.console.print(f"{job.record}: {sentence(last)}", highlight=False, markup=False, soft_wrap=True)
             progress.advance(task)
     if last is not None:
-        console.print(table(last))
+        with showing("the table of the last record"):
+            console.print(table(last))
     return int(len(jobs) < len(planned))
 
 
@@ -180,7 +182,8 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
             progress.advance(task)
 
         last = revisions.measure(done)
-    console.print(table(last))
+    with showing("the table of the last record"):
+        console.print(table(last))
     return 0
 
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lightning.pytorch  # noqa: F401
 import pytest
@@ -17,8 +19,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gcgap.callbacks import GapTracker
 from gcgap.cli import COMMANDS, UsageError, main
+from gcgap.protocol import Protocol
 from gcgap.records import Record
+from gcgap.training import SequenceModel
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -225,6 +230,30 @@ def test_a_failure_that_the_user_did_not_type_ends_with_1(
     monkeypatch.setattr(gcgap.remeasure, "run", fail)
     assert main(["measure", "runs"]) == 1
     assert capsys.readouterr().err == "gcgap: error: FloatingPointError: The loss is nan at step 3.\n"
+
+
+@pytest.mark.parametrize(("hook", "code"), [("setup", 2), ("on_train_start", 1)])
+def test_a_value_error_is_what_was_typed_until_training_begins(
+    hook: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no such length")
+
+    monkeypatch.setattr(GapTracker, hook, fail)
+    assert main(tiny.arguments(tmp_path / "run", **tiny.SHORT)) == code
+    assert capsys.readouterr().err.endswith(f"gcgap: error: {'ValueError: ' * (code == 1)}no such length\n")
+
+
+def test_a_table_that_cannot_be_shown_fails_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker, barriers = GapTracker(Protocol()), []
+    strategy = SimpleNamespace(barrier=barriers.append)
+    tracker.run = SimpleNamespace(finish=lambda *_: tiny.ten())  # type: ignore[assignment]
+    monkeypatch.setattr("gcgap.callbacks.table", lambda record: 1 / 0)
+    module = SequenceModel(n_layers=1, n_heads=1, d_model=4, d_ff=4)
+    trainer: Any = SimpleNamespace(global_step=3, is_global_zero=True, strategy=strategy)
+    tracker._finish(trainer, module)
+    assert capsys.readouterr().err.startswith("gcgap: warning: the table of the final model cannot be shown (ZeroDivisionError")
+    assert barriers == ["gcgap final measurement"]
 
 
 def test_an_error_of_many_lines_is_cut_to_its_first_two_and_its_last(

@@ -67,13 +67,14 @@ def test_a_run_of_one_process_is_whole_in_the_job_of_a_launcher(
     variables: dict[str, str], environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     surround(monkeypatch, variables)
-    rank = rank_zero_only.rank
+    zero: Any = rank_zero_only
+    rank = zero.rank
     made = instantiated(tmp_path / "run")
     assert isinstance(made.trainer._accelerator_connector.cluster_environment, LightningEnvironment)
     assert made.logs
     assert made.left == set()
     assert os.environ.items() >= variables.items()
-    assert rank_zero_only.rank == rank
+    assert zero.rank == rank
 
 
 @pytest.mark.parametrize("launcher", SIZES)

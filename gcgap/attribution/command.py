@@ -24,6 +24,7 @@ from gcgap.attribution.truth import BASELINES, truth
 from gcgap.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
 from gcgap.config_file import load_of_run
+from gcgap.display import showing
 from gcgap.importance.baselines import Baseline
 from gcgap.known.models import KNOWN
 from gcgap.model import Decoder
@@ -184,7 +185,8 @@ def run(arguments: list[str]) -> int:
             shutil.rmtree(job.unfinished, ignore_errors=True)
             write_files(record, job.record.with_suffix(""))
             progress.remove_task(task)
-            progress.console.print(method_table(record), highlight=False)
+            with showing("the table of methods"):
+                progress.console.print(method_table(record), highlight=False)
             progress.console.print(f"{job.record}\n", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -206,7 +208,8 @@ def run_known(options: argparse.Namespace) -> int:
         task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(methods))
         found = truth(methods=methods, settings=settings, sequences=options.sequences, done=lambda stage: progress.advance(task))
     write_truth(found, options.out)
-    console.print(known_table(found), highlight=False)
+    with showing("the table of known circuits"):
+        console.print(known_table(found), highlight=False)
     console.print(f"{options.out / 'known.json'}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -128,7 +128,7 @@ class Drop:
         return g, hv
 
     @torch.enable_grad()
-    def own(self, t: float, curvature: bool = False) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, ...]]:
+    def own(self, t: float, curvature: bool = False) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, "*_"]]:
         """F_i'(t) and F_i''(t) of every component's own path F_i(t) = D(t e_i); the second is empty unless asked for.
 
         One backward pass per component (and one through it for the curvature), each only down to the component's layer.

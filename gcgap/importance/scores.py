@@ -65,10 +65,10 @@ class Scores(NamedTuple):
     the share of scored tokens that are right, and the mean by which the target's logit exceeds that of the wrong answer (of the
     largest other one, where sequences have no wrong answer)."""
 
-    exact_match: Float[Tensor, ...]
-    log_prob: Float[Tensor, ...]
-    token_accuracy: Float[Tensor, ...]
-    logit_difference: Float[Tensor, ...]
+    exact_match: Float[Tensor, "*_"]
+    log_prob: Float[Tensor, "*_"]
+    token_accuracy: Float[Tensor, "*_"]
+    logit_difference: Float[Tensor, "*_"]
 
 
 def score(

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from gcgap.display import showing
 from gcgap.records import Record
 from gcgap.sweep.plan import Run
 
@@ -145,7 +146,8 @@ class View:
             if self.told[row.run.job.name] != row.state:
                 self._tell(row)
         if self.console.is_terminal:
-            self.live.update(picture(self.rows, self.slots, self.console.height, time.monotonic()), refresh=True)
+            with showing("the table of runs"):
+                self.live.update(picture(self.rows, self.slots, self.console.height, time.monotonic()), refresh=True)
 
     def _tell(self, row: Row) -> None:
         """One line for a state that is new; on a terminal, where the table shows it, only why a run failed."""
