@@ -20,7 +20,7 @@ from gcgap.cli import main
 from gcgap.model import Transformer
 from gcgap.protocol import Protocol
 from gcgap.records import Record
-from gcgap.report.emergence import MOST, Column, emergence, is_due
+from gcgap.report.emergence import Column, emergence, is_due
 from gcgap.report.logs import layout, pixels, png, role_table, scalars, write_pictures
 from gcgap.report.scatter import scatter
 from gcgap.run import Run
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_
 
 COMPONENTS = ["L0_H0", "L0_H1", "L0_MLP", "L1_H0", "L1_H1", "L1_MLP"]
 BASELINES = ["mean", "zero", "resample"]
+COLUMNS = 8  # of the raster of a long run
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +280,7 @@ class Long:
     def __init__(self, directory: Path, patched: pytest.MonkeyPatch) -> None:
         self.directory, self.calls, self.drawn = directory, Counter[str](), list[int]()
         read, written = Record.read, Record.write
+        patched.setattr("gcgap.report.emergence.MOST", COLUMNS)
         patched.setattr("gcgap.run.measure", lambda *_, origin, **__: tiny.ten(step=origin.step))
         patched.setattr("gcgap.run.sha256", lambda _: "0" * 64)
         patched.setattr("gcgap.run.emergence", self._emergence)
@@ -299,19 +301,19 @@ class Long:
 def test_a_run_reads_its_earlier_records_once_and_draws_few_of_many_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long, end = Long(tmp_path, monkeypatch), 3 * MOST + 4
+    long, end = Long(tmp_path, monkeypatch), 3 * COLUMNS + 4
     first = long.start()
-    for step in range(MOST + 10):
+    for step in range(COLUMNS + 2):
         first.track(long.model, step)
     assert long.calls.pop("read") == 1, "the first one, which is there already"
     resumed = long.start()
-    for step in range(MOST, end):  # the last ones of the first attempt came after its last checkpoint
+    for step in range(COLUMNS, end):  # the last ones of the first attempt came after its last checkpoint
         resumed.track(long.model, step)
-    assert long.calls["read"] == MOST + 10
+    assert long.calls["read"] == COLUMNS + 2
     assert resumed.history is not None
     assert [column.step for column in resumed.history] == list(range(end))
     due = [step for step in range(end) if is_due(step + 1)]
-    again = [step for step in range(MOST, MOST + 10) if is_due(step + 1)]
+    again = [step for step in range(COLUMNS, COLUMNS + 2) if is_due(step + 1)]
     assert sorted(long.drawn) == sorted(due + again)
     assert not is_due(end)
     resumed.finish(long.model, end - 1)
@@ -323,11 +325,11 @@ def test_pictures_of_a_checkpoint_that_is_not_drawn_come_at_the_end(tmp_path: Pa
     monkeypatch.setattr("gcgap.run.write_pictures", lambda _writer, record, _raster: shown.append(record["step"]))
     monkeypatch.setattr(Run, "_tensorboards", lambda _: [_Logger()])
     run = long.start()
-    for step in range(MOST + 2):
+    for step in range(COLUMNS + 2):
         run.track(long.model, step)
-    assert shown == list(range(MOST + 1))
-    run.finish(long.model, MOST + 1)
-    assert shown == list(range(MOST + 2))
+    assert shown == list(range(COLUMNS + 1))
+    run.finish(long.model, COLUMNS + 1)
+    assert shown == list(range(COLUMNS + 2))
 
 
 class _Logger:
