@@ -25,7 +25,7 @@ LINES = (
     "known known.wires known.parts known.models attribution.recovery attribution.verdict attribution.circuits attribution.truth",
     "study study.groups study.arrays study.seeds study.published study.layers study.identity study.emergence study.bloats",
     "study.methods study.same_weights study.selection study.tell study.ranking study.removal study.kinds study.claims",
-    "report report.style report.plain report.what report.scatter report.emergence report.table report.logs report.methods",
+    "report report.style report.plain report.terminal report.what report.scatter report.emergence report.table report.logs report.methods",
     "report.methods_figures report.parts report.tables report.tables.render report.tables.left_out report.tables.joint",
     "report.tables.layers",
     "report.tables.v3 report.tables.v1 report.tables.pruning report.tables.overview report.tables.protocol report.tables.cells",

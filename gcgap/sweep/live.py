@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 from gcgap.records import Record
+from gcgap.report.terminal import WholeTable
 from gcgap.sweep.plan import Run
 
 ACTIVE = ("running", "resumed", "trained", "measuring again")
@@ -90,7 +90,7 @@ def picture(rows: list[Row], slots: int, height: int, now: float) -> Group:
         shown = [row for row in rows if row.state in ACTIVE] + [row for row in rows if row.state == "failed"]
     else:
         shown = rows
-    table = Table("run", box=None, pad_edge=False)
+    table = WholeTable("run", box=None, pad_edge=False)
     for name in ("step", "accuracy", "state", "time left"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     for row in shown[:room]:
