@@ -74,12 +74,16 @@ class Row:
 
 def time_left(rows: list[Row], now: float) -> dict[str, float]:
     """Seconds left of each run that waits or is active, by its name: the mean of those of its config, less what has passed."""
+    known: dict[Path, list[float]] = {}
+    for row in rows:
+        if row.seconds is not None:
+            known.setdefault(row.run.config, []).append(row.seconds)
+    means = {config: sum(seconds) / len(seconds) for config, seconds in known.items()}
     left = {}
     for row in rows:
-        known = [one.seconds for one in rows if one.run.config == row.run.config and one.seconds is not None]
-        if known and row.state in ("waiting", *ACTIVE):
+        if row.run.config in means and row.state in ("waiting", *ACTIVE):
             passed = now - row.started if row.state in ACTIVE else 0
-            left[row.run.job.name] = max(sum(known) / len(known) - passed, 0)
+            left[row.run.job.name] = max(means[row.run.config] - passed, 0)
     return left
 
 

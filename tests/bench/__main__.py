@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.attribution import SEQUENCES, attribution
+from bench.growing import growing
 from bench.measuring import measuring
 from bench.memory import memory
 from bench.stacking import STEPS, stacking
@@ -26,6 +27,7 @@ TABLES: dict[str, tuple[str, Callable[[int], Rows]]] = {
     "measuring": ("figure", measuring),
     "training": ("figure", training),
     "stacking": ("figure", stacking),
+    "growing": ("figure", growing),
     "memory": ("most at once, share of a training step", memory),
     "attribution": (f"forward passes of {SEQUENCES} sequences", attribution),
 }
