@@ -8,10 +8,10 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from gcgap.records import Record
+from gcgap.report.terminal import WholeTable
 from gcgap.seal import SEAL
 
 OWN = ("created", "versions", "run", SEAL)  # of one measurement, and not of what it measured
@@ -98,13 +98,13 @@ def told(record: Record, repeated: dict[str, Any], found: list[Difference]) -> G
     largest = max(numbers, key=lambda one: one.relative, default=None)
     text = f"{name}: {len(found)} of {every} values differ"
     text += "." if largest is None else f"; of numbers at most by {largest.relative:.2g} of the larger one ({largest.key})."
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid = WholeTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     grid.add_column("value", overflow="fold")
     for heading in ("recorded", "repeated", "relative"):
         grid.add_column(heading, no_wrap=True)
     for one in sorted(found, key=lambda one: -one.relative)[:SHOWN]:
         relative = f"{one.relative:.2g}" if math.isfinite(one.relative) else ""
-        grid.add_row(*(Text(cell) for cell in (one.key, _short(one.recorded), _short(one.repeated), relative)))
+        grid.add_row(*(Text(cell) for cell in (one.key, _printed(one.recorded), _printed(one.repeated), relative)))
     more = [Text(f"and {len(found) - SHOWN} more")] if len(found) > SHOWN else []
     return Group(_line(text), grid, *more, Text(_reason(record["versions"], repeated["versions"])))
 
@@ -114,9 +114,8 @@ def _line(text: str) -> Text:
     return Text(text, no_wrap=True, overflow="ignore")
 
 
-def _short(value: Any) -> str:
-    text = "absent" if value is ABSENT else repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _printed(value: Any) -> str:
+    return "absent" if value is ABSENT else repr(value)
 
 
 def _reason(then: dict[str, Any], now: dict[str, Any]) -> str:

@@ -6,17 +6,22 @@ Lightning, so that reports start fast.
 
 from __future__ import annotations
 
+import gc
 import json
 import lzma
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
+from gcgap.attribution.record import KIND, AttributionRecord
 from gcgap.files import write_whole
 from gcgap.form import check_form, record_check
-from gcgap.seal import SEAL, check_numbers, check_seal, parsed, sealed
+from gcgap.seal import SEAL, check_numbers, check_seal, parsed, read_json, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,6 +33,10 @@ LARGEST = 2**29  # bytes of them: a thousand checkpoints of a model of a hundred
 METRICS = ("exact_match", "log_prob", "token_accuracy")
 OF_PROMPTS = "logit_difference"  # beside those, in records of prompts
 AGAIN = "Measure its checkpoint again with `--force`."
+_DROPS = {metric: (f"{metric}_drop", f"{metric}_drop_low", f"{metric}_drop_high") for metric in (*METRICS, OF_PROMPTS)}
+_SHARED = ("component", "layer", "kind", "gradient", "gradient_low", "gradient_high")  # by all baselines
+_NO_INTERVAL = (None, None)
+SLOW = 2.0  # seconds after which reading shows how far it is
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,10 +53,12 @@ class Record:
 
     data: dict[str, Any]
     path: Path | None = None
+    rows: dict[str, list[dict[str, Any]]] = field(init=False, compare=False)
+    """For each baseline the numbers of every component, by flat names."""
 
     def __post_init__(self) -> None:
         name = str(self.path or "this record")
-        check(self.data, name)
+        object.__setattr__(self, "rows", check(self.data, name))
         if self.path is None:  # of a file `parsed` has looked at every number
             check_numbers(self.data, name)
 
@@ -70,12 +81,18 @@ class Record:
             ValueError: The file is not a record that this version can read, or was changed after it was written.
         """
         try:
-            data = parsed(Path(path).read_text(encoding="utf-8"))
+            data, as_written = read_json(Path(path).read_bytes())
         except ValueError as error:
             raise ValueError(f"`{path}` is not a record: {error}. {AGAIN}") from error
+        return cls.of(data, Path(path), as_written)
+
+    @classmethod
+    def of(cls, data: Any, path: Path, as_written: bool) -> Record:
+        """The record in a file that holds this; `as_written` if its checksum is known to be right."""
         try:
-            record = cls(data, Path(path))
-            check_seal(data, str(path))
+            record = cls(data, path)
+            if not as_written:
+                check_seal(data, str(path))
         except RecursionError as error:
             raise ValueError(f"`{path}` is not a record: it is nested too deeply.") from error
         return record
@@ -119,24 +136,30 @@ class Record:
         """One row per component: G, then drops, rank difference, role and its probability for every baseline."""
         import pandas as pd
 
-        return pd.DataFrame([dict(_wide(component, self.baselines)) for component in self.data["components"]])
+        return pd.DataFrame([_wide(rows, self.baselines) for rows in zip(*self.rows.values(), strict=True)])
 
 
-def _wide(component: dict[str, Any], baselines: list[str]) -> Iterator[tuple[str, Any]]:
-    yield from ((key, component[key]) for key in ("name", "layer", "kind"))
-    yield "gradient", component["gradient"]["value"]
-    yield from zip(("gradient_low", "gradient_high"), component["gradient"]["ci"], strict=True)
-    for baseline in baselines:
-        for metric in _metrics(component, baseline):
-            yield f"{baseline}_{metric}_drop", component["causal"][baseline][metric]["value"]
-        yield f"{baseline}_delta", component["delta"][baseline]["value"]
-        yield f"{baseline}_role", component["role"][baseline]["name"]
-        yield f"{baseline}_role_probability", component["role"][baseline]["probability"]
+def _wide(rows: Sequence[dict[str, Any]], baselines: Sequence[str]) -> dict[str, Any]:
+    """The rows of a component under every baseline in one."""
+    shared = {"name": rows[0]["component"]} | {key: rows[0][key] for key in _SHARED[1:]}
+    return shared | {f"{b}_{key}": row[key] for b, row in zip(baselines, rows, strict=True) for key in row if key not in _SHARED}
 
 
-def _metrics(component: dict[str, Any], baseline: str) -> list[str]:
-    """Those that every record has, and that of prompts where it is there."""
-    return [*METRICS, *(metric for metric in (OF_PROMPTS,) if metric in component["causal"][baseline])]
+def _row(component: dict[str, Any], baseline: str) -> dict[str, Any]:
+    """The numbers of a component under a baseline with their intervals, by flat names."""
+    gradient, causal = component["gradient"], component["causal"][baseline]
+    delta, role = component["delta"][baseline], component["role"][baseline]
+    row = {"component": intern(component["name"]), "layer": component["layer"], "kind": intern(component["kind"])}
+    row["gradient"] = gradient["value"]
+    row["gradient_low"], row["gradient_high"] = gradient["ci"]
+    for metric in _DROPS if OF_PROMPTS in causal else METRICS:
+        drop, low, high = _DROPS[metric]
+        row[drop] = causal[metric]["value"]
+        row[low], row[high] = causal[metric]["ci"] or _NO_INTERVAL
+    row["delta"] = delta["value"]
+    row["delta_low"], row["delta_high"] = delta["ci"] or _NO_INTERVAL
+    row["role"], row["role_probability"] = role["name"] and intern(role["name"]), role["probability"]
+    return row
 
 
 def find_records(where: str | Path) -> list[Record]:
@@ -214,49 +237,197 @@ def _of_line(line: str, name: str) -> dict[str, Any]:
     return data
 
 
-def read(where: str | Path) -> DataFrame:
-    """One long table of every record at or below a path: a row per record, component and baseline.
+def read(where: str | Path, repeats: bool = False) -> DataFrame:
+    """One long table of every record at or below a path, whatever the names of the files.
 
-    A skipped run has one row per baseline, without a component and with the reason. Every setting of the protocol is a column:
-    group by those that differ, since records of two protocols must not be averaged.
+    The column `record` says what a row is of. A row of a `measurement` is one component under one baseline; a skipped run has
+    one row per baseline, without a component and with the reason. A row of an `attribution` is one method. Every setting of the
+    protocol is a column: group by those that differ, since records of two protocols must not be averaged.
+
+    A run measures its last checkpoint twice: while it trains (step=000250.json) and as the final model (final.json, `final` is
+    True). The table holds the final measurement of it alone, so that each step of a run counts once.
+
+    Args:
+        where: A directory, or the file of a record.
+        repeats: Also give the rows of the last checkpoint as it was measured while the model trained.
+
+    Raises:
+        ValueError: A record cannot be read, or there is none.
     """
+    import numpy as np
     import pandas as pd
 
-    return pd.DataFrame([row for record in find_records(where) for row in _long(record)])
+    heads, counts, blocks = list[dict[str, Any]](), list[int](), list[dict[str, Any]]()
+    found = every_record(Path(where))
+    with _no_search_for_cycles():
+        for record in found if repeats else _once(found):
+            parts = _of_attribution(record) if isinstance(record, AttributionRecord) else _of_measurement(record)
+            heads += [head for head, _ in parts]
+            counts += [len(rows) for _, rows in parts]
+            blocks.append(_columns([row for _, rows in parts for row in rows]))
+    left = pd.DataFrame(heads).take(np.repeat(np.arange(len(heads)), counts)).reset_index(drop=True)
+    return pd.concat([left, pd.DataFrame(_stacked(blocks))], axis=1)
 
 
-def _long(record: Record) -> Iterator[dict[str, Any]]:
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Records hold none, and are freed without it; it would take a third of the time of reading many."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The columns of some rows: arrays of numbers, which take little memory, and lists of texts; and under "" their length."""
+    names = dict.fromkeys(name for keys in dict.fromkeys(map(tuple, rows)) for name in keys)
+    return {"": len(rows)} | {name: _column([row.get(name) for row in rows]) for name in names}
+
+
+def _column(values: list[Any]) -> Any:
+    import numpy as np
+
+    found = np.array(values)
+    if found.dtype.kind != "O":
+        return values if found.dtype.kind == "U" else found
+    return values if any(isinstance(value, str) for value in values) else found.astype(float)  # None becomes NaN
+
+
+def _stacked(blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The columns of blocks below each other, empty where a block has none of that name."""
+    import numpy as np
+
+    names = [name for name in dict.fromkeys(name for block in blocks for name in block) if name]
+    found = {}
+    for name in names:
+        parts = [block.get(name) for block in blocks]
+        if any(isinstance(part, list) for part in parts):
+            filled = ([None] * block[""] if part is None else part for block, part in zip(blocks, parts, strict=True))
+            found[name] = [value for part in filled for value in part]
+        else:
+            empty = (np.full(block[""], np.nan) if part is None else part for block, part in zip(blocks, parts, strict=True))
+            found[name] = np.concatenate(list(empty))
+    return found
+
+
+def every_record(where: Path) -> Iterator[Record | AttributionRecord]:
+    """Every record of either kind at or below a path, in the order of the paths; with progress where that takes a while.
+
+    A record may have any name that ends in .json: it is an object with `schema` and `components`, or of the kind `attribution`.
+    Other JSON is left out.
+
+    Raises:
+        ValueError: A file that has the name of a record or begins as one cannot be read, or there is none.
+    """
+    below = {path for pattern in ("*.json", PACKED) for path in where.rglob(pattern)}
+    paths = [where] if where.is_file() else sorted(path for path in below if _is_named(path) or not _is_hidden(path, where))
+    known = set(paths)
+    found = False
+    for path in _with_progress(paths):
+        held = [one for one in unpack(path) if one.path not in known] if path.name == PACKED else [_held(path)]
+        for record in held:
+            if record is not None:
+                found = True
+                yield record
+    if not found:
+        raise ValueError(f"`{where}` holds no records; expected files such as gap/final.json below it. Run `gcgap fit` first.")
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a file has the name of a record of a run."""
+    return path.name in ("final.json", PACKED) or (path.suffix == ".json" and named_step(path) is not None)
+
+
+def _is_hidden(path: Path, where: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(where).parts)
+
+
+def _held(path: Path) -> Record | AttributionRecord | None:
+    """The record in a file; None if it holds something else."""
+    content = path.read_bytes()
+    if not _is_named(path) and b'"schema"' not in content:
+        return None
+    try:
+        data, as_written = read_json(content)
+    except ValueError as error:
+        raise ValueError(f"`{path}` is not a record: {error}. Measure again, or move it elsewhere.") from error
+    if isinstance(data, dict) and data.get("kind") == KIND:
+        return AttributionRecord.of(data, path, as_written)
+    if _is_named(path) or (isinstance(data, dict) and {"schema", "components"} <= data.keys()):
+        return Record.of(data, path, as_written)
+    return None
+
+
+def _with_progress(paths: Sequence[Path]) -> Iterator[Path]:
+    """The paths; with a bar on a terminal's standard error once they have taken more than `SLOW` seconds."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    begun, columns = time.monotonic(), (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task("Reading records", total=len(paths))
+    try:
+        for done, path in enumerate(paths):
+            if progress.console.is_terminal and time.monotonic() - begun > SLOW:
+                progress.start()
+                progress.update(task, completed=done)
+            yield path
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+def _once(records: Iterable[Record | AttributionRecord]) -> Iterator[Record | AttributionRecord]:
+    """The records without those of a checkpoint that the final record beside them, which comes first, measures too."""
+    finals = set()
+    for record in records:
+        assert record.path is not None
+        of = record.path.parent, record["step"], record.data.get("checkpoint_sha256")
+        if record.path.name == "final.json":
+            finals.add(of)
+        elif of in finals and named_step(record.path) is not None:
+            continue
+        yield record
+
+
+def _of_measurement(record: Record) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """For each baseline what its rows have in common, and the rows."""
     data = record.data
-    head = {key: data[key] for key in ("run", "task", "seed", "step", "length")}
-    head |= {key: str(value) if isinstance(value, list | dict) else value for key, value in data["protocol"].items()}
+    head = _head(record, "measurement")
     head |= {"accuracy_in_distribution": data["accuracy"]["in_distribution"], "window_length": data["window"]["length"]}
     head |= {f"accuracy_length_{length}": value for length, value in data["accuracy"]["by_length"].items()}
-    head |= {"final": data.get("final"), "path": str(record.path)}
-    for baseline in record.baselines:
-        gap = data["gap"][baseline]
-        ends = {"baseline": baseline, **{key: gap[key] for key in ("rho", "p_value", "ceiling", "corrected", "reason")}}
-        for component in data["components"] or [None]:
-            if component is None:
-                yield head | ends
-                continue
-            causal = {
-                f"{metric}_drop": component["causal"][baseline][metric]["value"] for metric in _metrics(component, baseline)
-            }
-            middle = {"component": component["name"], "layer": component["layer"], "kind": component["kind"]}
-            middle |= {
-                "gradient": component["gradient"]["value"],
-                **causal,
-                "delta": component["delta"][baseline]["value"],
-            }
-            role = {
-                "role": component["role"][baseline]["name"],
-                "role_probability": component["role"][baseline]["probability"],
-            }
-            yield head | middle | role | ends
+    head |= {"final": bool(data.get("final", record.path is not None and record.path.name == "final.json"))}
+    parts = []
+    for baseline, gap in data["gap"].items():
+        low, high = gap["ci"] or _NO_INTERVAL
+        ends = {key: gap[key] for key in ("p_value", "ceiling", "corrected", "reason")}
+        shared = {"baseline": baseline, "rho": gap["rho"], "rho_low": low, "rho_high": high} | ends
+        parts.append((head | shared, record.rows[baseline] or [{}]))
+    return parts
 
 
-def check(data: Any, name: str) -> None:
-    """Raise a ValueError unless `data` has the form of a record."""
+def _of_attribution(record: AttributionRecord) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """What the methods have in common, and the methods."""
+    return [(_head(record, KIND) | {"final": False} | _texts(record["setup"]), record.method_rows())]
+
+
+def _head(record: Record | AttributionRecord, kind: str) -> dict[str, Any]:
+    """What every row of a record begins with."""
+    head: dict[str, Any] = {"record": kind, "path": str(record.path)}
+    head |= {key: record.data.get(key) for key in ("run", "task", "seed", "step", "length")}
+    return head | _texts(record["protocol"])
+
+
+def _texts(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as cells of a table."""
+    return {key: str(value) if isinstance(value, list | dict) else value for key, value in settings.items()}
+
+
+def check(data: Any, name: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every baseline; raises a ValueError unless `data` has the form of a record."""
     if not isinstance(data, dict) or "schema" not in data:
         raise ValueError(f"`{name}` is not a record: it has no `schema`.")
     if data["schema"] != SCHEMA:
@@ -266,3 +437,4 @@ def check(data: Any, name: str) -> None:
     check_form(data, record_check(tuple(gap) if isinstance(gap, dict) else ()), name, AGAIN)
     if data["length"] is not None and str(data["length"]) not in data["accuracy"]["by_length"]:
         raise ValueError(f"`{name}`: `accuracy.by_length` must have `length`, {data['length']}. {AGAIN}")
+    return {baseline: [_row(component, baseline) for component in data["components"]] for baseline in data["gap"]}

@@ -24,7 +24,7 @@ from gcgap.measurement import measure
 from gcgap.model import Decoder
 from gcgap.protocol import Protocol
 from gcgap.records import Record
-from gcgap.report.emergence import emergence
+from gcgap.report.emergence import Column, emergence, is_due
 from gcgap.report.logs import layout, png, scalars, write_pictures
 from gcgap.sharing import ALONE, Sharing
 
@@ -61,6 +61,7 @@ class Run:
         loggers: Where scalars and pictures go.
         writes: False for a dry run, which leaves no file.
         sharing: The processes that train together: they share the measuring, and the first one writes.
+        history: The tracked checkpoints so far; those of an earlier attempt are read once, when they are first needed.
     """
 
     directory: Path
@@ -73,6 +74,7 @@ class Run:
     sharing: Sharing = ALONE
     folders: dict[Path, int] = field(default_factory=dict, init=False)
     configured: bool = field(default=False, init=False)
+    history: list[Column] | None = None
 
     def checkpoint(self, name: str) -> Path:
         """Where a checkpoint lies."""
@@ -103,6 +105,8 @@ class Run:
         record = self._measured(model, step, checkpoint, "final.json", length=None, protocol=self.protocol)
         if self.sharing.leads:
             self._log_final(record)
+            if self.writes:
+                self._draw_last(step)
         return record
 
     def holds(self, checkpoint: str, model: Decoder) -> bool:
@@ -140,23 +144,37 @@ class Run:
         self.check_settled()
         return record.write(self.directory / "gap" / name) if writes else record
 
-    def _history(self, step: int) -> list[Record]:
-        """The tracked records up to a step."""
-        records = [Record.read(path) for path in sorted((self.directory / "gap").glob("step=*.json"))]
-        return [record for record in records if record["step"] <= step]
+    def _history(self, step: int) -> list[Column]:
+        """The tracked checkpoints up to a step."""
+        if self.history is None:
+            records = (Record.read(path) for path in sorted((self.directory / "gap").glob("step=*.json")))
+            self.history = [Column.of(record) for record in records]
+        return [column for column in self.history if column.step <= step]
 
     def _log(self, record: Record) -> None:
         for logger in self.loggers:
             logger.log_metrics(scalars(record), step=record["step"])
         if not self.writes:
             return
-        history = self._history(record["step"])
-        raster = png(emergence(history))
+        self.history = [*self._history(record["step"] - 1), Column.of(record)]
+        if len(self.history) == 1:
+            for logger in self._tensorboards():
+                logger.experiment.add_custom_scalars(layout(record))
+        if is_due(len(self.history)):
+            self._draw(record)
+
+    def _draw(self, record: Record) -> None:
+        """Draw the checkpoints so far, and show them with a tracked record in TensorBoard at its step."""
+        raster = png(emergence(self._history(record["step"])))
         write_whole(self.directory / "gap" / "emergence.png", raster)
         for logger in self._tensorboards():
-            if len(history) == 1:
-                logger.experiment.add_custom_scalars(layout(record))
             write_pictures(logger.experiment, record, raster)
+
+    def _draw_last(self, step: int) -> None:
+        """Draw the last tracked checkpoint, if it was none of those that are drawn while the model trains."""
+        history = self._history(step)
+        if history and not is_due(len(history)):
+            self._draw(Record.read(self.directory / "gap" / f"step={history[-1].step:06d}.json"))
 
     def _log_final(self, record: Record) -> None:
         """The config and the final numbers, for TensorBoard's HPARAMS."""

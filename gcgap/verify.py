@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def verify(paths: list[Path], tolerance: float, make: Make) -> int:
     Raises:
         ValueError: Nothing can be verified.
     """
-    found = [case for path in paths for case in cases(path)]
+    read = cache(find_records)  # once for all checkpoints of a run
+    found = [case for path in paths for case in cases(path, read)]
     known, replaced = [case for case in found if case.checkpoint], [case for case in found if case.other]
     for case in replaced:
         _warn(f"`{case.record.path}` cannot be verified: `{case.other}` has another hash than the file that it was measured on.")
@@ -82,8 +84,8 @@ class Case:
     run: Path
 
 
-def cases(path: Path) -> list[Case]:
-    """Every record of a run directory with its checkpoint, or the records of one .ckpt file.
+def cases(path: Path, read: Callable[[Path], list[Record]] = find_records) -> list[Case]:
+    """Every record of a run directory with its checkpoint, or the records of one .ckpt file; `read` gives those of a directory.
 
     Raises:
         ValueError: There is no readable record, or none of that checkpoint.
@@ -93,7 +95,7 @@ def cases(path: Path) -> list[Case]:
     run, files = (path, sorted((path / "checkpoints").glob("*.ckpt"))) if path.is_dir() else (run_directory(path), [path])
     by_hash, by_name = {sha256(file): file for file in files}, {file.name: file for file in files}
     found = []
-    for record in find_records(run / "gap"):
+    for record in read(run / "gap"):
         checkpoint = by_hash.get(record["checkpoint_sha256"])
         name = "" if record["step"] is None else f"step={record['step']:06d}.ckpt"
         found.append(Case(record, checkpoint, None if checkpoint else by_name.get(name), run))

@@ -173,7 +173,31 @@ def test_tables_hold_the_numbers_of_the_record(record: AttributionRecord) -> Non
         assert {key: row[key] for key in entry["cost"]} == entry["cost"]
     for name in CHOSEN:
         assert list(components[name]) == column(record, "scores", name, "value")
+        ends = components[[f"{name}_low", f"{name}_high"]].values.tolist()
+        assert ends == [ci or [None, None] for ci in column(record, "scores", name, "ci")]
+    for effect in ("exact_match", "log_prob"):
+        ends = components[[f"{effect}_drop_low", f"{effect}_drop_high"]].values.tolist()
+        assert ends == column(record, "exact", effect, "ci")
     assert list(components["log_prob_drop"]) == column(record, "exact", "log_prob", "value")
+
+
+def test_attribution_records_are_read_into_the_long_table_a_row_for_each_method(
+    record: AttributionRecord, tmp_path: Path
+) -> None:
+    path = record.write(tmp_path / "folder" / "any.json").path
+    found = gcgap.read(tmp_path)
+    assert list(found["method"]) == list(CHOSEN)
+    assert set(found["record"]) == {"attribution"}
+    assert set(found["path"]) == {str(path)}
+    assert found[["task", "seed", "length", "baseline", "direction"]].values.tolist()[0] == ["sort", 1, LENGTH, "mean", "noising"]
+    cells = [
+        one.astype(object).where(one.notna(), None).to_dict("records") for one in (found[list(record.table())], record.table())
+    ]
+    assert cells[0] == cells[1]
+    tiny.ten().write(tmp_path / "gap" / "final.json")
+    both = gcgap.read(tmp_path)
+    assert both["record"].value_counts().to_dict() == {"measurement": 2 * 10, "attribution": len(CHOSEN)}
+    assert both.loc[both["record"] == "attribution", ["component", "rho"]].isna().all(axis=None)
 
 
 def others(model: Transformer, source: Source, baseline: str, batch: Any) -> dict[reference.Part, Tensor]:

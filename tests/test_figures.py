@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gcgap.report.emergence import emergence
+from gcgap.report.emergence import MOST, Column, emergence, is_due
 from gcgap.report.scatter import scatter
 from gcgap.report.style import COLOURS, LABELS, MARKERS
 
@@ -173,6 +175,32 @@ def test_an_emergence_raster_of_another_baseline_shows_that_one() -> None:
 @pytest.mark.parametrize("history", [HISTORY[:1], HISTORY[1:2], HISTORY[:2] * 8], ids=["all null", "one", "many"])
 def test_an_emergence_raster_draws_at_any_length(history: list) -> None:
     drawn(emergence(history))
+
+
+@pytest.mark.parametrize("count", [MOST, MOST + 1, 3 * MOST, 2000])
+def test_an_emergence_raster_has_few_columns_evenly_spread_and_the_last(count: int) -> None:
+    column = Column.of(tiny.ten())
+    figure = emergence([replace(column, step=10 * i) for i in range(count)])
+    ticks = [int(label.get_text().replace(",", "")) // 10 for label in rasters(figure)[0].get_xticklabels()]
+    assert ticks[0] == 0
+    assert ticks[-1] == count - 1
+    assert len(ticks) <= MOST + 1
+    gaps = np.diff(ticks)
+    assert (gaps[:-1] == gaps[0]).all()
+    assert gaps[-1] <= gaps[0]
+    shown = f"{len(ticks)} of {count} checkpoints"
+    assert (shown in figure.get_suptitle()) == (count > MOST)
+    assert figure.get_size_inches()[0] <= 5 + 0.45 * (MOST + 1)
+
+
+def test_rasters_are_drawn_at_few_of_many_checkpoints() -> None:
+    assert all(is_due(count) for count in range(1, MOST + 1))
+    assert sum(is_due(count) for count in range(1, 2001)) <= MOST * (1 + math.log2(2000 / MOST) / 2 + 1)
+
+
+def test_the_columns_of_records_are_drawn_as_the_records_are() -> None:
+    columns = [Column.of(record, "zero") for record in HISTORY]
+    assert np.array_equal(drawn(emergence(columns)), drawn(emergence(HISTORY, "zero")))
 
 
 def test_an_emergence_raster_of_nothing_is_refused() -> None:

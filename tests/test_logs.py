@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTH
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from gcgap.batches import Source
 from gcgap.cli import main
+from gcgap.model import Transformer
+from gcgap.protocol import Protocol
 from gcgap.records import Record
-from gcgap.report.emergence import emergence
+from gcgap.report.emergence import Column, emergence, is_due
 from gcgap.report.logs import layout, pixels, png, role_table, scalars, write_pictures
 from gcgap.report.scatter import scatter
+from gcgap.run import Run
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
 COMPONENTS = ["L0_H0", "L0_H1", "L0_MLP", "L1_H0", "L1_H1", "L1_MLP"]
 BASELINES = ["mean", "zero", "resample"]
+COLUMNS = 8  # of the raster of a long run
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +272,69 @@ def test_pictures_are_written_at_the_step_of_their_record() -> None:
     write_pictures(writer, history[1], png(emergence(history)))
     assert [(tag, step) for tag, step, _ in writer.seen] == [("gap/scatter", 250), ("gap/emergence", 250), ("role/table", 250)]
     assert writer.seen[2][2] == role_table(history[1])
+
+
+class Long:
+    """A run of many checkpoints whose measurements and pictures cost nothing, and how often it reads and draws."""
+
+    def __init__(self, directory: Path, patched: pytest.MonkeyPatch) -> None:
+        self.directory, self.calls, self.drawn = directory, Counter[str](), list[int]()
+        read, written = Record.read, Record.write
+        patched.setattr("gcgap.report.emergence.MOST", COLUMNS)
+        patched.setattr("gcgap.run.measure", lambda *_, origin, **__: tiny.ten(step=origin.step))
+        patched.setattr("gcgap.run.sha256", lambda _: "0" * 64)
+        patched.setattr("gcgap.run.emergence", self._emergence)
+        patched.setattr("gcgap.run.png", lambda _: b"")
+        patched.setattr(Record, "read", classmethod(lambda _, path: self.calls.update(["read"]) or read(path)))
+        patched.setattr(Record, "write", lambda record, path: self.calls.update(["write"]) or written(record, path, compact=True))
+        self.model = Transformer(1, 1, 8, 8)
+
+    def _emergence(self, columns: list[Column]) -> None:
+        self.drawn.append(columns[-1].step)
+
+    def start(self) -> Run:
+        """The run as a process that trains it makes it."""
+        training = {"target_accuracy": None}
+        return Run(self.directory, Source("sort"), Protocol(), training, settings={}, loggers=())
+
+
+def test_a_run_reads_its_earlier_records_once_and_draws_few_of_many_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, end = Long(tmp_path, monkeypatch), 3 * COLUMNS + 4
+    first = long.start()
+    for step in range(COLUMNS + 2):
+        first.track(long.model, step)
+    assert long.calls.pop("read") == 1, "the first one, which is there already"
+    resumed = long.start()
+    for step in range(COLUMNS, end):  # the last ones of the first attempt came after its last checkpoint
+        resumed.track(long.model, step)
+    assert long.calls["read"] == COLUMNS + 2
+    assert resumed.history is not None
+    assert [column.step for column in resumed.history] == list(range(end))
+    due = [step for step in range(end) if is_due(step + 1)]
+    again = [step for step in range(COLUMNS, COLUMNS + 2) if is_due(step + 1)]
+    assert sorted(long.drawn) == sorted(due + again)
+    assert not is_due(end)
+    resumed.finish(long.model, end - 1)
+    assert long.drawn[-1] == end - 1, "the last checkpoint is always drawn"
+
+
+def test_pictures_of_a_checkpoint_that_is_not_drawn_come_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long, shown = Long(tmp_path, monkeypatch), list[int]()
+    monkeypatch.setattr("gcgap.run.write_pictures", lambda _writer, record, _raster: shown.append(record["step"]))
+    monkeypatch.setattr(Run, "_tensorboards", lambda _: [_Logger()])
+    run = long.start()
+    for step in range(COLUMNS + 2):
+        run.track(long.model, step)
+    assert shown == list(range(COLUMNS + 1))
+    run.finish(long.model, COLUMNS + 1)
+    assert shown == list(range(COLUMNS + 2))
+
+
+class _Logger:
+    """Stands for a TensorBoardLogger."""
+
+    experiment = type("Writer", (), {"add_custom_scalars": lambda *_: None})()
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...

@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gcgap
 from gcgap.attribution.record import AttributionRecord
 from gcgap.records import METRICS, PACKED, Record, find_records, pack
-from gcgap.seal import sealed
+from gcgap.seal import SEAL, parsed, read_json, sealed
 
 BASELINES = ("mean", "zero")
 CONTRACT = (
@@ -349,10 +351,13 @@ def test_read_gives_a_row_per_record_component_and_baseline(runs: Path) -> None:
                 assert row["layer"] == component["layer"]
                 assert row["kind"] == component["kind"]
                 assert [row[f"{m}_drop"] for m in METRICS] == [component["causal"][baseline][m]["value"] for m in METRICS]
+                check_intervals(row, component, baseline)
                 same(row["delta"], component["delta"][baseline]["value"])
                 same(row["role"], component["role"][baseline]["name"])
                 same(row["role_probability"], component["role"][baseline]["probability"])
                 same(row["rho"], data["gap"][baseline]["rho"])
+                for end, value in zip(("rho_low", "rho_high"), data["gap"][baseline]["ci"] or (None, None), strict=True):
+                    same(row[end], value)
                 for key in ("p_value", "ceiling", "corrected", "reason"):
                     same(row[key], data["gap"][baseline][key])
                 assert [row["accuracy_in_distribution"], row["accuracy_length_9"]] == [0.9375, 0.5]
@@ -360,6 +365,15 @@ def test_read_gives_a_row_per_record_component_and_baseline(runs: Path) -> None:
                     assert row[key] == (str(value) if isinstance(value, list) else value)
                 assert [row[key] for key in ("run", "task", "seed", "step")] == ["sort-seed7", "sort", 7, data["step"]]
                 assert [row[key] for key in ("length", "layout", "site")] == [9, "contiguous", "component"]
+
+
+def check_intervals(row: dict[str, Any], component: dict[str, Any], baseline: str, prefix: str = "") -> None:
+    """Both ends of the intervals of G, C and Delta are in a row."""
+    entries = {"gradient": component["gradient"], f"{prefix}delta": component["delta"][baseline]}
+    entries |= {f"{prefix}{metric}_drop": component["causal"][baseline][metric] for metric in METRICS}
+    for name, entry in entries.items():
+        for end, value in zip(("low", "high"), entry["ci"] or (None, None), strict=True):
+            same(row[f"{name}_{end}"], value)
 
 
 def same(cell: Any, value: Any) -> None:
@@ -384,6 +398,105 @@ def test_the_mean_of_rho_over_records_leaves_missing_ones_out(runs: Path) -> Non
     assert sorted(value for value in rho.values() if not pd.isna(value)) == [0.5, 0.5]
 
 
+def test_the_last_checkpoint_of_a_run_counts_once(tmp_path: Path) -> None:
+    gap = tmp_path / "run" / "gap"
+    for step in (0, 50):
+        tiny.ten(step=step, rho=-0.5).write(gap / f"step={step:06d}.json")
+    tiny.ten(step=50, rho=0.5).write(gap / "final.json")
+    tiny.ten(step=50).write(tmp_path / "other" / "gap" / "step=000050.json")
+    rows = gcgap.read(tmp_path).query("run == 'sort-seed7' and component == 'L0_H0' and baseline == 'mean'")
+    of_run = rows[rows["path"].str.startswith(str(gap))]
+    assert of_run[["step", "final", "rho"]].values.tolist() == [[50, True, 0.5], [0, False, -0.5]]
+    assert len(rows) == 3, "another run's checkpoint of that step is another one"
+    assert sorted(gcgap.read(gap, repeats=True).query("component == 'L0_H0' and baseline == 'mean'")["step"]) == [0, 50, 50]
+
+
+def test_a_checkpoint_of_other_weights_than_the_final_one_is_kept(tmp_path: Path) -> None:
+    Record(tiny.ten(step=50).to_dict() | {"checkpoint_sha256": "1" * 64}).write(tmp_path / "step=000050.json")
+    tiny.ten(step=50).write(tmp_path / "final.json")
+    assert sorted(gcgap.read(tmp_path)["path"].unique()) == [str(tmp_path / "final.json"), str(tmp_path / "step=000050.json")]
+
+
+def test_a_record_is_found_under_any_name_and_other_json_is_left_out(tmp_path: Path) -> None:
+    tiny.ten().write(tmp_path / "mine.json")
+    tiny.ten(step=9).write(tmp_path / "deep" / "er" / "an other.json", compact=True)
+    others = {"config.json": {"schema": 1}, "list.json": [tiny.ten().to_dict()], "text.json": "schema", "package.json": {"a": 1}}
+    others |= {".ipynb_checkpoints/mine-checkpoint.json": tiny.ten().to_dict(), "known.json": {"schema": 1, "kind": "other"}}
+    for name, content in others.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        saved(content, tmp_path / name)
+    (tmp_path / "half.json").write_text('{"settings": ')  # not JSON, and no record either
+    assert set(gcgap.read(tmp_path)["path"]) == {str(tmp_path / "mine.json"), str(tmp_path / "deep" / "er" / "an other.json")}
+    assert len(gcgap.read(tmp_path / "mine.json")) == 2 * 10
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:5000], lambda text: text.replace("0.9375", "0.9376")])
+def test_a_record_of_any_name_that_cannot_be_read_is_refused_by_name(change: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    tiny.ten().write(path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=r"mine\.json") as refused:
+        gcgap.read(tmp_path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_reading_shows_its_progress_on_a_terminal_alone(
+    terminal: bool, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gcgap.records.SLOW", 0)
+    monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
+    gcgap.read(runs)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert ("Reading records" in shown.err) == terminal
+    assert terminal or shown.err == ""
+    monkeypatch.setattr("gcgap.records.SLOW", 60)
+    gcgap.read(runs)
+    assert capsys.readouterr().err == ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=6,
+)
+USUAL = {
+    "a": [1e-5, -1.25e-05, 1.5e-7, 10.00001, 1e-300, 0.0001, 0.1, 1, -3, 2**53, None, True],
+    "ρ": ["Größe \u2028 😀", 'a "b": c'],
+}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.dictionaries(st.text(), JSON, max_size=4))
+def test_a_file_is_read_fast_as_it_is_read_slowly(data: dict[str, Any]) -> None:
+    for indent in (1, None):
+        for ascii_only in (True, False):
+            text = json.dumps(sealed(data), ensure_ascii=ascii_only, indent=indent)
+            try:
+                content = text.encode()
+            except UnicodeEncodeError:
+                continue
+            found, _ = read_json(content)
+            assert json.dumps(found) == json.dumps(parsed(text))
+
+
+def test_a_file_as_it_was_written_is_known_to_be_so_and_any_other_is_not() -> None:
+    text = json.dumps(sealed(USUAL), ensure_ascii=False, indent=1)
+    assert read_json(text.encode()) == (sealed(USUAL), True)
+    twice = text.replace('"a"', '"a": 0, "a"')
+    for other in (text.replace("10.00001", "10.00002"), text.replace("true", "false"), twice, text.replace(SEAL, "sha"), "[1]"):
+        assert read_json(other.encode())[1] is False
+    for wrong in ('{"a": NaN}', '{"a": 1', ""):
+        with pytest.raises(ValueError, match=r"null|line 1"):
+            read_json(wrong.encode())
+
+
+def test_the_package_lists_its_public_names() -> None:
+    assert set(gcgap.__all__) < set(dir(gcgap))
+    assert "__version__" in dir(gcgap)
+
+
 def test_table_has_one_row_per_component_with_the_numbers_of_the_json(tmp_path: Path) -> None:
     record = tiny.ten().write(tmp_path / "final.json")
     data = json.loads((tmp_path / "final.json").read_text())
@@ -393,6 +506,7 @@ def test_table_has_one_row_per_component_with_the_numbers_of_the_json(tmp_path: 
         assert [row["gradient_low"], row["gradient_high"]] == component["gradient"]["ci"]
         assert row["gradient"] == component["gradient"]["value"]
         for baseline in BASELINES:
+            check_intervals(row, component, baseline, f"{baseline}_")
             for metric in METRICS:
                 assert row[f"{baseline}_{metric}_drop"] == component["causal"][baseline][metric]["value"]
             assert row[f"{baseline}_delta"] == component["delta"][baseline]["value"]
@@ -457,7 +571,7 @@ def test_packed_records_are_read_as_if_they_lay_beside_their_file(tmp_path: Path
     ]
     assert [record.to_dict() for record in found[1:]] == [record.to_dict() for record in history()]
     assert [record.to_dict() for record in find_records(gap / PACKED)] == [record.to_dict() for record in history()]
-    assert len(gcgap.read(tmp_path)) == 4 * 2 * 10
+    assert len(gcgap.read(tmp_path, repeats=True)) == 4 * 2 * 10
 
 
 def test_a_file_goes_before_its_packed_twin(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,3 +179,11 @@ def test_every_option_of_a_model_is_refused_without_one(name: str) -> None:
     else:
         with pytest.raises(UsageError, match=f"`--{name.replace('_', '-')}` belongs to `--model`"):
             check_alone(unset | {name: given})
+
+
+def test_many_revisions_read_the_records_that_are_there_once(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(*(f"step{number}" for number in range(1, 5)))
+    reads, read = list[str](), Record.read
+    monkeypatch.setattr(Record, "read", classmethod(lambda _, path: reads.append(path.name) or read(path)))
+    measured(*(f"step{number}" for number in range(5, 13)))
+    assert max(Counter(reads).values()) <= 2, "once before the first is measured, and once for the last of them"

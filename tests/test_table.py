@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import tiny
 from rich.console import Console
 
+import gcgap
+from gcgap.differences import Difference, told
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
 
@@ -53,6 +56,52 @@ def test_the_table_fits_into_80_columns(record: Record) -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text
     assert len(rows(text)) == len(record["components"])
+
+
+@pytest.mark.parametrize("width", [20, 21, 33, 40, 60, 72, 77, 78])
+def test_a_narrow_table_shows_every_name_and_number_whole(width: int) -> None:
+    record = wide(-0.10)
+    text = printed(record, width=width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    whole = rows(printed(record, width=200))
+    assert {cell for cells in whole.values() for cell in cells} <= set(text.split())
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, *cells = line.split() or [""]
+        if re.fullmatch(r"L\d+_(H\d+|MLP)", name):
+            found.setdefault(name, []).extend(cells)
+    assert width == 20 or {name: cells for name, cells in found.items() if len(cells) > 5} == whole  # at 20 names break
+
+
+@pytest.mark.parametrize("width", [20, 50, 79])
+def test_a_name_that_is_longer_than_the_terminal_breaks_and_leaves_numbers_whole(width: int) -> None:
+    record, name = tiny.ten(), "L0_" + "".join(f"{i:03}" for i in range(60))
+    record["components"][3]["name"] = name
+    text = printed(Record(record.to_dict()), width=width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert {cell for cells in rows(printed(tiny.ten())).values() for cell in cells} <= set(text.split())
+    beginnings = (line.split()[0] for line in text.splitlines() if line.split())
+    assert name in "".join(part for part in beginnings if part in name and part != "L0_")
+
+
+def test_long_values_that_differ_are_shown_where_they_differ() -> None:
+    record = tiny.ten()
+    changed = Difference("protocol.sets", ["L0_H0"] * 9 + ["L1_H1"], ["L0_H0"] * 9 + ["L1_H2"])
+    console = Console(width=60, record=True, file=StringIO())
+    console.print(told(record, record.to_dict(), [changed]))
+    text = "".join(console.export_text().split())
+    assert "L1_H1" in text
+    assert "L1_H2" in text
+
+
+def test_every_table_of_the_program_is_shown_whole() -> None:
+    root = Path(str(gcgap.__file__)).parent
+    made = [
+        path.name for path in root.rglob("*.py") if re.search(r"^from rich\.table import|\brich\.table\b", path.read_text(), re.M)
+    ]
+    assert made == ["terminal.py"]
 
 
 def test_a_row_shows_the_numbers_of_its_component() -> None:

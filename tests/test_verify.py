@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gcgap.checkpoints import sha256
 from gcgap.cli import main
 from gcgap.differences import ABSENT, differences, values
-from gcgap.records import PACKED, Record, pack
+from gcgap.records import PACKED, Record, find_records, pack
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -86,6 +86,17 @@ def test_records_of_other_protocols_lengths_and_packed_ones_verify_as_they_say(
     assert code == 0
     assert out.count("the same in every number") == 2
     assert folder.name in out
+
+
+def test_several_checkpoints_of_a_run_read_its_records_once(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = list[Path]()
+    monkeypatch.setattr("gcgap.verify.find_records", lambda path: reads.append(path) or find_records(path))
+    monkeypatch.setattr("gcgap.verify.repeat", lambda case, _: case.record.data)
+    checkpoints = [run / "checkpoints" / f"step={step:06d}.ckpt" for step in (150, 300)]
+    assert verified(run, capsys, *checkpoints)[0] == 0
+    assert reads == [run / "gap"]
 
 
 def test_a_changed_number_is_named_with_both_values(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

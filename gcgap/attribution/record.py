@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcgap.files import write_whole
 from gcgap.form import attribution_check, check_form
-from gcgap.seal import check_numbers, check_seal, parsed, sealed
+from gcgap.seal import check_numbers, check_seal, read_json, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,13 +64,19 @@ class AttributionRecord:
             ValueError: The file is not an attribution record that this version can read, or was changed after it was written.
         """
         try:
-            data = parsed(Path(path).read_text(encoding="utf-8"))
+            data, as_written = read_json(Path(path).read_bytes())
         except ValueError as error:
             raise ValueError(f"`{path}` is not an attribution record: {error}. {AGAIN}") from error
+        return cls.of(data, Path(path), as_written)
+
+    @classmethod
+    def of(cls, data: Any, path: Path, as_written: bool) -> AttributionRecord:
+        """The record in a file that holds this; `as_written` if its checksum is known to be right."""
         if not isinstance(data, dict):
             raise ValueError(f"`{path}` is not an attribution record: it holds a {type(data).__name__}.")
-        check_seal(data, str(path))
-        return cls(data, Path(path))
+        if not as_written:
+            check_seal(data, str(path))
+        return cls(data, path)
 
     def write(self, path: str | Path, compact: bool = False) -> AttributionRecord:
         """Seal and write atomically; `compact` puts all on one line."""
@@ -112,10 +118,12 @@ def method_row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def component_row(entry: dict[str, Any]) -> dict[str, Any]:
-    """A component's numbers with flat names."""
+    """A component's numbers with their intervals, by flat names."""
     row = {key: entry[key] for key in ("name", "layer", "kind")}
-    row |= {f"{metric}_drop": found["value"] for metric, found in entry["exact"].items()}
-    row |= {name: score["value"] for name, score in entry["scores"].items()}
+    found = {f"{metric}_drop": of for metric, of in entry["exact"].items()} | entry["scores"]
+    for name, of in found.items():
+        low, high = of["ci"] or (None, None)
+        row |= {name: of["value"], f"{name}_low": low, f"{name}_high": high}
     return row | {"reliability": entry["trust"]["reliability"]}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +59,15 @@ class Revisions:
 
         A model is in memory only while it is measured.
         """
+        others = {record.path: _identity(record) for record in self._steps()}
         for name in sorted(self.names, key=lambda name: step_of(name) or 0):
             model = self.given.load(name)
-            self._tell_twins(name, model)
+            self._tell_twins(name, model, others)
             record = None if self.force else self._known(name, model)
-            done(record or self._measured(name, model), record is not None)
+            found = record or self._measured(name, model)
+            if step_of(name) is not None:
+                others[found.path] = _identity(found)
+            done(found, record is not None)
         return self._final()
 
     def _known(self, name: str | None, model: Decoder) -> Record | None:
@@ -85,25 +89,33 @@ class Revisions:
         more = {"run": self.given.run, "revision": name, "final": self.path(name).name == FINAL}
         return Record(record | more).write(self.path(name))
 
-    def _tell_twins(self, name: str | None, model: Decoder) -> None:
+    def _tell_twins(self, name: str | None, model: Decoder, others: Mapping[Path | None, tuple[str, str | None]]) -> None:
         """Report a revision whose weights are those of another one: its curve would stand still for no reason."""
-        for path in sorted(self.folder.glob("step=*.json")):
-            other = Record.read(path)
-            if path != self.path(name) and other["checkpoint_sha256"] == model.origin.checkpoint_sha256:
+        for path, (digest, revision) in others.items():
+            if path != self.path(name) and digest == model.origin.checkpoint_sha256:
                 print(
-                    f"gcgap: warning: revision {name} of `{self.given.model}` has the very weights of {other['revision']}; "
+                    f"gcgap: warning: revision {name} of `{self.given.model}` has the very weights of {revision}; "
                     "see if the right ones were uploaded.",
                     file=sys.stderr,
                 )
 
     def _final(self) -> Record:
         """The record of the last step, which is the final one unless a revision without a step is."""
-        steps = [Record.read(path) for path in sorted(self.folder.glob("step=*.json"))]
+        steps = list(self._steps())
         path = self.folder / FINAL
         if steps and (not path.exists() or Record.read(path)["step"] is not None):
             last = max(steps, key=lambda record: record["step"])
             return Record(last.to_dict() | {"final": True}).write(path)
         return Record.read(path)
+
+    def _steps(self) -> Iterator[Record]:
+        """The records of the revisions that are there."""
+        return (Record.read(path) for path in sorted(self.folder.glob("step=*.json")))
+
+
+def _identity(record: Record) -> tuple[str, str | None]:
+    """The hash of the weights, and the revision."""
+    return record["checkpoint_sha256"], record.data.get("revision")
 
 
 def _check_steps(names: Sequence[str | None]) -> None:

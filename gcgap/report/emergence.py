@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from sys import intern
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,31 +16,84 @@ from gcgap.report.style import COLOURS, DIVERGING, DPI, LABELS, MARKERS
 from gcgap.report.what import what
 
 TITLES = {"exact_match": "C by exact match", "log_prob": "C by log-probability"}
+MOST = 40
+"""Columns of a raster; of more checkpoints it shows every second, fourth, .. one and the last."""
 
 
-def emergence(records: Sequence[Record], baseline: str | None = None) -> Figure:
-    """Component x step, coloured by the rank difference, with Heroes and Bloats marked; accuracies and rho above it.
-
-    Left by exact match, which is constant (blank) while the model gets no sequence right; right by log-probability.
+@dataclass(frozen=True)
+class Column:
+    """One checkpoint of the raster, small enough to keep thousands in memory.
 
     Args:
-        records: Records of one run that have components, in any order.
-        baseline: Ablation baseline; the first one of the records by default.
+        title: The run and the ablation.
+        step: Optimiser step.
+        names: Components.
+        layers: Layer of each.
+        inside: Accuracy in distribution.
+        ood: Accuracy at the measured length.
+        rho: Rank correlation by metric; NaN where there is none.
+        delta: Rank difference of every component by metric; NaN where there are no ranks.
+        roles: Role of every component by metric.
+    """
+
+    title: str
+    step: int
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+    inside: float
+    ood: float
+    rho: Mapping[str, float]
+    delta: Mapping[str, np.ndarray]
+    roles: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, record: Record, baseline: str | None = None) -> Column:
+        """The column of a record that has components, by its first baseline if none is given."""
+        baseline = baseline or record.baselines[0]
+        rho = {metric: _gap(record, baseline, metric)["rho"] for metric in TITLES}
+        found = {metric: deltas_and_roles([record], baseline, metric) for metric in TITLES}
+        return cls(
+            f"{what(record, step=False)}, {baseline} ablation",
+            record["step"],
+            tuple(intern(component["name"]) for component in record["components"]),
+            tuple(component["layer"] for component in record["components"]),
+            record["accuracy"]["in_distribution"],
+            record["accuracy"]["by_length"][str(record["length"])],
+            {metric: np.nan if value is None else value for metric, value in rho.items()},
+            {metric: delta[:, 0] for metric, (delta, _) in found.items()},
+            {metric: roles[:, 0].astype("U7") for metric, (_, roles) in found.items()},
+        )
+
+
+def is_due(checkpoints: int) -> bool:
+    """Whether the raster gets a new column at a run's newest checkpoint: at most `MOST`, then half as many per doubling."""
+    return (checkpoints - 1) % _stride(checkpoints) == 0
+
+
+def emergence(checkpoints: Sequence[Record | Column], baseline: str | None = None) -> Figure:
+    """Component x step, coloured by the rank difference, with Heroes and Bloats marked; accuracies and rho above it.
+
+    Left by exact match, which is constant (blank) while the model gets no sequence right; right by log-probability. Of more
+    than `MOST` checkpoints some are shown, evenly spread, and the last; the title says how many.
+
+    Args:
+        checkpoints: Records of one run that have components, or their columns, in any order.
+        baseline: Ablation baseline of records; the first one of each by default.
 
     Raises:
         ValueError: There is no record.
     """
-    records = sorted(records, key=lambda record: record["step"])
-    if not records:
+    if not checkpoints:
         raise ValueError("`records` must hold at least one measured checkpoint.")
-    baseline = baseline or records[0].baselines[0]
-    names = [component["name"] for component in records[0]["components"]]
-    figure = Figure(figsize=(max(9.0, 5 + 0.45 * len(records)), 2.6 + 0.26 * len(names)), dpi=DPI, layout="constrained")
+    ordered = sorted(checkpoints, key=lambda one: one["step"] if isinstance(one, Record) else one.step)
+    columns = [Column.of(one, baseline) if isinstance(one, Record) else one for one in _thinned(ordered)]
+    names = columns[0].names
+    figure = Figure(figsize=(max(9.0, 5 + 0.45 * len(columns)), 2.6 + 0.26 * len(names)), dpi=DPI, layout="constrained")
     axes = figure.subplots(2, 2, height_ratios=[1, 0.13 * len(names)], sharex=True)
     image = None
-    for column, metric in enumerate(TITLES):
-        _curves(axes[0, column], records, baseline, metric)
-        image = _raster(axes[1, column], records, baseline, metric, names)
+    for place, metric in enumerate(TITLES):
+        _curves(axes[0, place], columns, metric)
+        image = _raster(axes[1, place], columns, metric)
     axes[0, 1].tick_params(labelleft=False)
     axes[1, 1].tick_params(labelleft=False)
     assert image is not None
@@ -46,23 +101,27 @@ def emergence(records: Sequence[Record], baseline: str | None = None) -> Figure:
     handles, labels = axes[1, 0].get_legend_handles_labels()
     curve_handles, curve_labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(curve_handles + handles, curve_labels + labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    figure.suptitle(f"{what(records[0], step=False)}, {baseline} ablation", fontsize=11)
+    thinned = f", {len(columns)} of {len(ordered)} checkpoints" if len(columns) < len(ordered) else ""
+    figure.suptitle(columns[0].title + thinned, fontsize=11)
     return figure
 
 
-def _curves(axes: Axes, records: Sequence[Record], baseline: str, metric: str) -> None:
-    steps = range(len(records))
-    ood = [record["accuracy"]["by_length"][str(record["length"])] for record in records]
-    rho = [_gap(record, baseline, metric)["rho"] for record in records]
-    axes.plot(
-        steps,
-        [record["accuracy"]["in_distribution"] for record in records],
-        color="black",
-        lw=1.2,
-        label="accuracy in distribution",
-    )
-    axes.plot(steps, ood, color="black", lw=1.2, ls="--", label="accuracy OOD")
-    axes.plot(steps, [np.nan if value is None else value for value in rho], color="#e08214", lw=1.8, marker=".", label="ρ(G, C)")
+def _stride(checkpoints: int) -> int:
+    """The smallest power of two that leaves at most `MOST` of them."""
+    return 1 << max(0, (-(-checkpoints // MOST) - 1).bit_length())
+
+
+def _thinned(ordered: Sequence[Record | Column]) -> list[Record | Column]:
+    """Evenly spread ones, and the last."""
+    stride = _stride(len(ordered))
+    return [*ordered[:-1:stride], ordered[-1]]
+
+
+def _curves(axes: Axes, columns: Sequence[Column], metric: str) -> None:
+    steps = range(len(columns))
+    axes.plot(steps, [one.inside for one in columns], color="black", lw=1.2, label="accuracy in distribution")
+    axes.plot(steps, [one.ood for one in columns], color="black", lw=1.2, ls="--", label="accuracy OOD")
+    axes.plot(steps, [one.rho[metric] for one in columns], color="#e08214", lw=1.8, marker=".", label="ρ(G, C)")
     axes.axhline(0, color="grey", lw=0.5)
     axes.set(ylim=(-0.6, 1.05), title=TITLES[metric])
     axes.title.set_fontsize(10)
@@ -85,13 +144,14 @@ def deltas_and_roles(records: Sequence[Record], baseline: str, metric: str = "ex
     return delta, np.array([of(record, "role", "name") for record in records], dtype=object).T
 
 
-def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, names: list[str]) -> AxesImage:
-    delta, roles = deltas_and_roles(records, baseline, metric)
+def _raster(axes: Axes, columns: Sequence[Column], metric: str) -> AxesImage:
+    names, layers = columns[0].names, columns[0].layers
+    delta, roles = (np.stack([of[metric] for of in each], 1) for each in zip(*((c.delta, c.roles) for c in columns), strict=True))
     axes.set_facecolor("#eeeeee")
     image = axes.imshow(delta, aspect="auto", cmap=DIVERGING, vmin=-len(names), vmax=len(names), interpolation="nearest")
     for role in ("hero", "bloat"):
-        rows, columns = np.nonzero(roles == role)
-        axes.plot(columns, rows, MARKERS[role], color="white", mec=COLOURS[role], ms=6, ls="none", label=LABELS[role])
+        rows, at = np.nonzero(roles == role)
+        axes.plot(at, rows, MARKERS[role], color="white", mec=COLOURS[role], ms=6, ls="none", label=LABELS[role])
     blank = np.flatnonzero(np.isnan(delta).all(0))
     if len(blank):
         text = "C is constant: there are no ranks"
@@ -107,10 +167,9 @@ def _raster(axes: Axes, records: Sequence[Record], baseline: str, metric: str, n
             color="#555555",
             backgroundcolor="#eeeeee",
         )
-    layers = [component["layer"] for component in records[0]["components"]]
     for border in np.flatnonzero(np.diff(layers)):
         axes.axhline(border + 0.5, color="black", lw=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xticks(range(len(records)), [f"{record['step']:,}" for record in records], rotation=90, fontsize=8)
+    axes.set_xticks(range(len(columns)), [f"{one.step:,}" for one in columns], rotation=90, fontsize=8)
     axes.set_xlabel("optimiser step")
     return image

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table as Grid
 
 from gcgap.attribution.record import KNOWN
 from gcgap.attribution.verdict import KIND, SCHEMA, cells, failures
 from gcgap.report.parts import Column, Drawing, Section, Table
 from gcgap.report.style import DIVERGING, DPI
 from gcgap.report.tables.render import ALL
+from gcgap.report.terminal import WholeTable
 from gcgap.seal import check_seal, parsed
 
 Truth = Mapping[str, Any]
@@ -82,7 +82,7 @@ def _section(truth: Truth) -> Section:
 
 def known_table(truth: Truth) -> Group:
     """One row per method, what the columns are, and the sentence."""
-    grid = Grid(title=_title(truth), box=box.SIMPLE_HEAD, padding=0)
+    grid = WholeTable(title=_title(truth), box=box.SIMPLE_HEAD, padding=0)
     for heading in ("method", "family"):
         grid.add_column(heading, no_wrap=True)
     for heading in ("AUC", "worst", "clear", "CPR", "CMD", "cost"):

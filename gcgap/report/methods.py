@@ -7,9 +7,9 @@ from typing import Any
 from rich import box
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from gcgap.attribution.record import AttributionRecord
+from gcgap.report.terminal import WholeTable
 from gcgap.report.what import shared_values, what
 
 NOTE = (
@@ -38,7 +38,7 @@ def method_table(record: AttributionRecord) -> Group:
     return Group(escape(intro), *grids, escape(NOTE), _costs(record), *map(escape, found(record)))
 
 
-def _agreement(record: AttributionRecord, effect: str) -> Table:
+def _agreement(record: AttributionRecord, effect: str) -> WholeTable:
     reasons = {entry["agreement"][effect]["all"]["reason"] for entry in record["methods"].values()} - {None}
     grid = _grid(f"Agreement with exact effects by {effect.replace('_', ' ')}", "; ".join(sorted(reasons)))
     for heading in ("ρ", "interval", "ceil", "heads", "MLPs", "τ", "top"):
@@ -53,7 +53,7 @@ def _agreement(record: AttributionRecord, effect: str) -> Table:
     return grid
 
 
-def _costs(record: AttributionRecord) -> Table:
+def _costs(record: AttributionRecord) -> WholeTable:
     units = record["protocol"]["attribution"]["metric"]
     shared = record["model"].get("architecture", "gcgap") == "gcgap"
     grid = _grid("Error and cost", PRICE + SHARED * shared)
@@ -69,8 +69,8 @@ def _costs(record: AttributionRecord) -> Table:
     return grid
 
 
-def _grid(title: str, caption: str) -> Table:
-    grid = Table(title=escape(title), caption=escape(caption) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _grid(title: str, caption: str) -> WholeTable:
+    grid = WholeTable(title=escape(title), caption=escape(caption) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     grid.add_column("method", no_wrap=True)
     return grid
 

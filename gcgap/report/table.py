@@ -8,10 +8,10 @@ from typing import Any
 from rich import box
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from gcgap.records import Record
+from gcgap.report.terminal import WholeTable
 from gcgap.report.what import on, shared_values, what
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
@@ -32,7 +32,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
     largest = max(component["gradient"]["value"] for component in record["components"])
     exponent = math.floor(math.log10(largest)) if largest > 0 else 0
     sure = f"{record['protocol']['confidence']:.0%} interval"
-    grid = Table(
+    grid = WholeTable(
         title=escape(_title(record, baseline)),
         caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
         f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",

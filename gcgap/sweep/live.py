@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 from gcgap.display import showing
 from gcgap.records import Record
+from gcgap.report.terminal import WholeTable
 from gcgap.sweep.plan import Run
 
 ACTIVE = ("running", "resumed", "measuring again")
@@ -70,12 +70,16 @@ class Row:
 
 def time_left(rows: list[Row], now: float) -> dict[str, float]:
     """Seconds left of each run that waits or is active, by its name: the mean of those of its config, less what has passed."""
+    known: dict[Path, list[float]] = {}
+    for row in rows:
+        if row.seconds is not None:
+            known.setdefault(row.run.config, []).append(row.seconds)
+    means = {config: sum(seconds) / len(seconds) for config, seconds in known.items()}
     left = {}
     for row in rows:
-        known = [one.seconds for one in rows if one.run.config == row.run.config and one.seconds is not None]
-        if known and row.state in ("waiting", *ACTIVE):
+        if row.run.config in means and row.state in ("waiting", *ACTIVE):
             passed = now - row.started if row.state in ACTIVE else 0
-            left[row.run.job.name] = max(sum(known) / len(known) - passed, 0)
+            left[row.run.job.name] = max(means[row.run.config] - passed, 0)
     return left
 
 
@@ -86,7 +90,7 @@ def picture(rows: list[Row], slots: int, height: int, now: float) -> Group:
         shown = [row for row in rows if row.state in ACTIVE] + [row for row in rows if row.state == "failed"]
     else:
         shown = rows
-    table = Table("run", box=None, pad_edge=False)
+    table = WholeTable("run", box=None, pad_edge=False)
     for name in ("step", "accuracy", "state", "time left"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     for row in shown[:room]:

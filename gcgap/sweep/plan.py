@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -61,8 +62,8 @@ def read(path: Path, directory: Path | None = None) -> list[Run]:
         for config in configs
         for values in product(*grid.values())
     ]
-    names = [run.job.name for run in runs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    names = Counter(run.job.name for run in runs)
+    if twice := next((name for name, count in names.items() if count > 1), None):
         raise UsageError(f"`configs`: two runs would lie in {directory / twice}; put their configs into groups of their own.")
     return runs
 

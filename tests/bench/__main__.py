@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.attribution import SEQUENCES, attribution
+from bench.growing import growing
 from bench.measuring import measuring
 from bench.memory import memory
 from bench.timing import Rows
@@ -23,6 +24,7 @@ from bench.training import training
 TABLES: dict[str, tuple[str, Callable[[int], Rows]]] = {
     "measuring": ("figure", measuring),
     "training": ("figure", training),
+    "growing": ("figure", growing),
     "memory": ("most at once, share of a training step", memory),
     "attribution": (f"forward passes of {SEQUENCES} sequences", attribution),
 }
