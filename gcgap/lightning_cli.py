@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L  # noqa: N812
 import yaml
@@ -24,12 +24,14 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from gcgap.batches import check_seed
 from gcgap.callbacks import GapTracker, StepProgress
 from gcgap.checkpoints import read_checkpoint, run_directory
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
 from gcgap.files import write_whole
+from gcgap.parser import Parser as PlainParser
 from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
@@ -53,14 +55,8 @@ StrategyRegistry.register("ddp", Together, "DDP whose processes end together", o
 SHAPING = ("seed_everything", "data", "model", "protocol", "target")  # what makes a run another run
 
 
-class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors become a `UsageError`, and to which a key is that key alone, not its beginning."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
-        raise UsageError(message) from ex
+class Parser(PlainParser, LightningArgumentParser):
+    """Lightning's parser."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -287,10 +283,8 @@ def other_run(run: Path, asked: dict[str, Any], training: Iterable[str] = ()) ->
     return ""
 
 
-def _seed(value: bool | int) -> int:
-    if isinstance(value, bool) or value < 0:
-        raise ValueError(f"`seed_everything` must be an integer of 0 or more, the seed of data and weights; got {value}.")
-    return value
+def _seed(value: bool | int | None) -> int:
+    return check_seed(value, "seed_everything")
 
 
 @rank_zero_only

@@ -12,9 +12,9 @@ import sys
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -22,6 +22,7 @@ from gcgap.checkpoints import misnamed, read_checkpoint, run_directory, sha256, 
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
 from gcgap.measurement import measure
+from gcgap.parser import Parser
 from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
 from gcgap.pretrained.revisions import Revisions
 from gcgap.protocol import PROMPTED, PrecisionName, Protocol, Sizes
@@ -32,16 +33,6 @@ from gcgap.verify import verify
 
 LONGEST = 160  # characters of a folder's name; file systems allow 255
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-
-
-class Parser(ArgumentParser):
-    """A parser whose errors become a `UsageError`, and to which a key is that key alone, not its beginning."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
-        raise UsageError(message) from ex
 
 
 @dataclass(frozen=True)

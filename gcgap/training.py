@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, Literal
 
 import lightning as L  # noqa: N812
@@ -67,7 +68,8 @@ class SequenceModel(L.LightningModule):
         source, needed = data.source, find_task(data.source.task).vocabulary
         if self.hparams["vocabulary"] != needed:
             raise ValueError(f"`model.vocabulary` must be {needed}, that of {source.task}; got {self.hparams['vocabulary']}.")
-        data.source.check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
+        longest = data.source.lengths[1]  # the first to be refused: a range of lengths has no limit
+        data.source.check_context(chain([longest], data.source.training_lengths), self.model.n_ctx, "data.lengths")
         data.source.check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
@@ -132,7 +134,8 @@ class SequenceModel(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Exact match at each OOD length."""
         right = (self._predicted(batch) == _scored_targets(batch)).all(-1).float().mean()
-        length = _scored_targets(batch).shape[1] - 1
+        data = getattr(self.trainer, "datamodule", None)
+        length = data.source.length_of(batch) if isinstance(data, SequenceData) else batch.inputs.shape[1] - batch.last - 1
         self.log(f"accuracy/length_{length}", right, batch_size=len(batch.inputs), sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Int[Tensor, "batch scored"]:

@@ -299,7 +299,7 @@ def test_partners_differ_between_lengths_and_seeds() -> None:
     ("settings_", "text"),
     [
         ({"task": "shuffle"}, "`data.task` must be one of"),
-        ({"seed": -1}, "`seed_everything` must be 0 or larger; got -1"),
+        ({"seed": -1}, "`seed_everything` must be between 0 and 4294967295; got -1"),
         ({"lengths": (0, 3)}, r"`data.lengths` must be \[shortest, longest\] .* got \[0, 3\]"),
         ({"lengths": (5, 3)}, r"`data.lengths` must be .* got \[5, 3\]"),
         ({"ood_lengths": ()}, r"`data.ood_lengths` must be different lengths; got \[\]"),

@@ -37,7 +37,7 @@ LINES = (
     "cli pretrained pretrained.families pretrained.memory pretrained.model pretrained.fresh pretrained.weights pretrained.load",
     "pretrained.options",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks",
-    "config_file differences verify pretrained.revisions remeasure resumable resuming lightning_cli",
+    "plain_yaml parser config_file differences verify pretrained.revisions remeasure resumable resuming lightning_cli",
     "stack stack.replicas stack.seat stack.module stack.relay stack.train",
     "report.attention report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.stacks sweep.command __main__",
