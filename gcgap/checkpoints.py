@@ -15,6 +15,7 @@ from gcgap.compose import Origin
 from gcgap.model import Decoder
 from gcgap.pretrained.fresh import model_settings, new_model
 from gcgap.records import named_step
+from gcgap.tasks import TASKS
 
 PREFIX = "model."
 
@@ -31,6 +32,7 @@ def load(where: str | Path) -> Decoder:
     """
     path = last_checkpoint(where)
     content = read_checkpoint(path)
+    _check_task(path, content)
     try:
         settings = model_settings(content["hyper_parameters"])
         data = content["datamodule_hyper_parameters"]
@@ -51,6 +53,18 @@ def load(where: str | Path) -> Decoder:
         reason = str(error).splitlines()[0] if str(error) else "empty"
         raise ValueError(f"`{path}` is not a checkpoint of a gcgap model ({type(error).__name__}: {reason}).") from error
     return model.eval()
+
+
+def _check_task(path: Path, content: dict[str, Any]) -> None:
+    """Raise a ValueError for the task of a user's own that is not imported; what a file names is never imported by itself."""
+    data, module = content.get("datamodule_hyper_parameters"), content.get("task_module")
+    task = data.get("task") if isinstance(data, dict) else None
+    if not isinstance(module, str) or not isinstance(task, str) or task in TASKS:
+        return
+    raise ValueError(
+        f"`{path}` is a checkpoint of the task {task!r:.60}, of the module {module:.300}, which is not imported here.\n"
+        f"If you trust that module, give `--import {module.partition(' ')[0]:.100}`; in Python, import it first."
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
 from gcgap.files import write_whole
+from gcgap.imports import TEXT, import_modules, modules
 from gcgap.parser import Parser as PlainParser
 from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
@@ -76,7 +77,8 @@ class GapCLI(LightningCLI):
     """LightningCLI with gcgap's keys: `data`, `model`, `protocol`, `target`, `trainer` and `seed_everything`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The protocol, the accuracy target, and one seed for everything."""
+        """The protocol, the accuracy target, one seed for everything, and modules of tasks."""
+        parser.add_argument("--import", type=str | list[str] | None, default=None, help=f"{TEXT[0].upper()}{TEXT[1:]}.")
         parser.add_class_arguments(Protocol, "protocol")
         parser.add_lightning_class_args(AccuracyTarget, "target")
         for target in ("data.seed", "model.seed"):
@@ -97,8 +99,9 @@ class GapCLI(LightningCLI):
         """Hyperparameters come from the config alone; `before_fit` compares them with those of the run."""
 
     def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path last`, and refuse a directory that holds another run."""
+        """Import tasks, resolve `--ckpt_path last`, and refuse a directory that holds another run."""
         check_given(self.chosen.items())
+        _import(self.chosen)
         find_task(self.chosen.data.task)  # before it names a directory
         if self.subcommand != "fit" and not self.chosen.ckpt_path:
             raise UsageError(
@@ -263,7 +266,15 @@ class ConfigOnly(GapCLI):
         _check_config_files(arguments)
         chosen = self.parser.parse_args(["fit", *arguments])["fit"]
         check_given(chosen.items())
+        _import(chosen)
         return yaml.safe_load(self._parser("fit").dump(chosen, skip_none=False))
+
+
+def _import(chosen: Any) -> None:
+    """Import what the key `import` of a config names, and keep it by names that hold elsewhere too."""
+    if names := modules(chosen["import"]):
+        import_modules(names)
+        chosen["import"] = names
 
 
 def other_run(run: Path, asked: dict[str, Any], training: Iterable[str] = ()) -> str:

@@ -21,6 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from gcgap.checkpoints import misnamed, read_checkpoint, run_directory, sha256, step_checkpoints
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
+from gcgap.imports import add_import_option, import_modules
 from gcgap.measurement import measure
 from gcgap.parser import Parser
 from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
@@ -97,6 +98,7 @@ def build_parser() -> Parser:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
     parser.add_argument("--revision", nargs="*", type=str, default=[], help=texts["revision"])
     parser.add_argument("--out", type=str, default="runs", help=texts["out"])
+    add_import_option(parser)
     parser.add_class_arguments(Protocol, "protocol")
     return parser
 
@@ -111,6 +113,7 @@ def run(arguments: list[str]) -> int:
             raise UsageError(f"`--{name}` is `--protocol.{name}` here.")
     options = parser.parse_args(arguments)
     given = parser.parse_args(arguments, defaults=False)
+    import_modules(options.imports)
     if options.verify or "tolerance" in given:
         return _verify(parser, options, given)
     changes = given.get("protocol", Namespace()).as_dict()
@@ -192,7 +195,7 @@ def _honest(jobs: list[Job]) -> list[Job]:
 
 def _verify(parser: Parser, options: Namespace, given: Namespace) -> int:
     """Measure again what the records say, each as it says."""
-    if other := next((key for key in vars(given.as_flat()) if key not in ("paths", "verify", "tolerance")), None):
+    if other := next((key for key in vars(given.as_flat()) if key not in ("paths", "verify", "tolerance", "imports")), None):
         raise UsageError(f"`--verify` measures as each record says it was measured; leave out `--{other}`.")
     if not options.verify or not 0 <= options.tolerance < 1:
         raise UsageError(f"`--tolerance` belongs to `--verify`, and is a share from 0 to 1; got {options.tolerance}.")

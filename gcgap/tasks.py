@@ -7,6 +7,7 @@ drawn at random is the business of `gcgap.batches`; sentences are drawn whole, b
 from __future__ import annotations
 
 import re
+import sys
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -135,6 +136,15 @@ class IndirectObject(Sentences):
         (prompt,) = ioi(random, 1, length, sentences.NAMES)
         clean, corrupted, answer, wrong = (sentences.word_ids(str(text)) for text in prompt)
         return Row(clean, corrupted, answer[0], wrong[0])
+
+
+def module_of(task: Task) -> str | None:
+    """The module and file of a task that is a user's own, which `--import` takes; None for a task of this package."""
+    name = type(task).__module__
+    if name.partition(".")[0] == "gcgap":
+        return None
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return f"{name} ({file})" if file else name
 
 
 def find_task(name: str) -> Task:

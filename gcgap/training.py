@@ -17,7 +17,7 @@ from gcgap.data import SequenceData
 from gcgap.finite import not_finite
 from gcgap.packing import scored_logits
 from gcgap.pretrained.fresh import MODEL_SETTINGS, new_model
-from gcgap.tasks import VOCABULARY, find_task
+from gcgap.tasks import VOCABULARY, find_task, module_of
 
 
 class SequenceModel(L.LightningModule):
@@ -77,6 +77,12 @@ class SequenceModel(L.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SequenceData):
             self.check(data)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the module of a task of a user's own, so that who loads the checkpoint knows what to import."""
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, SequenceData) and (module := module_of(find_task(data.source.task))):
+            checkpoint["task_module"] = module
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the number format of training before the weights are loaded, and keep to the learning rate that is asked for.

@@ -34,7 +34,7 @@ LINES = (
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
-    "cli pretrained pretrained.families pretrained.memory pretrained.model pretrained.fresh pretrained.weights pretrained.load",
+    "cli imports pretrained pretrained.families pretrained.memory pretrained.model pretrained.fresh pretrained.weights pretrained.load",
     "pretrained.options",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes run callbacks",
     "plain_yaml parser config_file differences verify pretrained.revisions remeasure resumable resuming lightning_cli",
