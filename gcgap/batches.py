@@ -137,9 +137,7 @@ def _targets(
 ) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, "batch widest"]]:
     """How many targets each example has, and the targets; a task takes examples of one length together."""
     of = {int(length): np.flatnonzero(n == length) for length in np.unique(n)}
-    found = {
-        length: task.checked_target(torch.from_numpy(values[rows, :length])).numpy() for length, rows in of.items()
-    }
+    found = {length: task.checked_target(torch.from_numpy(values[rows, :length])).numpy() for length, rows in of.items()}
     m, targets = np.zeros_like(n), np.full((len(n), max(one.shape[1] for one in found.values())), PAD)
     for length, rows in of.items():
         m[rows] = width = found[length].shape[1]
@@ -347,9 +345,7 @@ def needed_context(length: int) -> int:
     return 2 * length + 2
 
 
-def check_context(
-    lengths: Iterable[int], n_ctx: int | None, key: str, needed: Callable[[int], int] = needed_context
-) -> None:
+def check_context(lengths: Iterable[int], n_ctx: int | None, key: str, needed: Callable[[int], int] = needed_context) -> None:
     """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens (None: for any number).
 
     `needed` says how many input tokens an example has, as `Task.input_tokens` does.

@@ -13,6 +13,15 @@ from gcgap.checkpoints import load, run_directory
 from gcgap.model import Decoder
 
 SHORT_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's
+LEAST = {
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.gradient_clip_val": 0,
+    "trainer.log_every_n_steps": 0,  # 0 logs nothing
+    "trainer.num_sanity_val_steps": -1,  # -1 is all
+    "trainer.val_check_interval": 1,  # optimiser steps: the training stream has no epochs of which to take a share
+}
+"""The smallest values of settings that Lightning takes without a look."""
 BLOCKS = ("trainer", "model", "data", "protocol", "target")  # of a run's config, in the order in which it is written
 
 
@@ -34,8 +43,8 @@ def read_config(path: Path) -> Any:
 def check_given(settings: Iterable[tuple[str, Any]]) -> None:
     """Raise a ValueError for a value that jsonargparse lets pass and nothing can compute with.
 
-    That is null or a number that is not finite for a setting of a model, its data or a protocol, and an integer of any setting
-    that 64 bits do not hold.
+    That is null for a setting of a model, its data or a protocol, a number that is not finite, an integer that 64 bits do not
+    hold, and a number of steps of the Trainer that it would divide by or count down from.
     """
     for key, value in settings:
         own = key in BLOCKS or key.split(".")[0] in BLOCKS[1:]
@@ -44,8 +53,11 @@ def check_given(settings: Iterable[tuple[str, Any]]) -> None:
         for number in _numbers(value):
             if isinstance(number, int) and abs(number) >= plain_yaml.LARGEST:
                 raise ValueError(f"`{key}` must be an integer of 64 bits; got {float(number):g}.")
-            if own and not math.isfinite(number):
+            if (own or value is number) and not math.isfinite(number):
                 raise ValueError(f"`{key}` must be a finite number; got {number}.")
+        least = LEAST.get(key)
+        if least is not None and isinstance(value, int | float) and value < least:
+            raise ValueError(f"`{key}` must be at least {least}; got {value}.")
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

@@ -191,8 +191,11 @@ class GapCLI(LightningCLI):
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
         try:
             trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
-        except (MisconfigurationException, TypeError) as error:
+        except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"`trainer`: {error}") from error
+        except (TypeError, LookupError, AttributeError, ArithmeticError, ImportError, AssertionError) as error:
+            # what Lightning raises of a value that it does not check
+            raise UsageError(f"`trainer`: {type(error).__name__}: {error}") from error
         if not trainer.precision.startswith(str(config["precision"] or "")):
             self.chosen.trainer.precision = trainer.precision  # Lightning takes bf16-mixed for 16-mixed on a CPU
         return trainer
@@ -325,7 +328,7 @@ def _difference(saved: Any, asked: Any) -> str:
 
 def _check_config_files(arguments: list[str]) -> None:
     """Name a config file that is no YAML mapping; jsonargparse says what is wrong with it, but not where."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in zip(arguments, [*arguments, ""][1:], strict=True):
         name, _, joined = flag.partition("=")
         path = Path(joined or value)
         if name not in ("-c", "--config") or not path.is_file():

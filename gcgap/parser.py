@@ -20,13 +20,19 @@ from gcgap.cli import UsageError
 
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 UNION = "Does not validate against any of the Union subtypes"
-KINDS = {"int": "an integer", "float": "a number", "str": "a text (quote it in a file)", "bool": "true or false", "NoneType": "null"}
+KINDS = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a text (quote it in a file)",
+    "bool": "true or false",
+    "NoneType": "null",
+}
 GENERAL = re.compile(r"Expected (an? \w+(\.|$| \(quote)|an integer|true or|one of|null)|Not a valid subclass|Not of type")
 ROOM = 200  # characters of a value in an error
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser whose errors become a `UsageError`, to which a key is that key alone, and which reads values as `plain_yaml` does."""
+    """A parser whose errors become a `UsageError`, to which no key has a short form, and that reads values as `plain_yaml` does."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -41,6 +47,15 @@ class Parser(jsonargparse.ArgumentParser):
         """Likewise."""
         with _plain_values():
             return super().parse_object(*args, **settings)
+
+    def instantiate_classes(self, *args: Any, **settings: Any) -> Any:
+        """As jsonargparse does; of a class that refuses its settings the reason alone is told."""
+        try:
+            return super().instantiate_classes(*args, **settings)
+        except ValueError as error:
+            if UNION not in str(error):
+                raise
+            raise UsageError(plain_error(str(error))) from error
 
     def dump(self, *args: Any, **settings: Any) -> str:
         """Likewise: what is written is read again as what it was."""
@@ -101,15 +116,16 @@ def plain_error(message: str) -> str:
     message = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", message).replace("Expected a typing.Literal", "Expected one of ")
     message = re.sub(r"Expected a (\w+)", lambda kind: f"Expected {KINDS.get(kind[1], f'a {kind[1]}')}", message)
     key = re.match(r'Parser key "([^"]+)":', message)
-    if key is None or UNION not in message:
+    if UNION not in message:
         return re.sub(r'^Parser key "([^"]+)":\s*', r"`\1`: ", message)
     reasons = list(dict.fromkeys(_reasons(message)))
     reason = "; ".join([one for one in reasons if not GENERAL.match(one)] or reasons)
     needed = re.match(r"the following arguments are required: ([\w.]+)", reason)
-    if needed:
+    named = f"`{key[1]}`: " if key else ""
+    if needed and key:
         reason = f"{reason}; give `--{key[1]}.{needed[1]}` too"
     got = " ".join(message.rpartition("Given value: ")[2].split())
-    return f"`{key[1]}`: {reason:.500}\nGot {got if len(got) <= ROOM else f'{got[:ROOM]}..'}"
+    return f"{named}{reason:.500}\nGot {got if len(got) <= ROOM else f'{got[:ROOM]}..'}"
 
 
 def _reasons(message: str) -> Iterator[str]:

@@ -113,6 +113,7 @@ def run(arguments: list[str]) -> int:
             raise UsageError(f"`--{name}` is `--protocol.{name}` here.")
     options = parser.parse_args(arguments)
     given = parser.parse_args(arguments, defaults=False)
+    check_given(options.items())
     import_modules(options.imports)
     if options.verify or "tolerance" in given:
         return _verify(parser, options, given)

@@ -41,7 +41,9 @@ class Task:
             raise ValueError(f"`name` of a task must be letters, digits and _.+-, since it names directories; got {cls.name!r}.")
         there = type(TASKS.get(cls.name, cls))
         if cls.name in TASKS and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"`name` of a task must be its own; {cls.name!r} is that of {there.__module__}.{there.__qualname__}.")
+            raise ValueError(
+                f"`name` of a task must be its own; {cls.name!r} is that of {there.__module__}.{there.__qualname__}."
+            )
         TASKS[cls.name] = cls()
 
     def target(self, inputs: Int[Tensor, "batch n"]) -> Int[Tensor, "batch m"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import Any, Literal
 
@@ -56,8 +57,8 @@ class SequenceModel(L.LightningModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        if learning_rate <= 0:
-            raise ValueError(f"`model.learning_rate` must be positive; got {learning_rate}.")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"`model.learning_rate` must be positive and finite; got {learning_rate}.")
         self.save_hyperparameters()
         self.learning_rate = learning_rate
         self.model = new_model(**{name: self.hparams[name] for name in (*MODEL_SETTINGS, "seed")})

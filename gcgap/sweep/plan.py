@@ -107,6 +107,9 @@ def _values(key: Any, values: Any) -> list[Any]:
         raise UsageError(f"`grid`: {key!r} cannot be varied; use a key of `gcgap fit` such as seed_everything or data.task.")
     if not isinstance(values, list) or not values:
         raise UsageError(f"`grid.{key}` must be a list of values that is not empty; got {values!r:.60}.")
+    texts = [json.dumps(value) for value in values]
+    if twice := next((text for text in texts if texts.count(text) > 1), None):
+        raise UsageError(f"`grid.{key}` must hold different values; got {twice:.60} twice.")
     return values
 
 
@@ -132,6 +135,8 @@ def _run(
             raise UsageError(f"`trainer.{key}` in {config}: a run of a sweep is one whole process; leave the key out.")
     name = "/".join([group, _name(resolved, varied)]).lstrip("/")
     records = [_again_record(resolved["protocol"], changes) for changes in again]
+    if twice := next((record for record in records if records.count(record) > 1), None):
+        raise UsageError(f"`again`: two measurements of {name} would lie in {twice}; leave one out.")
     fit = [*arguments, f"--trainer.default_root_dir={home / name}", "--trainer.enable_progress_bar=false"]
     shared = [f"--import={','.join(resolved['import'])}"] if resolved["import"] else []
     measure = [[*shared, *_options(_prefixed(changes))] for changes in again]
