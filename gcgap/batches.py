@@ -6,7 +6,8 @@ and there is no generator state to save. Owns no loader: see `gcgap.data`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ class Purpose(StrEnum):
     ORDER = "order"
 
 
+LARGEST_SEED = 2**32 - 1
 NOTHING = -1
 """Stands in `inputs` where a row has no token, on its left or on its right; only pretrained models can read such rows."""
 STREAM = {purpose: number for number, purpose in enumerate(Purpose, start=1)}  # append only: it names the random stream
@@ -86,6 +88,17 @@ class Batch(NamedTuple):
         return (targets,) if self.wrong is None else (targets, self.wrong[which].to(device).repeat(times))
 
 
+def check_seed(seed: Any, key: str) -> int:
+    """The seed, if Lightning, numpy and torch all take it.
+
+    Raises:
+        ValueError: It is no integer of 32 bits.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"`{key}` must be between 0 and {LARGEST_SEED}; got {'null' if seed is None else seed}.")
+    return seed
+
+
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
     """The random generator of batch `index` of a purpose: equal arguments give equal draws.
 
@@ -106,25 +119,30 @@ def encode(
     Example i is the first n_i of its values, laid out in the room that a batch whose longest example has longest_i needs; what
     other examples need beyond that is PAD on the right.
     """
-    most = int(longest.max())
-    rows, places = np.nonzero(np.arange(most) < n[:, None])
+    m, targets = _targets(task, n, values)
     first = n + 2 if layout == Layout.CONTIGUOUS else longest + 2
-    tokens = np.full((len(n), 2 * most + 3), PAD)
+    tokens = np.full((len(n), int((first + m).max()) + 1), PAD)
     tokens[:, 0], every = START, np.arange(len(n))
-    tokens[every, n + 1], tokens[every, first + n] = SEP, END
+    tokens[every, n + 1], tokens[every, first + m] = SEP, END
+    rows, places = np.nonzero(np.arange(values.shape[1]) < n[:, None])
     tokens[rows, places + 1] = values[rows, places]
-    tokens[rows, places + first[rows]] = _targets(task, n, values)[rows, places]
+    rows, places = np.nonzero(np.arange(targets.shape[1]) < m[:, None])
+    tokens[rows, places + first[rows]] = targets[rows, places]
     after = np.arange(tokens.shape[1]) - first[:, None]
-    return torch.from_numpy(tokens), torch.from_numpy((after >= 0) & (after <= n[:, None]))
+    return torch.from_numpy(tokens), torch.from_numpy((after >= 0) & (after <= m[:, None]))
 
 
-def _targets(task: Task, n: Int[np.ndarray, " batch"], values: Int[np.ndarray, "batch most"]) -> Int[np.ndarray, "batch most"]:
-    """The targets of examples, as long as they are; examples of one length together, as a task takes them."""
-    targets = np.empty_like(values)
-    for length in np.flatnonzero(np.bincount(n)):
-        rows = np.flatnonzero(n == length)
-        targets[rows, :length] = task.target(torch.from_numpy(values[rows, :length])).numpy()
-    return targets
+def _targets(
+    task: Task, n: Int[np.ndarray, " batch"], values: Int[np.ndarray, "batch most"]
+) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, "batch widest"]]:
+    """How many targets each example has, and the targets; a task takes examples of one length together."""
+    of = {int(length): np.flatnonzero(n == length) for length in np.unique(n)}
+    found = {length: task.checked_target(torch.from_numpy(values[rows, :length])).numpy() for length, rows in of.items()}
+    m, targets = np.zeros_like(n), np.full((len(n), max(one.shape[1] for one in found.values())), PAD)
+    for length, rows in of.items():
+        m[rows] = width = found[length].shape[1]
+        targets[rows, :width] = found[length]
+    return m, targets
 
 
 def as_batch(tokens: Int[Tensor, "batch tokens"], scored: Bool[Tensor, "batch tokens"]) -> Batch:
@@ -163,7 +181,7 @@ def mixed_batch(
 
 
 def length_batch(task: Task, seed: int, purpose: Purpose, index: int, size: int, length: int) -> Batch:
-    """Batch `index` of `size` examples that all have `length` integers: no PAD, and the last length + 1 positions are scored."""
+    """Batch `index` of `size` examples that all have `length` integers: no PAD, and the target and END at the end are scored."""
     random, n = generator(seed, purpose, length, index), np.full(size, length)
     if isinstance(task, Sentences):
         return _sentences(task, random, n)
@@ -238,7 +256,7 @@ class Source:
         seed: Seed of all streams.
         layout: Where PAD goes in training batches.
         lengths: Shortest and longest training example (integers per example; for sentences fillers between first and last).
-        ood_lengths: Lengths beyond training at which models are measured; of sentences any lengths.
+        ood_lengths: Lengths beyond training at which models are measured, in any order; of sentences any lengths.
 
     Raises:
         ValueError: An unknown task, or lengths that cannot be.
@@ -264,13 +282,13 @@ class Source:
         find_task(self.task)
         if self.layout == Layout.RELEASED and isinstance(find_task(self.task), Sentences):
             raise ValueError(f"`data.layout` released is for tasks on integers; `{self.task}` has sentences.")
-        if self.seed < 0:
-            raise ValueError(f"`seed_everything` must be 0 or larger; got {self.seed}.")
+        check_seed(self.seed, "seed_everything")
         low, high = self.lengths
         if not 1 <= low <= high:
             raise ValueError(f"`data.lengths` must be [shortest, longest] with 1 <= shortest <= longest; got [{low}, {high}].")
         if not self.ood_lengths or len(set(self.ood_lengths)) < len(self.ood_lengths):
             raise ValueError(f"`data.ood_lengths` must be different lengths; got {list(self.ood_lengths)}.")
+        object.__setattr__(self, "ood_lengths", tuple(sorted(self.ood_lengths)))  # the window rule takes the first one inside
         self.check_ood(self.ood_lengths, "data.ood_lengths")
 
     def told(self) -> dict[str, Any]:
@@ -295,7 +313,7 @@ class Source:
 
     def check_context(self, lengths: Iterable[int], n_ctx: int | None, key: str) -> None:
         """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens (None: for any number)."""
-        check_context(lengths, n_ctx, key, find_task(self.task).tokens)
+        check_context(lengths, n_ctx, key, find_task(self.task).input_tokens)
 
     @property
     def training_lengths(self) -> range:
@@ -312,8 +330,10 @@ class Source:
 
     def length_of(self, batch: Batch) -> int:
         """The length of the examples of a batch of one length."""
-        fixed, each = find_task(self.task).tokens
-        return (batch.inputs.shape[1] - fixed) // each
+        task = find_task(self.task)
+        if isinstance(task, Sentences):
+            return (batch.inputs.shape[1] - task.tokens[0]) // task.tokens[1]
+        return batch.inputs.shape[1] - batch.last - 1  # without START x SEP y; END is scored and not read
 
     def batches(self, purpose: Purpose, length: int, count: int, size: int) -> list[Batch]:
         """The first `count` batches of one length."""
@@ -321,24 +341,23 @@ class Source:
 
 
 def needed_context(length: int) -> int:
-    """Input tokens of an example of `length` integers: START x SEP y."""
+    """Input tokens of an example of `length` integers with as many targets: START x SEP y."""
     return 2 * length + 2
 
 
-def check_context(lengths: Iterable[int], n_ctx: int | None, key: str, tokens: tuple[int, int] = Task.tokens) -> None:
+def check_context(lengths: Iterable[int], n_ctx: int | None, key: str, needed: Callable[[int], int] = needed_context) -> None:
     """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens (None: for any number).
 
-    `tokens` are those that an example has, as of a `Task`.
+    `needed` says how many input tokens an example has, as `Task.input_tokens` does.
     """
     if n_ctx is None:
         return
-    fixed, each = tokens
-    longest = (n_ctx - fixed) // each
     for length in lengths:
-        if not 1 <= length <= longest:
-            raise ValueError(
-                f"`{key}` must be between 1 and {longest}, the model's context; got {length}. "
-                f"Raise `model.n_ctx` to {fixed + each * length} or more, or lower `{key}`."
-                if length > longest
-                else f"`{key}` must be between 1 and {longest}, the model's context; got {length}."
-            )
+        if 1 <= length <= n_ctx and needed(length) <= n_ctx:
+            continue
+        longest = bisect_right(range(1, n_ctx + 1), n_ctx, key=needed)
+        told = f"`{key}` must be between 1 and {longest}, the model's context; got {length}."
+        if length > longest:
+            room = f" to {needed(length)} or more" if length <= n_ctx else ""
+            told += f" Raise `model.n_ctx`{room}, or lower `{key}`."
+        raise ValueError(told)

@@ -19,6 +19,7 @@ from gcgap.model import Decoder
 from gcgap.pretrained.fresh import model_settings, new_model
 from gcgap.pretrained.weights import prefix_advice
 from gcgap.records import named_step
+from gcgap.tasks import TASKS
 
 PREFIX = "model."
 FINAL = "final.ckpt"
@@ -38,6 +39,7 @@ def load(where: str | Path) -> Decoder:
     """
     path = last_checkpoint(where)
     content = read_checkpoint(path)
+    _check_task(path, content)
     try:
         settings, weights = model_settings(content["hyper_parameters"]), content["state_dict"]
         source, step, training = _source(content), content["global_step"], content.get("training")
@@ -66,6 +68,18 @@ def _source(content: dict[str, Any]) -> Source:
         if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
             raise TypeError(f"`data.{key}` must be of integers; got {data[key]!r:.60}")
     return Source(**source)
+
+
+def _check_task(path: Path, content: dict[str, Any]) -> None:
+    """Raise a ValueError for the task of a user's own that is not imported; what a file names is never imported by itself."""
+    data, module = content.get("datamodule_hyper_parameters"), content.get("task_module")
+    task = data.get("task") if isinstance(data, dict) else None
+    if not isinstance(module, str) or not isinstance(task, str) or task in TASKS:
+        return
+    raise ValueError(
+        f"`{path}` is a checkpoint of the task {task!r:.60}, of the module {module:.300}, which is not imported here.\n"
+        f"If you trust that module, give `--import {module.partition(' ')[0]:.100}`; in Python, import it first."
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,25 +1,28 @@
-"""YAML files that a user writes: plain values alone, and whatever is wrong with a file said by its name.
-
-PyYAML's safe loader runs nothing that a file holds. But its constructors raise nearly anything, it follows aliases to more values
-than memory holds, and of two equal keys it drops the first without a word.
-"""
+"""YAML files that a user writes: whatever is wrong with a file said by its name. How values are read is `plain_yaml`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from gcgap import plain_yaml
 from gcgap.checkpoints import load, run_directory
 from gcgap.files import user_text
 from gcgap.model import Decoder
 
-MOST = 20_000  # values of a file, those counted again that an alias repeats; the largest sweep file of this project has 60
 SHORT_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's
-DEEPEST = 40  # levels; a config has 4
+LEAST = {
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.gradient_clip_val": 0,
+    "trainer.log_every_n_steps": 0,  # 0 logs nothing
+    "trainer.num_sanity_val_steps": -1,  # -1 is all
+    "trainer.val_check_interval": 1,  # optimiser steps: the training stream has no epochs of which to take a share
+}
+"""The smallest values of settings that Lightning takes without a look."""
 BLOCKS = ("trainer", "model", "data", "protocol", "target")  # of a run's config, in the order in which it is written
 
 
@@ -30,10 +33,7 @@ def read_config(path: Path) -> Any:
         ValueError: It cannot be read, or is no YAML of plain values, or holds a key twice; names the file.
     """
     try:
-        loader = yaml.SafeLoader(user_text(path.read_bytes()))
-        node = loader.get_single_node()
-        _check(node)
-        return None if node is None else loader.construct_document(node)
+        return plain_yaml.load(user_text(path.read_bytes()))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # of a broken file the loader raises nearly anything, RecursionError among it
@@ -41,38 +41,35 @@ def read_config(path: Path) -> Any:
         raise ValueError(f"{path} is not YAML of plain values: {reason}") from error
 
 
-def _check(root: yaml.Node | None) -> None:
-    """Raise a ValueError for a key that is there twice, and for more values or levels than a config has."""
-    waiting, seen = [(root, 1)], 0
-    while waiting:
-        node, depth = waiting.pop()
-        seen += 1
-        inner = _inside(node)
-        if depth > DEEPEST or seen + len(waiting) + len(inner) > MOST:
-            raise ValueError(f"more than {MOST} values or {DEEPEST} levels, counting what aliases repeat.")
-        waiting += [(one, depth + 1) for one in inner]
-
-
-def _inside(node: yaml.Node | None) -> list[yaml.Node]:
-    if not isinstance(node, yaml.CollectionNode):
-        if node is not None:
-            node.value.encode()  # half a surrogate pair, which other loaders of the file refuse
-        return []
-    if not isinstance(node, yaml.MappingNode):
-        return node.value
-    seen = set[str]()
-    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-        if key.value in seen:
-            raise ValueError(f"the key `{key.value:.60}` is there a second time in line {key.start_mark.line + 1}.")
-        seen.add(key.value)
-    return [one for pair in node.value for one in pair]
-
-
 def check_given(settings: Iterable[tuple[str, Any]]) -> None:
-    """Raise a ValueError for a setting of a model, its data or a protocol that is null, which jsonargparse lets pass."""
+    """Raise a ValueError for a value that jsonargparse lets pass and nothing can compute with.
+
+    That is null for a setting of a model, its data or a protocol, a number that is not finite, an integer that 64 bits do not
+    hold, and a number of steps of the Trainer that it would divide by or count down from.
+    """
     for key, value in settings:
-        if value is None and (key in BLOCKS or key.split(".")[0] in BLOCKS[1:]):
+        own = key in BLOCKS or key.split(".")[0] in BLOCKS[1:]
+        if value is None and own:
             raise ValueError(f"`{key}` must have a value; got null. Leave it out to have the default.")
+        for number in _numbers(value):
+            if isinstance(number, int) and abs(number) >= plain_yaml.LARGEST:
+                raise ValueError(f"`{key}` must be an integer of 64 bits; got {float(number):g}.")
+            if (own or value is number) and not math.isfinite(number):
+                raise ValueError(f"`{key}` must be a finite number; got {number}.")
+        least = LEAST.get(key)
+        if least is not None and isinstance(value, int | float) and value < least:
+            raise ValueError(f"`{key}` must be at least {least}; got {value}.")
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers of a setting, at any depth."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def read_run_config(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L  # noqa: N812
 import yaml
@@ -25,13 +25,16 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from gcgap.batches import check_seed
 from gcgap.callbacks import GapTracker, StepProgress
 from gcgap.checkpoints import read_checkpoint, run_directory
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
 from gcgap.files import write_whole
+from gcgap.imports import TEXT, import_modules, modules
 from gcgap.launchers import as_one_process, check_launched_once
+from gcgap.parser import Parser as PlainParser
 from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
@@ -56,14 +59,8 @@ StrategyRegistry.register("ddp", Together, "DDP whose processes end together", o
 SHAPING = ("seed_everything", "data", "model", "protocol", "target")  # what makes a run another run
 
 
-class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors become a `UsageError`, and to which a key is that key alone, not its beginning."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
-        raise UsageError(message) from ex
+class Parser(PlainParser, LightningArgumentParser):
+    """Lightning's parser."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -90,7 +87,8 @@ class GapCLI(LightningCLI):
             super().__init__(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The protocol, the accuracy target, and one seed for everything."""
+        """The protocol, the accuracy target, one seed for everything, and modules of tasks."""
+        parser.add_argument("--import", type=str | list[str] | None, default=None, help=f"{TEXT[0].upper()}{TEXT[1:]}.")
         parser.add_class_arguments(Protocol, "protocol")
         parser.add_lightning_class_args(AccuracyTarget, "target")
         for target in ("data.seed", "model.seed"):
@@ -111,8 +109,9 @@ class GapCLI(LightningCLI):
         """Hyperparameters come from the config alone; `before_fit` compares them with those of the run."""
 
     def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path last`, and refuse a directory that holds another run."""
+        """Import tasks, resolve `--ckpt_path last`, and refuse a directory that holds another run."""
         check_given(self.chosen.items())
+        _import(self.chosen)
         find_task(self.chosen.data.task)  # before it names a directory
         if self.chosen.trainer.devices in (1, "1") and self.chosen.trainer.num_nodes == 1:
             self._leave_launchers()
@@ -216,8 +215,11 @@ class GapCLI(LightningCLI):
             callbacks.append(GapTracker(self._get(self.config_init, "protocol")))
         try:
             trainer = super().instantiate_trainer(default_root_dir=run, logger=logger, callbacks=callbacks, **kwargs)
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"`trainer`: {error}") from error
+        except (TypeError, LookupError, AttributeError, ArithmeticError, ImportError, AssertionError) as error:
+            # what Lightning raises of a value that it does not check
+            raise UsageError(f"`trainer`: {type(error).__name__}: {error}") from error
         if not trainer.precision.startswith(str(config["precision"] or "")):
             self.chosen.trainer.precision = trainer.precision  # Lightning takes bf16-mixed for 16-mixed on a CPU
         return trainer
@@ -308,7 +310,15 @@ class ConfigOnly(GapCLI):
         _check_config_files(arguments)
         chosen = self.parser.parse_args(["fit", *arguments])["fit"]
         check_given(chosen.items())
+        _import(chosen)
         return yaml.safe_load(self._parser("fit").dump(chosen, skip_none=False))
+
+
+def _import(chosen: Any) -> None:
+    """Import what the key `import` of a config names, and keep it by names that hold elsewhere too."""
+    if names := modules(chosen["import"]):
+        import_modules(names)
+        chosen["import"] = names
 
 
 def other_run(run: Path, asked: dict[str, Any], training: Iterable[str] = ()) -> str:
@@ -333,10 +343,8 @@ def _saved_by_this_job(last: Path) -> bool:
     return job() is not None and last.is_file() and read_checkpoint(last).get(JOB) == job()
 
 
-def _seed(value: bool | int) -> int:
-    if isinstance(value, bool) or value < 0:
-        raise ValueError(f"`seed_everything` must be an integer of 0 or more, the seed of data and weights; got {value}.")
-    return value
+def _seed(value: bool | int | None) -> int:
+    return check_seed(value, "seed_everything")
 
 
 @rank_zero_only
@@ -366,7 +374,7 @@ def _difference(saved: Any, asked: Any) -> str:
 
 def _check_config_files(arguments: list[str]) -> None:
     """Name a config file that is no YAML mapping; jsonargparse says what is wrong with it, but not where."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in zip(arguments, [*arguments, ""][1:], strict=True):
         name, _, joined = flag.partition("=")
         path = Path(joined or value)
         if name not in ("-c", "--config") or not path.is_file():

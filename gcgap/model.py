@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gcgap.tasks import VOCABULARY
 
+MOST_WEIGHTS = 10**11  # 400 GB in float32; more is a typing error, which would fill the memory before it fails
 Positions = Literal["none", "learned", "sinusoidal", "rotary"]
 AttentionPath = Literal["fused", "math"]
 LONGEST = 2**16  # tokens of a context that no weight of a checkpoint bears out
@@ -326,6 +327,10 @@ def check_sizes(
             raise ValueError(f"`model.{name}` must be an integer; got {size!r:.60}.")
         if size < 1:
             raise ValueError(f"`model.{name}` must be at least 1; got {size}.")
+    weights = n_layers * d_model * (4 * d_model + 2 * d_ff) + d_model * (2 * vocabulary + n_ctx)
+    if weights > MOST_WEIGHTS:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"`model` must have at most {MOST_WEIGHTS} weights; got {weights:.0f} of {told}. Lower one of them.")
     if d_model % n_heads:
         raise ValueError(f"`model.d_model` must be divisible by `model.n_heads`; got {d_model} and {n_heads}.")
     if positions == "rotary" and d_model // n_heads % 2:

@@ -142,6 +142,10 @@ class Protocol(Sizes):
             raise ValueError(f"`protocol.baselines` must be different ones of {', '.join(known)}; got {list(self.baselines)}.")
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
             raise ValueError(f"`protocol.window` must be [low, high] with 0 <= low <= high <= 1; got {list(self.window)}.")
+        for names in (*self.sets, [" ".join(sorted(members)) for members in self.sets]):
+            if len(set(names)) < len(names):
+                told = [list(members) for members in self.sets]
+                raise ValueError(f"`protocol.sets` must be different sets of different components; got {told}.")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`protocol.{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")

@@ -12,9 +12,9 @@ import sys
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -31,7 +31,9 @@ from gcgap.checkpoints import (
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
 from gcgap.display import showing
+from gcgap.imports import add_import_option, import_modules
 from gcgap.measurement import measure
+from gcgap.parser import Parser
 from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
 from gcgap.pretrained.revisions import Revisions
 from gcgap.protocol import PROMPTED, PrecisionName, Protocol, Sizes
@@ -42,16 +44,6 @@ from gcgap.verify import verify
 
 LONGEST = 160  # characters of a folder's name; file systems allow 255
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-
-
-class Parser(ArgumentParser):
-    """A parser whose errors become a `UsageError`, and to which a key is that key alone, not its beginning."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
-        raise UsageError(message) from ex
 
 
 @dataclass(frozen=True)
@@ -116,6 +108,7 @@ def build_parser() -> Parser:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
     parser.add_argument("--revision", nargs="*", type=str, default=[], help=texts["revision"])
     parser.add_argument("--out", type=str, default="runs", help=texts["out"])
+    add_import_option(parser)
     parser.add_class_arguments(Protocol, "protocol")
     return parser
 
@@ -130,6 +123,8 @@ def run(arguments: list[str]) -> int:
             raise UsageError(f"`--{name}` is `--protocol.{name}` here.")
     options = parser.parse_args(arguments)
     given = parser.parse_args(arguments, defaults=False)
+    check_given(options.items())
+    import_modules(options.imports)
     if options.verify or "tolerance" in given:
         return _verify(parser, options, given)
     changes = given.get("protocol", Namespace()).as_dict()
@@ -213,7 +208,7 @@ def _honest(jobs: list[Job]) -> list[Job]:
 
 def _verify(parser: Parser, options: Namespace, given: Namespace) -> int:
     """Measure again what the records say, each as it says."""
-    if other := next((key for key in vars(given.as_flat()) if key not in ("paths", "verify", "tolerance")), None):
+    if other := next((key for key in vars(given.as_flat()) if key not in ("paths", "verify", "tolerance", "imports")), None):
         raise UsageError(f"`--verify` measures as each record says it was measured; leave out `--{other}`.")
     if not options.verify or not 0 <= options.tolerance < 1:
         raise UsageError(f"`--tolerance` belongs to `--verify`, and is a share from 0 to 1; got {options.tolerance}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import chain
 from typing import Any, Literal
 
 import lightning as L  # noqa: N812
@@ -16,7 +18,7 @@ from gcgap.data import SequenceData
 from gcgap.finite import not_finite
 from gcgap.packing import scored_logits
 from gcgap.pretrained.fresh import MODEL_SETTINGS, new_model
-from gcgap.tasks import VOCABULARY, find_task
+from gcgap.tasks import VOCABULARY, find_task, module_of
 
 
 class SequenceModel(L.LightningModule):
@@ -55,8 +57,8 @@ class SequenceModel(L.LightningModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        if learning_rate <= 0:
-            raise ValueError(f"`model.learning_rate` must be positive; got {learning_rate}.")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"`model.learning_rate` must be positive and finite; got {learning_rate}.")
         self.save_hyperparameters()
         self.learning_rate = learning_rate
         self.model = new_model(**{name: self.hparams[name] for name in (*MODEL_SETTINGS, "seed")})
@@ -67,7 +69,8 @@ class SequenceModel(L.LightningModule):
         source, needed = data.source, find_task(data.source.task).vocabulary
         if self.hparams["vocabulary"] != needed:
             raise ValueError(f"`model.vocabulary` must be {needed}, that of {source.task}; got {self.hparams['vocabulary']}.")
-        data.source.check_context([data.source.lengths[1]], self.model.n_ctx, "data.lengths")
+        longest = data.source.lengths[1]  # the first to be refused: a range of lengths has no limit
+        data.source.check_context(chain([longest], data.source.training_lengths), self.model.n_ctx, "data.lengths")
         data.source.check_context(data.source.ood_lengths, self.model.n_ctx, "data.ood_lengths")
 
     def setup(self, stage: str) -> None:
@@ -75,6 +78,12 @@ class SequenceModel(L.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SequenceData):
             self.check(data)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the module of a task of a user's own, so that who loads the checkpoint knows what to import."""
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, SequenceData) and (module := module_of(find_task(data.source.task))):
+            checkpoint["task_module"] = module
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the number format of training before the weights are loaded, and keep to the learning rate that is asked for.
@@ -132,7 +141,8 @@ class SequenceModel(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Exact match at each OOD length."""
         right = (self._predicted(batch) == _scored_targets(batch)).all(-1).float().mean()
-        length = _scored_targets(batch).shape[1] - 1
+        data = getattr(self.trainer, "datamodule", None)
+        length = data.source.length_of(batch) if isinstance(data, SequenceData) else batch.inputs.shape[1] - batch.last - 1
         self.log(f"accuracy/length_{length}", right, batch_size=len(batch.inputs), sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Int[Tensor, "batch scored"]:

@@ -23,8 +23,9 @@ from gcgap.batches import (
     partners,
     rank_slice,
 )
+from gcgap.importance.corruption import Corruption, corrupted
 from gcgap.prompts.sentences import NAMES, WORDS
-from gcgap.tasks import END, PAD, SEP, START, TASKS, Sentences, find_task
+from gcgap.tasks import END, PAD, SEP, START, TASKS, Sentences, Task, find_task
 
 INTEGERS = sorted(name for name, task in TASKS.items() if not isinstance(task, Sentences))
 
@@ -299,7 +300,7 @@ def test_partners_differ_between_lengths_and_seeds() -> None:
     ("settings_", "text"),
     [
         ({"task": "shuffle"}, "`data.task` must be one of"),
-        ({"seed": -1}, "`seed_everything` must be 0 or larger; got -1"),
+        ({"seed": -1}, "`seed_everything` must be between 0 and 4294967295; got -1"),
         ({"lengths": (0, 3)}, r"`data.lengths` must be \[shortest, longest\] .* got \[0, 3\]"),
         ({"lengths": (5, 3)}, r"`data.lengths` must be .* got \[5, 3\]"),
         ({"ood_lengths": ()}, r"`data.ood_lengths` must be different lengths; got \[\]"),
@@ -321,6 +322,55 @@ def test_the_needed_context_is_that_of_the_batch_and_not_one_token_more(length: 
     for short in (n_ctx - 1, n_ctx - 2):
         with pytest.raises(ValueError, match=text):
             check_context([1, length], short, "length")
+
+
+TARGETS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "one": lambda x: x.sum(-1, keepdim=True) % 97,
+    "twice": lambda x: x.repeat_interleave(2, -1),
+    "none": lambda x: x[:, :0],
+    "triangle": lambda x: x[:, :1].expand(-1, x.shape[1] * (x.shape[1] - 1) // 2),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_task_may_have_any_number_of_targets(name: str, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    own = type("Own", (Task,), {"name": name, "target": lambda self, inputs: TARGETS[name](inputs)})()
+    source = Source(name, seed=4, layout=layout, lengths=(2, 4), ood_lengths=(6, 5))
+    batch = source.training_batch(0, 16)
+    rows = torch.cat([batch.inputs, batch.targets[:, -1:]], dim=1).tolist()
+    longest, most = max(row.index(SEP) for row in rows) - 1, max(row.index(END) for row in rows) + 1
+    for row, scored in zip(rows, batch.scored.tolist(), strict=True):
+        x = row[1 : row.index(SEP)]
+        y = TARGETS[name](torch.tensor([x]))[0].tolist()
+        room = [PAD] * (longest - len(x)) if layout == Layout.RELEASED else []
+        tokens = [START, *x, SEP, *room, *y, END]
+        assert row == tokens + [PAD] * (most - len(tokens))
+        assert scored == [place >= len(tokens) - len(y) - 1 for place in range(1, len(tokens))] + [False] * (most - len(tokens))
+    for length in (2, 5):
+        of_one = source.batch(Purpose.EVALUATION, length, 3)
+        assert (source.length_of(of_one), of_one.last) == (length, own.outputs(length) + 1)
+        assert of_one.inputs.shape == (3, own.input_tokens(length))
+        source.check_context([length], own.input_tokens(length), "length")
+        with pytest.raises(
+            ValueError, match=rf"between 1 and {length - 1}, .* Raise `model.n_ctx` to {own.input_tokens(length)}"
+        ):
+            source.check_context([length], own.input_tokens(length) - 1, "length")
+    for kind in (Corruption.TOKEN, Corruption.SWAP, Corruption.SEQUENCE):
+        other = corrupted(of_one, kind, 1).inputs
+        assert torch.equal(other[:, 0], of_one.inputs[:, 0])
+        assert torch.equal(other[:, 6:], of_one.inputs[:, 6:]), "SEP and the target stay"
+        assert (other[:, 1:6] != of_one.inputs[:, 1:6]).any(1).all()
+
+
+def test_the_lengths_that_are_measured_are_in_their_order_however_they_are_given() -> None:
+    assert Source("sort", ood_lengths=(11, 8, 10)).ood_lengths == (8, 10, 11)
+
+
+def test_a_length_beyond_the_context_is_refused_before_anything_of_its_size_is_made() -> None:
+    with pytest.raises(ValueError, match=r"`length` must be between 1 and 31, .* got 1000000000000\. Raise"):
+        Source("sort").check_context([10**12], 64, "length")
 
 
 @pytest.mark.parametrize("length", [2, 5])

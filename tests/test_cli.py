@@ -19,10 +19,12 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gcgap import tasks
 from gcgap.callbacks import GapTracker
 from gcgap.cli import COMMANDS, UsageError, main
 from gcgap.protocol import Protocol
 from gcgap.records import Record
+from gcgap.tasks import TASKS
 from gcgap.training import SequenceModel
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -78,10 +80,18 @@ def subprocess_of(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("model.d_model", "30", ("model.d_model", "30", "model.n_heads", "4")),
         ("model.d_model", "wide", ("model.d_model", "wide")),
         ("model.n_layers", "0", ("model.n_layers", "0")),
+        ("model.n_layers", "99999999999", ("model", "n_layers 99999999999")),
         ("model.positions", "spiral", ("model.positions", "spiral")),
         ("model.learning_rate", "-1", ("model.learning_rate", "-1")),
         ("protocol.sets", "[[L0_H0,L9_H9]]", ("protocol.sets", "'L9_H9'", "L0_H0")),
         ("protocol.sets", "[[]]", ("protocol.sets", "empty")),
+        ("protocol.sets", "[[L0_H0,L0_H0]]", ("protocol.sets", "different", "['L0_H0', 'L0_H0']")),
+        ("protocol.sets", "[[L0_H0,L1_H0],[L1_H0,L0_H0]]", ("protocol.sets", "different")),
+        ("trainer.callbacks", "{class_path: EarlyStopping, init_args: {monitor: x, mode: frob}}", ("frob", "EarlyStopping")),
+        ("trainer.strategy", "{class_path: Frob}", ("trainer", "strategy", "Frob")),
+        ("trainer.devices", "{a: 1}", ("trainer", "devices")),
+        ("import", "nowhere", ("--import", "nowhere")),
+        ("import", "nowhere.py", ("--import", "nowhere.py", "no such file")),
         ("protocol.baselines", "[median]", ("protocol.baselines", "median", "mean")),
         ("protocol.baselines", "[mean,mean]", ("protocol.baselines", "mean")),
         ("protocol.window", "[0.8,0.2]", ("protocol.window", "[0.8, 0.2]")),
@@ -450,3 +460,43 @@ def test_the_beginning_of_a_key_is_not_the_key(option: str, refuse: Refuse) -> N
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_untrained_weights_are_not_judged_by_mistake(command: str, refuse: Refuse) -> None:
     assert "ckpt_path" in refuse(command)
+
+
+OWN = """
+from gcgap.tasks import Task
+
+class Sum(Task):
+    name = "sum_of_test_cli"
+
+    def target(self, inputs):
+        return inputs.sum(-1, keepdim=True) % 97
+"""
+
+
+def test_a_task_of_ones_own_is_imported_by_every_command_and_named_by_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.checkpoints.TASKS", dict(TASKS))
+    monkeypatch.delitem(sys.modules, "tasks_of_test_cli", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "tasks_of_test_cli.py").write_text(OWN)
+    run, short = tmp_path / "run", tiny.SHORT | {"data.task": "sum_of_test_cli", "data.layout": "released"}
+    arguments = tiny.arguments(run, **{name.replace(".", "__"): value for name, value in short.items()})
+    assert main(arguments) == 2
+    assert "`data.task`" in (said := capsys.readouterr().err)
+    assert "`--import MODULE`" in said
+    assert main([*arguments, "--import=tasks_of_test_cli.py"]) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["import"] == [str(tmp_path / "tasks_of_test_cli.py")]
+    record = Record.read(run / "gap" / "final.json")
+    assert (record["task"], record["window"]["length"]) == ("sum_of_test_cli", 4)
+    assert main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", "last"]) == 0
+    assert "accuracy/length_4" in capsys.readouterr().out
+    for command in ("measure", "attribute"):
+        assert main([command, str(run), "--force"]) == 2
+        said = capsys.readouterr().err
+        assert "the task 'sum_of_test_cli', of the module tasks_of_test_cli (" in said
+        assert "`--import tasks_of_test_cli`" in said
+    monkeypatch.setattr("gcgap.checkpoints.TASKS", tasks.TASKS)
+    assert main(["measure", str(run / "checkpoints" / "last.ckpt"), "--force", "--import", "tasks_of_test_cli"]) == 0

@@ -10,7 +10,9 @@ import pytest
 import tiny
 import yaml
 
-from gcgap.cli import main
+from gcgap.cli import UsageError, main
+from gcgap.lightning_cli import ConfigOnly
+from gcgap.remeasure import build_parser
 from gcgap.sweep.plan import read
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -117,3 +119,137 @@ def test_the_released_configs_name_every_switch_of_the_public_pipeline() -> None
         assert switches.items() <= asked.items()
         plain = flat(yaml.safe_load((ROOT / "configs" / f"{task}.yaml").read_text()))
         assert not switches.keys() & plain.keys()
+
+
+@pytest.fixture(scope="module")
+def resolver() -> ConfigOnly:
+    return ConfigOnly()
+
+
+def of(resolver: ConfigOnly, key: str, *arguments: str) -> Any:
+    """The value of a key, or None where the arguments are refused, which must be by its name."""
+    error: Exception
+    try:
+        return flat(resolver.resolve(list(arguments)))[key]
+    except (UsageError, ValueError) as refused:
+        error = refused
+    assert f"`{key}`" in str(error) or "t.yaml" in str(error), error
+    assert len(str(error).splitlines()) <= 3, error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [("0123", 123), ("+0123", 123), ("0o17", 15), ("1:30", None), ("1_000", None), ("1e3", None), ("2.7", None), ("on", None)],
+)
+def test_a_value_means_in_a_file_what_it_means_as_an_option(
+    text: str, seed: int | None, resolver: ConfigOnly, tmp_path: Path
+) -> None:
+    (tmp_path / "t.yaml").write_text(f"seed_everything: {text}\n")
+    assert of(resolver, "seed_everything", f"--config={tmp_path / 't.yaml'}") == seed
+    assert of(resolver, "seed_everything", f"--seed_everything={text}") == seed
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        *[("target.accuracy", "9" * 400), ("trainer.overfit_batches", "9" * 400), ("protocol.threshold", "1e999")],
+        *[("model.learning_rate", "1e-999"), ("data.batch_size", "9" * 5000), ("model.learning_rate", ".inf")],
+        *[
+            ("trainer.max_steps", "9223372036854775808"),
+            ("data.lengths", "[1, 9223372036854775808]"),
+            ("seed_everything", "null"),
+        ],
+        *[("trainer.accumulate_grad_batches", "0"), ("trainer.val_check_interval", "0"), ("trainer.gradient_clip_val", ".nan")],
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_number_that_nothing_can_compute_with_is_refused_by_its_key(
+    key: str, text: str, resolver: ConfigOnly, tmp_path: Path
+) -> None:
+    block, _, last = key.rpartition(".")
+    (tmp_path / "t.yaml").write_text(f"{block}:\n  {last}: {text}\n" if block else f"{last}: {text}\n")
+    assert of(resolver, key, f"--config={tmp_path / 't.yaml'}") is None
+    assert of(resolver, key, f"--{key}={text}") is None
+
+
+def test_settings_hold_in_the_order_in_which_they_are_typed(resolver: ConfigOnly, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("data: {batch_size: 1, task: sort}\nseed_everything: 1\n")
+    second.write_text("data: {batch_size: 2}\n")
+    a, b = f"--config={first}", f"--config={second}"
+    for arguments, size, seed in (
+        ([a, "--data.batch_size=3", b], 2, 1),
+        (["--seed_everything=7", b, "--data.batch_size=3", a], 1, 1),
+        ([a, "--data.batch_size=3", "--seed_everything=7", "--data.batch_size=4"], 4, 7),
+        (["--data.batch_size=3", "--data={batch_size: 5}", "--data={task: reverse}"], 5, 42),
+        (["--data={batch_size: 5}", "--data.batch_size=3"], 3, 42),
+    ):
+        found = resolver.parser.parse_args(["fit", *arguments])["fit"]
+        assert (found.data.batch_size, found.seed_everything) == (size, seed), arguments
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {batch_size: 1, batch_size: 2}",
+        "data: {batch_size: 1, 'batch_size': 2}",
+        "data: {batch_size: 1}\nseed_everything: 1\ndata: {task: sort}",
+        "data.batch_size: 1\ndata: {task: reverse}",
+        "data: {batch_size: !!timestamp 2020-01-01}",
+    ],
+)
+def test_a_file_that_says_something_twice_or_in_another_way_is_refused_by_name(
+    text: str, resolver: ConfigOnly, tmp_path: Path
+) -> None:
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"t\.yaml"):
+        resolver.resolve([f"--config={tmp_path / 't.yaml'}"])
+    if "\n" not in text:
+        block = text.removeprefix("data: ")
+        with pytest.raises(UsageError, match="`data`"):
+            resolver.resolve([f"--data={block}"])
+        (tmp_path / "t.yaml").write_text(block)
+        with pytest.raises(UsageError, match=r"`data`: .*t\.yaml"):
+            resolver.resolve([f"--data={tmp_path / 't.yaml'}"])
+
+
+def test_a_resolved_config_is_read_again_as_what_it_was(resolver: ConfigOnly, tmp_path: Path) -> None:
+    chosen = resolver.parser.parse_args(
+        ["fit", "--data.task=1e3", "--trainer.default_root_dir=0o17", "--model.learning_rate=1e-05"]
+    )
+    (tmp_path / "t.yaml").write_text(resolver._parser("fit").dump(chosen["fit"], skip_none=False))
+    again = resolver.parser.parse_args(["fit", f"--config={tmp_path / 't.yaml'}"])["fit"]
+    assert (again.data.task, again.trainer.default_root_dir, again.model.learning_rate) == ("1e3", "0o17", 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (
+            "--trainer.logger=CSVLogger",
+            "`trainer.logger`: the following arguments are required: save_dir; give `--trainer.logger.save_dir` too",
+        ),
+        ("--trainer.callbacks=EarlyStopping", "`trainer.callbacks`: the following arguments are required: monitor"),
+        ("--trainer.callbacks=Frob", "`trainer.callbacks`: Expected a dot import path string: Frob\nGot Frob"),
+        ("--trainer.logger={class_path: CSVLogger, init_args: {save_dir: x, version: [1]}}", "`trainer.logger`: `version`: "),
+        ("--trainer.precision=17", "`trainer.precision`: Expected one of [64, 32, 16]; "),
+        ("--seed_everything=-1", "`seed_everything` must be between 0 and 4294967295; got -1."),
+        ("--seed_everything=4294967296", "`seed_everything` must be between 0 and 4294967295; got 4294967296."),
+        ("--data.batch_size=many", "`data.batch_size`: Expected an integer. Got value: many"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_an_error_of_jsonargparse_says_the_key_and_the_reason(option: str, told: str, resolver: ConfigOnly) -> None:
+    with pytest.raises(UsageError) as refused:
+        resolver.resolve([option])
+    assert str(refused.value).startswith(told)
+    assert len(str(refused.value).splitlines()) <= 3
+
+
+def test_measure_reads_values_as_fit_does() -> None:
+    parser = build_parser()
+    assert parser.parse_args(["--protocol.batch_size=0123", "--length=0o17"]).protocol.batch_size == 123
+    for value in ("1:30", "1_000", "1e3", "yes"):
+        with pytest.raises(UsageError, match=r"`protocol\.batch_size`"):
+            parser.parse_args([f"--protocol.batch_size={value}"])

@@ -35,10 +35,10 @@ LINES = (
     "report.figures report.figures.panels report.figures.ranks report.figures.layers report.figures.scatters",
     "report.figures.training report.figures.emerging report.figures.cells report.figures.methods report.figures.tracked",
     "report.contents report.page report.write report.ship report.methods_files",
-    "cli pretrained pretrained.checks pretrained.families pretrained.memory pretrained.model pretrained.fresh pretrained.weights",
-    "pretrained.tokenizer pretrained.load pretrained.options",
+    "cli imports pretrained pretrained.checks pretrained.families pretrained.memory pretrained.model pretrained.fresh",
+    "pretrained.weights pretrained.tokenizer pretrained.load pretrained.options",
     "attribution.track measurement attribution.attribute data packing training checkpoints processes requeue run callbacks",
-    "config_file differences verify pretrained.revisions remeasure resumable resuming lightning_cli",
+    "plain_yaml parser config_file differences verify pretrained.revisions remeasure resumable resuming lightning_cli",
     "report.attention report.command attribution.command",
     "sweep sweep.worker sweep.plan sweep.engines sweep.on_ray sweep.live sweep.command __main__",
 )

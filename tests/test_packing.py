@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from gcgap.batches import Batch, Layout, Purpose, Source, mixed_batch
 from gcgap.model import Positions, Transformer
 from gcgap.packing import packed_logits, scored_logits
-from gcgap.tasks import VOCABULARY, find_task
+from gcgap.tasks import VOCABULARY, Task, find_task
 
 
 def mixed(layout: Layout) -> Batch:
@@ -33,6 +33,19 @@ def test_packed_logits_and_gradients_are_those_of_the_padded_batch(positions: Po
         found.append((logits, *torch.autograd.grad(loss, list(model.parameters()))))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-13, rtol=1e-10)
+
+
+@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("m", [0, 1, 9])
+def test_packed_logits_are_those_of_the_padded_batch_for_any_number_of_targets(
+    m: int, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gcgap.tasks.TASKS", {})
+    own = type("Own", (Task,), {"name": "own", "target": lambda self, inputs: inputs[:, :1].expand(-1, m)})()
+    model, batch = Transformer(2, 2, 16, 24, seed=1).double(), mixed_batch(own, 3, Purpose.TRAIN, 0, 12, (2, 5), layout)
+    packed = packed_logits(model, batch.inputs, batch.scored)
+    assert len(packed) == 12 * (m + 1)
+    torch.testing.assert_close(packed, model(batch.inputs)[batch.scored], atol=1e-13, rtol=1e-10)
 
 
 def test_tokens_with_another_past_are_not_shared() -> None:

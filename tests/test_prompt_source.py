@@ -98,7 +98,7 @@ def test_a_source_has_what_a_measurement_asks_of_one() -> None:
     assert id_batches(found, 100) == [], "nothing tells prompts that a model was trained on from others"
     with pytest.raises(TypeError, match="prompts are for measuring"):
         found.training_batch(0, 4)
-    with pytest.raises(ValueError, match="`seed` must be 0 or larger; got -1"):
+    with pytest.raises(ValueError, match="`seed` must be between 0 and 4294967295; got -1"):
         source("ioi", -1)
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgap.tasks import END, LARGEST, PAD, SEP, START, TASKS, VOCABULARY, Task, find_task
+from gcgap.tasks import END, LARGEST, PAD, SEP, START, TASKS, VOCABULARY, Task, find_task, module_of
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 numbers = st.integers(1, 9).flatmap(
@@ -66,3 +68,36 @@ def test_a_subclass_with_a_name_registers_itself(monkeypatch: pytest.MonkeyPatch
     assert isinstance(find_task("nothing"), Nothing)
     with pytest.raises(TypeError, match="Nothing defines no target"):
         find_task("nothing").target(torch.tensor([[1]]))
+
+
+def test_a_name_that_another_task_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    with pytest.raises(ValueError, match=r"'sort' is that of gcgap\.tasks\.Sort"):
+        type("Other", (Task,), {"name": "sort"})
+    assert type(find_task("sort")).__name__ == "Sort"
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (lambda x: x.float(), r"must be torch\.int64 of size \[2, any\]; got torch\.float32"),
+        (lambda x: x.sum(-1), r"size \[2, any\]; got torch\.int64 of size \[2\]"),
+        (lambda x: x[:1], r"got torch\.int64 of size \[1, 3\]"),
+        (lambda x: x.tolist(), "got list"),
+        (lambda x: x + 99, r"must hold 0\.\.99 alone; got 100"),
+        (lambda x: x - 2, r"alone; got -1"),
+    ],
+)
+def test_a_target_that_is_none_is_refused_with_the_name_of_the_task(
+    target: Callable[[torch.Tensor], torch.Tensor], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    task = type("Own", (Task,), {"name": "own", "target": lambda self, inputs: target(inputs)})()
+    with pytest.raises(ValueError, match=rf"`own`: a target {told}" if told.startswith("must") else told):
+        task.checked_target(torch.tensor([[1, 2, 3], [1, 2, 3]]))
+
+
+def test_where_a_task_comes_from_is_known_of_those_that_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    assert module_of(find_task("sort")) is None
+    assert module_of(type("Own", (Task,), {"name": "own"})()) == f"{__name__} ({__file__})"

@@ -23,9 +23,10 @@ from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
 from gcgap.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
-from gcgap.config_file import load_of_run
+from gcgap.config_file import check_given, load_of_run
 from gcgap.display import showing
 from gcgap.importance.baselines import Baseline
+from gcgap.imports import add_import_option, import_modules
 from gcgap.known.models import KNOWN
 from gcgap.model import Decoder
 from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone, plain
@@ -146,12 +147,15 @@ def build_parser() -> ArgumentParser:
         parser.add_argument(f"--{name.replace('_', '-')}", help=text, **form)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write to DIR/RUN/attribution/ instead; needed with --known")
     parser.add_argument("--force", action="store_true", help="replace records that are there already")
+    add_import_option(parser)
     return parser
 
 
 def run(arguments: list[str]) -> int:
     """Attribute what the arguments name."""
     options = build_parser().parse_args(arguments[1:])
+    check_given(vars(options).items())
+    import_modules(options.imports)
     if options.known:
         return run_known(options)
     if options.model and options.paths:

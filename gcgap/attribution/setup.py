@@ -40,6 +40,10 @@ class Setup:
         if self.baseline not in list(Baseline):
             raise ValueError(f"`baseline` must be any of {', '.join(Baseline)}; got {self.baseline!r}.")
         object.__setattr__(self, "baseline", Baseline(self.baseline))  # plain texts serve too
+        if isinstance(self.positions, tuple) and len(set(self.positions)) == len(self.positions):
+            object.__setattr__(self, "positions", tuple(sorted(self.positions)))
+        elif isinstance(self.positions, tuple):
+            raise ValueError(f"`positions` must be different ones; got {', '.join(map(str, self.positions))}.")
         if self.direction not in ("noising", "denoising"):
             raise ValueError(f"`direction` must be noising or denoising; got {self.direction!r}.")
         if self.direction == "denoising" and self.baseline.corruption is None:

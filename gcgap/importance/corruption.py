@@ -58,7 +58,7 @@ def corrupted(batch: Batch, corruption: Corruption, seed: int) -> Batch:
         raise ValueError(f"`patch_{corruption}` needs {kind}.")
     if batch.corrupted is not None:
         return batch._replace(inputs=batch.corrupted, corrupted=batch.inputs)
-    length = batch.last - 1
+    length = batch.inputs.shape[1] - batch.last - 1  # START x SEP y, of which END is scored too and not read
     random = generator(seed, Purpose.CORRUPTION, length, list(Corruption).index(corruption))
     clean = batch.inputs[:, 1 : length + 1].cpu().numpy()
     inputs = batch.inputs.clone()

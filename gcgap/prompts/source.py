@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gcgap.batches import Batch, Purpose, Source
+from gcgap.batches import Batch, Purpose, Source, check_seed
 from gcgap.prompts.parts import Parts
 from gcgap.prompts.tokens import Encoded, as_batch
 
@@ -26,7 +26,7 @@ class PromptSource(Source):
         file_sha256: Hash of the file that the prompts are from, if they are from one.
 
     Raises:
-        ValueError: A negative seed.
+        ValueError: A seed below 0 or of more than 32 bits.
     """
 
     lengths: tuple[int, int] = field(default=(0, 0), init=False)
@@ -41,8 +41,7 @@ class PromptSource(Source):
         return self.given_length
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"`seed` must be 0 or larger; got {self.seed}.")
+        check_seed(self.seed, "seed")
         object.__setattr__(self, "lengths", (self.given_length, self.given_length))
 
     @property

@@ -94,9 +94,8 @@ def token_names(record: Record) -> list[str]:
     """What stands where in an example; in a sentence other words each time, so that their numbers must do."""
     task, length = find_task(record["task"]), record["length"]
     if isinstance(task, Sentences):
-        fixed, each = task.tokens
-        return [str(i) for i in range(fixed + each * length)]
-    x, y = ([f"{side}{i}" for i in range(1, length + 1)] for side in "xy")
+        return [str(i) for i in range(task.input_tokens(length))]
+    x, y = ([f"{side}{i}" for i in range(1, number + 1)] for side, number in (("x", length), ("y", task.outputs(length))))
     return ["START", *x, "SEP", *y, "END"]
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gcgap.cli import ArgumentParser, UsageError
+from gcgap.imports import add_import_option, import_modules
 
 TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
 
@@ -36,12 +37,14 @@ def build_parser() -> ArgumentParser:
     }
     parser.add_argument("--records", action="store_true", help=texts["records"])
     parser.add_argument("--attention", type=Path, metavar="RUN", help=texts["attention"])
+    add_import_option(parser)
     return parser
 
 
 def run(arguments: list[str]) -> int:
     """Write the report that the arguments ask for."""
     options = build_parser().parse_args(arguments[1:])
+    import_modules(options.imports)
     for path in options.paths:
         if not path.exists():
             raise UsageError(f"`{path}` does not exist; give directories with runs, or record files.")

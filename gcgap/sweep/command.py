@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from gcgap.cli import ArgumentParser, UsageError
+from gcgap.imports import add_import_option
 from gcgap.lightning_cli import other_run
 from gcgap.signals import Held, Interrupted
 from gcgap.sweep.engines import Engine, Local
@@ -57,6 +58,7 @@ def build_parser() -> ArgumentParser:
     }
     parser.add_argument("--workers", default="auto", type=_workers, metavar="N", help=texts["workers"])
     parser.add_argument("--engine", default="local", choices=["local", "ray"], help=texts["engine"])
+    add_import_option(parser)
     return parser
 
 
@@ -71,7 +73,7 @@ def _workers(text: str) -> int | None:
 def run(arguments: list[str]) -> int:
     """Run a sweep; 1 if a run failed."""
     options = build_parser().parse_args(arguments[1:])
-    runs = chosen(read(options.config, options.directory), options.only)
+    runs = chosen(read(options.config, options.directory, options.imports), options.only)
     home = Path(runs[0].job.log.removesuffix(f"logs/{runs[0].job.name}.log"))
     with locked(home):
         for one in runs:

@@ -41,8 +41,8 @@ class Run:
     job: Job
 
 
-def read(path: Path, directory: Path | None = None) -> list[Run]:
-    """The runs of a sweep file, in `directory` or in the one that the file names.
+def read(path: Path, directory: Path | None = None, imports: list[str] | None = None) -> list[Run]:
+    """The runs of a sweep file, in `directory` or in the one that the file names; every run imports these modules too.
 
     Raises:
         UsageError: The file, a config in it or a value is wrong; names the key.
@@ -57,7 +57,9 @@ def read(path: Path, directory: Path | None = None) -> list[Run]:
         raise UsageError(f"`again.{min(unknown)}` names no group of `configs`: {', '.join(groups)}.")
     resolver = ConfigOnly()
     runs = [
-        _run(resolver, path.parent / config, dict(zip(grid, values, strict=True)), directory, group, again.get(group, []))
+        _run(
+            resolver, path.parent / config, dict(zip(grid, values, strict=True)), directory, group, again.get(group, []), imports
+        )
         for group, configs in groups.items()
         for config in configs
         for values in product(*grid.values())
@@ -106,13 +108,24 @@ def _values(key: Any, values: Any) -> list[Any]:
         raise UsageError(f"`grid`: {key!r} cannot be varied; use a key of `gcgap fit` such as seed_everything or data.task.")
     if not isinstance(values, list) or not values:
         raise UsageError(f"`grid.{key}` must be a list of values that is not empty; got {values!r:.60}.")
+    texts = [json.dumps(value) for value in values]
+    if twice := next((text for text in texts if texts.count(text) > 1), None):
+        raise UsageError(f"`grid.{key}` must hold different values; got {twice:.60} twice.")
     return values
 
 
-def _run(resolver: ConfigOnly, config: Path, varied: dict[str, Any], home: Path, group: str, again: list[dict[str, Any]]) -> Run:
+def _run(
+    resolver: ConfigOnly,
+    config: Path,
+    varied: dict[str, Any],
+    home: Path,
+    group: str,
+    again: list[dict[str, Any]],
+    imports: list[str] | None,
+) -> Run:
     if not config.is_file():
         raise UsageError(f"`configs`: no file {config}; paths are relative to the sweep file.")
-    arguments = [f"--config={config.absolute()}", *_options(varied)]
+    arguments = [f"--config={config.absolute()}", *_options({"import": imports} if imports else {}), *_options(varied)]
     try:
         resolved = resolver.resolve(arguments)
         find_task(resolved["data"]["task"])
@@ -123,8 +136,11 @@ def _run(resolver: ConfigOnly, config: Path, varied: dict[str, Any], home: Path,
             raise UsageError(f"`trainer.{key}` in {config}: a run of a sweep is one whole process; leave the key out.")
     name = "/".join([group, _name(resolved, varied)]).lstrip("/")
     records = [_again_record(resolved["protocol"], changes) for changes in again]
+    if twice := next((record for record in records if records.count(record) > 1), None):
+        raise UsageError(f"`again`: two measurements of {name} would lie in {twice}; leave one out.")
     fit = [*arguments, f"--trainer.default_root_dir={home / name}", "--trainer.enable_progress_bar=false"]
-    measure = [list(_options(_prefixed(changes))) for changes in again]
+    shared = [f"--import={','.join(resolved['import'])}"] if resolved["import"] else []
+    measure = [[*shared, *_options(_prefixed(changes))] for changes in again]
     return Run(config, resolved, Job(name, str(home / name), str(home / "logs" / f"{name}.log"), fit, measure, records))
 
 
