@@ -14,6 +14,7 @@ from gcgap.files import user_text
 from gcgap.model import Decoder
 
 SHORT_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's
+MOST = 2**31 - 1  # of anything that a model, its data or a protocol count
 LEAST = {
     "trainer.accumulate_grad_batches": 1,
     "trainer.check_val_every_n_epoch": 1,
@@ -42,19 +43,26 @@ def read_config(path: Path) -> Any:
 
 
 def check_given(settings: Iterable[tuple[str, Any]]) -> None:
-    """Raise a ValueError for a value that jsonargparse lets pass and nothing can compute with.
+    """Raise a ValueError for a value of a config that jsonargparse lets pass and nothing can compute with.
 
-    That is null for a setting of a model, its data or a protocol, a number that is not finite, an integer that 64 bits do not
-    hold, and a number of steps of the Trainer that it would divide by or count down from.
+    That is null for a setting of a model, its data or a protocol, and what `check_numbers` refuses.
     """
+    settings = list(settings)
     for key, value in settings:
-        own = key in BLOCKS or key.split(".")[0] in BLOCKS[1:]
-        if value is None and own:
+        if value is None and (key in BLOCKS or key.split(".")[0] in BLOCKS[1:]):
             raise ValueError(f"`{key}` must have a value; got null. Leave it out to have the default.")
+    check_numbers(settings)
+
+
+def check_numbers(settings: Iterable[tuple[str, Any]]) -> None:
+    """Raise a ValueError for a number that is not finite, an integer that 64 bits do not hold, and one below those of `LEAST`."""
+    for key, value in settings:
         for number in _numbers(value):
             if isinstance(number, int) and abs(number) >= plain_yaml.LARGEST:
-                raise ValueError(f"`{key}` must be an integer of 64 bits; got {float(number):g}.")
-            if (own or value is number) and not math.isfinite(number):
+                raise ValueError(f"`{key}` must be an integer of 64 bits; got one of {len(str(abs(number)))} digits.")
+            if key.split(".")[0] in BLOCKS[1:4] and abs(number) > MOST:
+                raise ValueError(f"`{key}` must be at most {MOST}; got {number}.")
+            if not math.isfinite(number):
                 raise ValueError(f"`{key}` must be a finite number; got {number}.")
         least = LEAST.get(key)
         if least is not None and isinstance(value, int | float) and value < least:
@@ -62,9 +70,7 @@ def check_given(settings: Iterable[tuple[str, Any]]) -> None:
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-    """The numbers of a setting, at any depth."""
-    if isinstance(value, dict):
-        value = list(value.values())
+    """The numbers of a setting and of its lists; those of classes, such as callbacks, are their own affair."""
     if isinstance(value, list | tuple):
         for one in value:
             yield from _numbers(one)

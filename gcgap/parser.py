@@ -32,7 +32,7 @@ ROOM = 200  # characters of a value in an error
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser whose errors become a `UsageError`, without short forms of keys, that reads values as `plain_yaml` does."""
+    """A parser whose errors become a `UsageError`, to which no key has a short form; it reads values as `plain_yaml` does."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)

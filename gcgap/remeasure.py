@@ -29,7 +29,7 @@ from gcgap.checkpoints import (
     step_checkpoints,
 )
 from gcgap.cli import UsageError
-from gcgap.config_file import check_given, load_of_run, read_run_config
+from gcgap.config_file import check_given, check_numbers, load_of_run, read_run_config
 from gcgap.display import showing
 from gcgap.imports import add_import_option, import_modules
 from gcgap.measurement import measure
@@ -123,7 +123,7 @@ def run(arguments: list[str]) -> int:
             raise UsageError(f"`--{name}` is `--protocol.{name}` here.")
     options = parser.parse_args(arguments)
     given = parser.parse_args(arguments, defaults=False)
-    check_given(options.items())
+    check_numbers(options.items())
     import_modules(options.imports)
     if options.verify or "tolerance" in given:
         return _verify(parser, options, given)

@@ -88,7 +88,7 @@ def subprocess_of(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("protocol.sets", "[[L0_H0,L0_H0]]", ("protocol.sets", "different", "['L0_H0', 'L0_H0']")),
         ("protocol.sets", "[[L0_H0,L1_H0],[L1_H0,L0_H0]]", ("protocol.sets", "different")),
         ("trainer.callbacks", "{class_path: EarlyStopping, init_args: {monitor: x, mode: frob}}", ("frob", "EarlyStopping")),
-        ("trainer.strategy", "{class_path: Frob}", ("trainer", "strategy", "Frob")),
+        ("trainer.strategy", "{class_path: Frob}", ("trainer", "strategy", "frob")),
         ("trainer.devices", "{a: 1}", ("trainer", "devices")),
         ("import", "nowhere", ("--import", "nowhere")),
         ("import", "nowhere.py", ("--import", "nowhere.py", "no such file")),
@@ -482,7 +482,10 @@ def test_a_task_of_ones_own_is_imported_by_every_command_and_named_by_its_checkp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "tasks_of_test_cli.py").write_text(OWN)
-    run, short = tmp_path / "run", tiny.SHORT | {"data.task": "sum_of_test_cli", "data.layout": "released"}
+    run, short = (
+        tmp_path / "run",
+        tiny.SHORT | {"data.task": "sum_of_test_cli", "data.layout": "released", "protocol.window": [0, 1]},
+    )
     arguments = tiny.arguments(run, **{name.replace(".", "__"): value for name, value in short.items()})
     assert main(arguments) == 2
     assert "`data.task`" in (said := capsys.readouterr().err)

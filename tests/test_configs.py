@@ -167,7 +167,7 @@ def test_a_value_means_in_a_file_what_it_means_as_an_option(
 def test_a_number_that_nothing_can_compute_with_is_refused_by_its_key(
     key: str, text: str, resolver: ConfigOnly, tmp_path: Path
 ) -> None:
-    block, _, last = key.rpartition(".")
+    block, _, last = key.partition(".")
     (tmp_path / "t.yaml").write_text(f"{block}:\n  {last}: {text}\n" if block else f"{last}: {text}\n")
     assert of(resolver, key, f"--config={tmp_path / 't.yaml'}") is None
     assert of(resolver, key, f"--{key}={text}") is None

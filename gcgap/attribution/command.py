@@ -23,7 +23,7 @@ from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
 from gcgap.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
-from gcgap.config_file import check_given, load_of_run
+from gcgap.config_file import check_numbers, load_of_run
 from gcgap.display import showing
 from gcgap.importance.baselines import Baseline
 from gcgap.imports import add_import_option, import_modules
@@ -154,7 +154,7 @@ def build_parser() -> ArgumentParser:
 def run(arguments: list[str]) -> int:
     """Attribute what the arguments name."""
     options = build_parser().parse_args(arguments[1:])
-    check_given(vars(options).items())
+    check_numbers(vars(options).items())
     import_modules(options.imports)
     if options.known:
         return run_known(options)
