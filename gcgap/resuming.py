@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gcgap.config_file import SHORT_NAMES
-from gcgap.seal import parsed
+from gcgap.seal import read_json
 
 TRAINING = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "val_check_interval")
 DTYPES = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}  # other precisions: float32
@@ -36,7 +36,7 @@ def of_another_run(run: Path, content: dict[str, Any], own: bool, asked: dict[st
 def _told(record: Path) -> dict[str, Any]:
     """What a record says; nothing if it is broken, which is told where it is needed: a broken final.json is measured again."""
     try:
-        content = parsed(record.read_text(encoding="utf-8"))
+        content, _ = read_json(record.read_bytes())
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -406,7 +406,7 @@ def test_the_last_checkpoint_of_a_run_counts_once(tmp_path: Path) -> None:
     tiny.ten(step=50).write(tmp_path / "other" / "gap" / "step=000050.json")
     rows = gcgap.read(tmp_path).query("run == 'sort-seed7' and component == 'L0_H0' and baseline == 'mean'")
     of_run = rows[rows["path"].str.startswith(str(gap))]
-    assert of_run[["step", "final", "rho"]].values.tolist() == [[50, True, 0.5], [0, False, -0.5]]
+    assert list(zip(of_run["step"], of_run["final"], of_run["rho"], strict=True)) == [(50, True, 0.5), (0, False, -0.5)]
     assert len(rows) == 3, "another run's checkpoint of that step is another one"
     assert sorted(gcgap.read(gap, repeats=True).query("component == 'L0_H0' and baseline == 'mean'")["step"]) == [0, 50, 50]
 

@@ -17,40 +17,39 @@ from bench.timing import Rows, ratios, spread
 from gcgap.batches import Source
 from gcgap.protocol import Protocol
 from gcgap.records import Record
-from gcgap.report.emergence import Column
+from gcgap.report.emergence import Column, is_due
 from gcgap.run import Run
 
-COUNTS = (10, 500, 2000)
+COUNTS = (10, 496, 1984)  # after which the next checkpoint is drawn
 FILES = 100
-NEXT = 64  # checkpoints of which some are drawn and others not
 
 
 def growing(repeats: int) -> Rows:
     """The whole table, in CPU seconds."""
     record = Record.read(REFERENCE / "gap" / "step=001000.json")
-    costs = {count: [_checkpoint(record, count) for _ in range(max(1, repeats // 2))] for count in COUNTS}
-    first = costs[COUNTS[0]]
+    turns = [[_checkpoint(record, count) for count in COUNTS] for _ in range(repeats)]
+    first, *later = (list(seconds) for seconds in zip(*turns, strict=True))
     with _files(record) as directory:
         reading = [_seconds(lambda: gcgap.read(directory)) for _ in range(repeats)]
         resuming = [_seconds(lambda: _run(directory.parent, [])._history(10**9)) for _ in range(repeats)]
     return [
-        *((f"a checkpoint after {count} others, without its measurement (CPU s)", spread(costs[count])) for count in COUNTS),
-        *((f"  after {count} / after {COUNTS[0]}", spread(ratios(costs[count], first))) for count in COUNTS[1:]),
+        (f"a checkpoint after {COUNTS[0]} others, drawn in TensorBoard, without its measurement (CPU s)", spread(first)),
+        *((f"  after {count} / that", spread(ratios(one, first))) for count, one in zip(COUNTS[1:], later, strict=True)),
+        *((f"  of {count} checkpoints are drawn", str(sum(map(is_due, range(1, count + 1))))) for count in COUNTS),
         (f"a resumed run reads {FILES} records, once (CPU s)", spread(resuming)),
         (f"gcgap.read of {FILES} records of 20 components (CPU s)", spread(reading)),
     ]
 
 
 def _checkpoint(record: Record, count: int) -> float:
-    """What the logging of one checkpoint costs after `count` others, the mean of several."""
+    """What logging and drawing one checkpoint costs after `count` others."""
     column = Column.of(record)
     with TemporaryDirectory() as place:
         logger = TensorBoardLogger(place, name="", version="", default_hp_metric=False)
         run = _run(Path(place), [replace(column, step=step) for step in range(count)], [logger])
-        following = [Record(record.data | {"step": count + number}) for number in range(NEXT)]
-        seconds = _seconds(lambda: [run._log(one) for one in following])
+        seconds = _seconds(lambda: run._log(Record(record.data | {"step": count})))
         logger.experiment.close()
-    return seconds / NEXT
+    return seconds
 
 
 def _run(directory: Path, history: list[Column], loggers: Sequence[TensorBoardLogger] = ()) -> Run:
