@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-_UNFINISHED = re.compile(r"\..+\.(ckpt|json|png|xz|yaml)\.\d+")
+_UNFINISHED = re.compile(r"\..+\.\d+\.gcgap")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -15,7 +15,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: It cannot be written. The message names the file, and an earlier one of that name is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.gcgap")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -31,7 +31,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what a process that was killed while it wrote has left in a directory."""
+    """Remove what a process that was killed while it wrote has left in a directory: only gcgap's files have such names."""
     for path in directory.glob(".*"):
         if _UNFINISHED.fullmatch(path.name):
             path.unlink()
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Raise a ValueError that names the option unless a path is a folder, or can be made one."""
+    place = next((place for place in (path, *path.parents) if os.path.lexists(place)), None)
+    if place is not None and not place.is_dir():
+        raise ValueError(f"`{option}`: `{place}` is a file; give a directory.")

@@ -29,7 +29,7 @@ from gcgap.checkpoints import read_checkpoint, run_directory
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
-from gcgap.files import write_whole
+from gcgap.files import check_folder, write_whole
 from gcgap.pretrained.fresh import MODEL_SETTINGS, SINCE
 from gcgap.processes import Launcher, Together
 from gcgap.protocol import Protocol
@@ -114,6 +114,7 @@ class GapCLI(LightningCLI):
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
         saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
         self.step, self.loops = saved.get("global_step", 0), saved.get("loops", {})
+        check_folder(self.run_directory, "trainer.default_root_dir")
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
             self._check_run_directory(saved)
         if saved:
@@ -173,8 +174,9 @@ class GapCLI(LightningCLI):
     def _has_saved_nothing(self, run: Path) -> bool:
         """Whether a run of this very config ended in this directory before its first checkpoint: it begins anew."""
         config, folders = run / "config.yaml", (run / "checkpoints", run / "gap")
-        saved = [path for folder in folders for path in folder.glob("[!.]*")]
-        return not saved and config.is_file() and config.read_text() == self.text
+        if any(path for folder in folders for path in folder.glob("[!.]*")):
+            return False
+        return not config.exists() or (config.is_file() and config.read_text() == self.text)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that works in the run directory and logs to TensorBoard there, unless the config says otherwise."""

@@ -21,13 +21,14 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from gcgap.checkpoints import misnamed, read_checkpoint, run_directory, sha256, step_checkpoints
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, load_of_run, read_run_config
+from gcgap.files import check_folder
 from gcgap.measurement import measure
 from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
 from gcgap.pretrained.revisions import Revisions
 from gcgap.protocol import PROMPTED, PrecisionName, Protocol, Sizes
 from gcgap.records import Record
 from gcgap.report.table import sentence, table
-from gcgap.reuse import check_same
+from gcgap.reuse import check_replaceable, check_same
 from gcgap.verify import verify
 
 LONGEST = 160  # characters of a folder's name; file systems allow 255
@@ -135,6 +136,8 @@ def run(arguments: list[str]) -> int:
     planned = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
     jobs = _honest(planned)
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
+    for job in waiting:
+        check_replaceable(job.record)
     console = Console()
     if len(waiting) < len(jobs):
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
@@ -158,6 +161,7 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
     protocol = _protocol(parser, _merged(asdict(PROMPTED), changes))
     _check_used(changes, protocol)
     given = Given.of(vars(options), precision=protocol.precision)
+    check_folder(Path(options.out), "--out")
     folder = Path(options.out) / given.run / "gap" / _variant(PROMPTED, protocol, options)
     revisions = Revisions(given, options.revision or [None], protocol, folder, options.force)
     console = Console()

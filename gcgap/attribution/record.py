@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcgap.seal import check_seal, parsed, sealed
+from gcgap.files import write_whole
+from gcgap.seal import check_seal, encoded, parsed, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -83,14 +82,8 @@ class AttributionRecord:
 
     def write(self, path: str | Path, compact: bool = False) -> AttributionRecord:
         """Seal, write under a temporary name, then rename; `compact` puts all on one line."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-        data = sealed(self.data)
-        temporary.write_text(json.dumps(data, ensure_ascii=False, **form) + "\n", encoding="utf-8")
-        temporary.replace(path)
-        return AttributionRecord(data, path)
+        write_whole(Path(path), encoded(self.data, compact))
+        return AttributionRecord(sealed(self.data), Path(path))
 
     def table(self) -> DataFrame:
         """One row per method: agreement with the exact effects, cost."""

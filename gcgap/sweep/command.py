@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from gcgap.cli import ArgumentParser, UsageError
+from gcgap.files import check_folder
 from gcgap.lightning_cli import other_run
 from gcgap.signals import Held, Interrupted
 from gcgap.sweep.engines import Engine, Local
@@ -86,6 +87,7 @@ def run(arguments: list[str]) -> int:
     if options.stack > 1:
         check_stackable(runs)
     home = Path(runs[0].job.log.removesuffix(f"logs/{runs[0].job.name}.log"))
+    check_folder(home, "--directory")
     with locked(home):
         for one in runs:
             check(one)
