@@ -27,6 +27,7 @@ from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
 from gcgap.pretrained.revisions import Revisions
 from gcgap.protocol import PROMPTED, PrecisionName, Protocol, Sizes
 from gcgap.records import Record
+from gcgap.report.plain import without_ticks
 from gcgap.report.table import sentence, table
 from gcgap.reuse import check_replaceable, check_same
 from gcgap.verify import verify
@@ -147,7 +148,9 @@ def run(arguments: list[str]) -> int:
         for job in waiting:
             record = measure(load_of_run(job.checkpoint), length=job.length, protocol=job.protocol)
             last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
-            progress.console.print(f"{job.record}: {sentence(last)}", highlight=False, markup=False, soft_wrap=True)
+            progress.console.print(
+                f"{job.record}: {without_ticks(sentence(last))}", highlight=False, markup=False, soft_wrap=True
+            )
             progress.advance(task)
     if last is not None:
         console.print(table(last))
@@ -170,7 +173,7 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
 
         def done(record: Record, known: bool) -> None:
             was = " (was there already; `--force` measures again)" if known else ""
-            told = f"{record.path}: {sentence(record)}{was}"
+            told = f"{record.path}: {without_ticks(sentence(record))}{was}"
             progress.console.print(told, highlight=False, markup=False, soft_wrap=True)
             progress.advance(task)
 

@@ -396,7 +396,7 @@ def test_known_circuits_are_written_reported_and_not_replaced_without_force(
     (tmp_path / "known" / "known" / "auc.png").write_text("mine")
     assert "was changed after gcgap wrote it" in refused(tmp_path, capsys, *asked)
     (tmp_path / "known" / "known" / "files.sha256").unlink()
-    assert "was not written by gcgap" in refused(tmp_path, capsys, *asked, "--force")
+    assert "and 3 more were not written by gcgap" in refused(tmp_path, capsys, *asked, "--force")
     (tmp_path / "known" / "known.json").write_bytes(kept)
     assert main(["report", str(tmp_path / "known"), "--out", str(tmp_path / "report")]) == 0
     assert found["verdict"] in (tmp_path / "report" / "report.md").read_text()

@@ -360,7 +360,7 @@ def test_the_record_of_a_run_that_was_trained_is_no_revision(
     final = Record(data | {"step": 1000}).write(only(tmp_path).path).path
     assert final is not None
     before = final.read_bytes()
-    assert measured(saved, tmp_path, "--revision", "main") == 2
+    assert measured(saved, tmp_path) == 2
     assert f"`{final}` is the record of a run that is no revision of a model" in capsys.readouterr().err
     assert final.read_bytes() == before
 
