@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-_UNFINISHED = re.compile(r"\..+\.(ckpt|json|png|xz|yaml)\.\d+")
+_UNFINISHED = re.compile(r"\..+\.\d+\.gcgap")
 _BOMS = {  # that of UTF-32 begins with that of UTF-16
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -36,7 +36,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: It cannot be written. The message names the file, and an earlier one of that name is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.gcgap")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -52,7 +52,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what a process that was killed while it wrote has left in a directory."""
+    """Remove what a process that was killed while it wrote has left in a directory: only gcgap's files have such names."""
     for path in directory.glob(".*"):
         if _UNFINISHED.fullmatch(path.name):
             path.unlink()
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Raise a ValueError that names the option unless a path is a folder, or can be made one."""
+    place = next((place for place in (path, *path.parents) if os.path.lexists(place)), None)
+    if place is not None and not place.is_dir():
+        raise ValueError(f"`{option}`: `{place}` is a file; give a directory.")

@@ -31,7 +31,7 @@ from gcgap.checkpoints import read_checkpoint, run_directory
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, read_config, read_run_config
 from gcgap.data import SequenceData
-from gcgap.files import write_whole
+from gcgap.files import check_folder, write_whole
 from gcgap.imports import TEXT, import_modules, modules
 from gcgap.launchers import as_one_process, check_launched_once
 from gcgap.parser import Parser as PlainParser
@@ -130,6 +130,7 @@ class GapCLI(LightningCLI):
         saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
         self.step, self.loops = saved.get("global_step", 0), saved.get("loops", {})
         self.averaged = AVERAGED in saved
+        check_folder(self.run_directory, "trainer.default_root_dir")
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
             self._check_run_directory(saved)
         if saved:
@@ -196,8 +197,9 @@ class GapCLI(LightningCLI):
     def _has_saved_nothing(self, run: Path) -> bool:
         """Whether a run of this very config ended in this directory before its first checkpoint: it begins anew."""
         config, folders = run / "config.yaml", (run / "checkpoints", run / "gap")
-        saved = [path for folder in folders for path in folder.glob("[!.]*")]
-        return not saved and config.is_file() and config.read_text(encoding="utf-8") == self.text
+        if any(path for folder in folders for path in folder.glob("[!.]*")):
+            return False
+        return not config.exists() or (config.is_file() and config.read_text(encoding="utf-8") == self.text)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that works in the run directory and logs to TensorBoard there, unless the config says otherwise."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gcgap.attribution.record import KIND, AttributionRecord
 from gcgap.files import write_whole
 from gcgap.form import check_form, record_check
-from gcgap.seal import SEAL, check_numbers, check_seal, parsed, read_json, sealed
+from gcgap.seal import SEAL, check_numbers, check_seal, encoded, parsed, read_json, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -104,10 +104,8 @@ class Record:
             path: The file.
             compact: All on one line, at half the size.
         """
-        form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-        data = sealed(self.data)
-        write_whole(Path(path), (json.dumps(data, ensure_ascii=False, **form) + "\n").encode())
-        return Record(data, Path(path))
+        write_whole(Path(path), encoded(self.data, compact))
+        return Record(sealed(self.data), Path(path))
 
     @property
     def baselines(self) -> list[str]:
@@ -184,14 +182,14 @@ def named_step(path: Path) -> int | None:
     return None if found is None else int(found[1])
 
 
-def pack(records: Sequence[Record], path: str | Path) -> None:
-    """Write the records of a run's checkpoints into one compressed file, which has a checksum of its own.
+def pack(records: Sequence[Record]) -> bytes:
+    """The records of a run's checkpoints as one compressed file, which has a checksum of its own.
 
     Equal records give equal bytes.
     """
     plain = ({key: value for key, value in record.data.items() if key != SEAL} for record in records)
     lines = [json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for data in plain]
-    write_whole(Path(path), lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9))
+    return lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9)
 
 
 def unpack(path: str | Path) -> list[Record]:

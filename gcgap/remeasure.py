@@ -31,6 +31,7 @@ from gcgap.checkpoints import (
 from gcgap.cli import UsageError
 from gcgap.config_file import check_given, check_numbers, load_of_run, read_run_config
 from gcgap.display import showing
+from gcgap.files import check_folder
 from gcgap.imports import add_import_option, import_modules
 from gcgap.measurement import measure
 from gcgap.parser import Parser
@@ -38,8 +39,9 @@ from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone
 from gcgap.pretrained.revisions import Revisions
 from gcgap.protocol import PROMPTED, PrecisionName, Protocol, Sizes
 from gcgap.records import Record
+from gcgap.report.plain import without_ticks
 from gcgap.report.table import sentence, table
-from gcgap.reuse import check_same
+from gcgap.reuse import check_replaceable, check_same
 from gcgap.verify import verify
 
 LONGEST = 160  # characters of a folder's name; file systems allow 255
@@ -140,6 +142,8 @@ def run(arguments: list[str]) -> int:
     planned = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
     jobs = _honest(planned)
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
+    for job in waiting:
+        check_replaceable(job.record)
     console = Console()
     if len(waiting) < len(jobs):
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
@@ -149,7 +153,9 @@ def run(arguments: list[str]) -> int:
         for job in waiting:
             record = measure(load_of_run(job.checkpoint), length=job.length, protocol=job.protocol)
             last = Record(record.to_dict() | {"final": job.record.name == "final.json"}).write(job.record)
-            progress.console.print(f"{job.record}: {sentence(last)}", highlight=False, markup=False, soft_wrap=True)
+            progress.console.print(
+                f"{job.record}: {without_ticks(sentence(last))}", highlight=False, markup=False, soft_wrap=True
+            )
             progress.advance(task)
     if last is not None:
         with showing("the table of the last record"):
@@ -164,6 +170,7 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
     protocol = _protocol(parser, _merged(asdict(PROMPTED), changes))
     _check_used(changes, protocol)
     given = Given.of(vars(options), precision=protocol.precision)
+    check_folder(Path(options.out), "--out")
     folder = Path(options.out) / given.run / "gap" / _variant(PROMPTED, protocol, options)
     revisions = Revisions(given, options.revision or [None], protocol, folder, options.force)
     console = Console()
@@ -172,7 +179,7 @@ def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> in
 
         def done(record: Record, known: bool) -> None:
             was = " (was there already; `--force` measures again)" if known else ""
-            told = f"{record.path}: {sentence(record)}{was}"
+            told = f"{record.path}: {without_ticks(sentence(record))}{was}"
             progress.console.print(told, highlight=False, markup=False, soft_wrap=True)
             progress.advance(task)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gcgap.seal import parsed
+
 SHOWN = 60  # characters of a value that an error shows
 
 
@@ -26,6 +28,18 @@ def check_same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any], b
             told = f"with `{block}{key}` {_short(had)}; asked for {_short(value)}"
             told = "of other weights" if key == "checkpoint_sha256" else told
             raise ValueError(f"`{path}` holds a record {told}. Replace it with `--force`.")
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise a ValueError if a file that `--force` would replace is no record, corrupted or not, but somebody's own file."""
+    content = path.read_bytes() if path.is_file() else b""
+    try:
+        found = parsed(content.decode())
+        own = not isinstance(found, dict) or "schema" not in found
+    except ValueError:
+        own = content[:1] not in (b"", b"{")  # records are objects, and one that is cut begins as they do
+    if own:
+        raise ValueError(f"`{path}` holds no record, and `--force` replaces records alone. Move it, or give another directory.")
 
 
 def _short(value: Any) -> str:

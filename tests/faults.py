@@ -25,7 +25,7 @@ import lightning.pytorch.trainer.call as hooks
 
 def name(file: Any) -> str:
     """The final name of a file."""
-    return re.sub(r"^\.(.+)\.\d+$", r"\1", os.path.basename(os.fsdecode(file)))
+    return re.sub(r"^\.(.+)\.\d+\.gcgap$", r"\1", os.path.basename(os.fsdecode(file)))
 
 
 class Faults:

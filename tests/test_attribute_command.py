@@ -64,7 +64,8 @@ def new_files(before: dict[str, bytes], folder: Path) -> set[str]:
 
 def written(*names: str) -> set[str]:
     """The files of records of these names, without figures."""
-    return {f"attribution/{name}{end}" for name in names for end in (".json", "/methods.csv", "/components.csv")}
+    ends = (".json", "/methods.csv", "/components.csv", "/files.sha256")
+    return {f"attribution/{name}{end}" for name in names for end in ends}
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -206,6 +207,26 @@ def test_a_broken_record_is_refused_by_name_until_it_is_replaced(run: Path, caps
     assert AttributionRecord.read(path)["length"]
 
 
+@pytest.mark.parametrize("name", ["mean.json", "mean/methods.csv", "mean/agreement.png"])
+@pytest.mark.parametrize("more", [(), ("--force",)])
+def test_a_file_of_the_user_s_is_no_record_and_is_never_replaced(
+    name: str, more: tuple[str, ...], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "attribution" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mine": 1}')
+    assert f"`{path}`" in refused(run, capsys, run, *SHORT, *more)
+
+
+def test_what_was_kept_of_an_interrupted_attribution_is_removed_and_nothing_else(run: Path) -> None:
+    kept = run / "attribution" / ".mean.partial"
+    for name in (f"{'0' * 16}/exact.npz", "mine.npz", "mine/a.npz"):
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        (kept / name).touch()
+    assert attribute(run, *SHORT) == 0
+    assert {str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()} == {"mine.npz", "mine/a.npz"}
+
+
 WRONG = [
     (["--methods=magic"], ("`methods`", "exact, gradient", "'magic'")),
     (["--methods=exact,exact"], ("methods", "different ones", "exact, exact")),
@@ -227,6 +248,7 @@ WRONG = [
     (["--pairs=none"], ("--pairs", "'none'")),
     (["--meth=exact"], ("--meth",)),
     (["--frob=1"], ("--frob",)),
+    (["--out=RUN/config.yaml"], ("`--out`", "config.yaml` is a file")),
 ]
 
 
@@ -234,7 +256,7 @@ WRONG = [
 def test_what_is_typed_wrong_is_said_by_its_name(
     options: list[str], told: tuple[str, ...], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(run, capsys, run, *SHORT, *options)
+    said = refused(run, capsys, run, *SHORT, *(option.replace("RUN", str(run)) for option in options))
     assert all(part in said for part in told), said
 
 
@@ -362,11 +384,20 @@ def test_known_circuits_are_written_reported_and_not_replaced_without_force(
     assert attribute(*asked) == 0
     assert "put" in capsys.readouterr().out
     found = read_truth(tmp_path / "known" / "known.json")
+    kept = (tmp_path / "known" / "known.json").read_bytes()
     assert found["settings"]["sequences"] == 8
     assert list(found["methods"]) == ["exact", "attribution_patching"]
-    names = ("known-auc.csv", "known-summary.csv", "auc.png", "auc.pdf")
+    names = ("known-auc.csv", "known-summary.csv", "auc.png", "auc.pdf", "files.sha256")
     assert set(tiny.files(tmp_path / "known")) == {"known.json", *(f"known/{name}" for name in names)}
     assert "replace it with `--force`" in refused(tmp_path, capsys, *asked)
+    (tmp_path / "known" / "known.json").write_text('{"mine": 1}')
+    assert "holds no record" in refused(tmp_path, capsys, *asked, "--force")
+    (tmp_path / "known" / "known.json").unlink()
+    (tmp_path / "known" / "known" / "auc.png").write_text("mine")
+    assert "was changed after gcgap wrote it" in refused(tmp_path, capsys, *asked)
+    (tmp_path / "known" / "known" / "files.sha256").unlink()
+    assert "and 3 more were not written by gcgap" in refused(tmp_path, capsys, *asked, "--force")
+    (tmp_path / "known" / "known.json").write_bytes(kept)
     assert main(["report", str(tmp_path / "known"), "--out", str(tmp_path / "report")]) == 0
     assert found["verdict"] in (tmp_path / "report" / "report.md").read_text()
 

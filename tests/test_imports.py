@@ -13,7 +13,8 @@ import gcgap
 
 PACKAGE = Path(str(gcgap.__file__)).parent
 LINES = (
-    "files signals display launchers finite seal form sharing prompts prompts.prompt prompts.sentences prompts.ioi tasks batches",
+    "files manifest signals display launchers finite seal form sharing prompts prompts.prompt prompts.sentences prompts.ioi",
+    "tasks batches",
     "prompts.tokens prompts.greater_than prompts.random_token prompts.induction prompts.parts prompts.source prompts.find",
     "model components gates",
     "importance importance.scores importance.activity importance.corruption importance.baselines importance.gradient",

@@ -144,8 +144,8 @@ def test_gradients_that_are_being_accumulated_are_in_no_checkpoint(zygote: Zygot
 
 
 def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    kept = {".lock", ".hidden.json", "step=000010.json", ".notes.7", "a.json.12"}
-    for name in (*kept, ".step=000010.json.12", ".last.ckpt.345", ".emergence.png.6", ".config.yaml.7"):
+    kept = {".lock", ".hidden.json", "step=000010.json", ".notes.7", "a.json.12", ".config.yaml.7", ".gcgap", ".a.gcgap"}
+    for name in (*kept, ".step=000010.json.12.gcgap", ".last.ckpt.345.gcgap", ".emergence.png.6.gcgap"):
         (tmp_path / name).touch()
     remove_unfinished(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept

@@ -369,6 +369,26 @@ def test_a_saved_model_is_measured_with_its_gap_and_roles(
     assert "ioi" in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_the_record_of_a_run_that_was_trained_is_no_revision(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured(saved, tmp_path) == 0
+    data = {key: value for key, value in only(tmp_path).data.items() if key != "revision"}
+    final = Record(data | {"step": 1000}).write(only(tmp_path).path).path
+    assert final is not None
+    before = final.read_bytes()
+    assert measured(saved, tmp_path) == 2
+    assert f"`{final}` is the record of a run that is no revision of a model" in capsys.readouterr().err
+    assert final.read_bytes() == before
+
+
+def test_a_file_is_no_directory_for_records(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for act in (measured, attributed):
+        assert act(saved, tmp_path / "file") == 2
+        assert "`--out`: `" in capsys.readouterr().err
+
+
 def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
     family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

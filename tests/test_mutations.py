@@ -320,7 +320,7 @@ def known(path: Path) -> Path:
 
 
 def packed(path: Path) -> Path:
-    pack([tiny.ten(step=step) for step in (0, 50)], path.with_name(PACKED))
+    path.with_name(PACKED).write_bytes(pack([tiny.ten(step=step) for step in (0, 50)]))
     return path.with_name(PACKED)
 
 

@@ -6,9 +6,10 @@ import json
 from importlib.resources import files
 from statistics import mean, pstdev
 
+import paper_runs
 import pytest
 
-from gcgap.study.groups import Group, default_settings
+from gcgap.study.groups import RELEASED, Group, Run, default_settings
 from gcgap.study.published import figure, published, spread
 from gcgap.study.seeds import Summary
 
@@ -38,10 +39,16 @@ def test_joint_drops_have_the_published_means_and_ratio() -> None:
 
 
 def test_a_figure_is_none_where_nothing_was_published() -> None:
-    group = Group(default_settings(), ())
+    runs = {task: (Run(paper_runs.record(task, 1)),) for task in ("sort", "copy")}
+    group = Group(default_settings(), runs["sort"])
     assert figure(group, "v3", "rho", "sort", "mean_ablation", "mean") == 0.27
     assert figure(group, "v3", "rho", "copy", "mean_ablation", "mean") is None
     assert figure(group, "v3", "rho", "sort", "mean_ablation", "mean", "deeper") is None
-    assert figure(Group(default_settings() | {"n_layers": 8}, ()), "v3", "rho") is None
+    assert figure(Group(default_settings(), runs["copy"]), "v3", "rho") is None
+    changes = ({"n_layers": 8}, {"d_model": 64}, {"positions": "rotary"}, {"lengths": [3, 6]}, {"length": 9}, {"name": "gpt2"})
+    for other in changes:
+        assert figure(Group(default_settings() | other, runs["sort"]), "v3", "rho") is None
+    for same in (RELEASED, {"sequences": 1000}):  # how finely it is measured makes no other run
+        assert figure(Group(default_settings() | same, runs["sort"]), "v3", "rho") is not None
     assert spread(group, "v3", "rho", "reverse", "mean_ablation") == Summary(9, 0.72, 0.08)
     assert spread(group, "v3", "rho", "copy") is None

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from dataclasses import replace
 from importlib import import_module
 from io import StringIO
@@ -48,6 +49,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "checkpoints" / "sort-seed42", tmp_path / "runs" / "sort-seed42")
     shutil.copytree(ROOT / "checkpoints", tmp_path / "runs" / "paper")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
     families.save(tmp_path / "gpt2")  # directories where the README has names on the hub
     for step in ("step1000", "step8000"):
         families.save(tmp_path / "EleutherAI" / "pythia-70m" / step, "gpt_neox")
@@ -91,8 +93,22 @@ def test_the_tables_of_the_readme_are_those_of_the_report() -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("gcgap sweep")])
 def test_a_command_of_the_readme_runs(command: str, checkout: Path) -> None:
     arguments = shlex.split(command)[1:]
+    before = tiny.files(checkout)
     verifies = "--verify" in arguments  # the shipped records; 1 on a machine that rounds otherwise than the one they were made on
     assert main([*arguments, *([] if verifies else EXTRA.get(arguments[0], []))]) in ((0, 1) if verifies else (0,))
+    check_clean(checkout, before)
+
+
+def check_clean(checkout: Path, before: dict[str, bytes]) -> None:
+    """A checkout in which a command has run is as `git status` would have it: nothing untracked, and no file changed."""
+    after = tiny.files(checkout)
+    changed = {name for name, content in before.items() if after.get(name) != content and not name.startswith("runs/")}
+    assert changed <= {name for name in before if name.startswith("docs/reproduction/")}  # another version draws otherwise
+    subprocess.run(["git", "init", "--quiet"], cwd=checkout, check=True)
+    new = "".join(f"{name}\0" for name in set(after) - set(before))
+    options = ["--no-index", "--stdin", "-z"]
+    done = subprocess.run(["git", "check-ignore", *options], input=new, capture_output=True, text=True, cwd=checkout, check=False)
+    assert set(done.stdout.split("\0")) == set(new.split("\0"))
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

@@ -564,7 +564,7 @@ def history() -> list[Record]:
 def test_packed_records_are_read_as_if_they_lay_beside_their_file(tmp_path: Path) -> None:
     gap = tmp_path / "run" / "gap"
     tiny.ten(step=100).write(gap / "final.json")
-    pack(history(), gap / PACKED)
+    (gap / PACKED).write_bytes(pack(history()))
     found = find_records(tmp_path)
     assert [record.path for record in found] == [
         gap / name for name in ("final.json", *(f"step={s:06d}.json" for s in (0, 50, 100)))
@@ -575,14 +575,14 @@ def test_packed_records_are_read_as_if_they_lay_beside_their_file(tmp_path: Path
 
 
 def test_a_file_goes_before_its_packed_twin(tmp_path: Path) -> None:
-    pack(history(), tmp_path / PACKED)
+    (tmp_path / PACKED).write_bytes(pack(history()))
     tiny.ten(step=50, rho=-0.5).write(tmp_path / "step=000050.json")
     assert [record["gap"]["mean"]["rho"] for record in find_records(tmp_path)] == [None, -0.5, 0.5]
 
 
 def test_equal_records_are_packed_into_equal_bytes_without_a_trace(tmp_path: Path) -> None:
-    pack(history(), tmp_path / "a")
-    pack(history(), tmp_path / "b")
+    (tmp_path / "a").write_bytes(pack(history()))
+    (tmp_path / "b").write_bytes(pack(history()))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 

@@ -14,6 +14,7 @@ import torch
 from gcgap.checkpoints import sha256
 from gcgap.cli import main
 from gcgap.records import Record
+from gcgap.reuse import check_replaceable
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -282,6 +283,18 @@ def test_a_record_of_another_protocol_is_replaced_only_by_force(
     assert measure(run, "--force") == 0
     assert numbers(path)["protocol"]["site"] == "component"
     assert numbers(path)["length"] == 4
+
+
+@pytest.mark.parametrize("text", ['{"mine": 1}', "[1]", "notes", "7"])
+def test_force_replaces_no_file_that_is_no_record(text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "gap" / "final.json").write_text(text)
+    assert "final.json` holds no record" in refused(run, capsys, run, "--force")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 1, "ta'])
+def test_force_may_replace_a_broken_record(text: str, tmp_path: Path) -> None:
+    (tmp_path / "final.json").write_text(text)
+    check_replaceable(tmp_path / "final.json")
 
 
 def test_a_broken_record_is_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from gcgap.report.figures.methods import rhos
 from gcgap.report.methods import found, interval, method_table, number
 from gcgap.report.methods_figures import FIGURES
 from gcgap.report.parts import MISSING, Column, Table, printed
-from gcgap.report.ship import ship_methods
+from gcgap.report.ship import ship
 from gcgap.report.tables import methods as tables
 from gcgap.report.tables.render import to_csv, to_html, to_markdown
 from gcgap.report.write import pdf, png
@@ -843,6 +843,6 @@ def test_two_records_that_would_be_copied_to_one_place_are_refused(tmp_path: Pat
     place = Path("default", "run", "attribution", "mean.json")
     records = [made(seed=seed).write(tmp_path / side / place) for seed, side in ((1, "a"), (2, "b"))]
     with pytest.raises(ValueError, match="would both be copied to"):
-        ship_methods(gather_methods([tmp_path]), tmp_path / "out")
-    ship_methods(gather_methods([tmp_path / "a"]), tmp_path / "out")
-    assert AttributionRecord.read(tmp_path / "out" / place).data == records[0].data
+        ship([], gather_methods([tmp_path]), [])
+    copies = ship([], gather_methods([tmp_path / "a"]), [])
+    assert {name: json.loads(content) for name, content in copies.items()} == {str(place): records[0].data}

@@ -190,13 +190,13 @@ def test_v3_table_5_counts_heads_by_layer(root: Path, groups: list[Group], proto
                     if one["kind"] == "head" and (beyond > limit if protocol == "released" else beyond >= limit):
                         counts[one["layer"]] += 1
             found = column(table, f"±{limit} {label}: gcgap")
-            assert list(found.cells) == [counts[layer] for layer in range(4)]
-            assert list(found.foot) == [counts.total()]
+            assert list(found.cells) == [counts[layer] / len(records) for layer in range(4)]
+            assert list(found.foot) == [pytest.approx(counts.total() / len(records))]
     assert at_the_border > 0  # so that strict and inclusive bounds differ
-    assert list(column(table, "±6 B: paper").cells) == [10, 21, 4, 0]
+    assert list(column(table, "±6 B: paper").cells) == [1.0, 2.1, 0.4, 0]  # 10, 21, 4 and 0 over 10 seeds
 
 
-def test_v1_table_1_has_the_spread_and_the_sums_of_roles(root: Path, default: Group) -> None:
+def test_v1_table_1_has_the_spread_and_the_roles_per_seed(root: Path, default: Group) -> None:
     table = v1.table_1(default)
     for row, task in enumerate(TASKS):
         records = ranked(root, task)
@@ -211,8 +211,8 @@ def test_v1_table_1_has_the_spread_and_the_sums_of_roles(root: Path, default: Gr
                 for data in records
                 for one in data["components"]
             )
-            assert column(table, f"{label}: gcgap").cells[row] == counted
-            assert column(table, f"{label}: v1").cells[row] == PAPER["v1"]["counts"][task][label]
+            assert column(table, f"{label} per seed: gcgap").cells[row] == pytest.approx(counted / len(records))
+            assert column(table, f"{label} per seed: v1").cells[row] == PAPER["v1"]["counts"][task][label] / 10
 
 
 @pytest.mark.parametrize(("task", "number"), [("sort", "4"), ("reverse", "5")])
@@ -244,11 +244,11 @@ def test_v1_table_6_ranks_components_by_their_seeds(root: Path, default: Group) 
             one["name"] for data in ranked(root, "sort") for one in data["components"] if one["role"]["mean"]["name"] == role
         )
         shown = {str(name): ours for (kind, name), (ours, _) in rows.items() if kind == label}
-        assert shown == {name: counts[name] for name in shown}
+        assert shown == {name: counts[name] / 3 for name in shown}
         hidden = max((count for name, count in counts.items() if name not in shown), default=0)
         assert sorted((counts[name] for name in shown), reverse=True)[min(4, len(shown) - 1)] >= hidden
         for name, seeds in PAPER["v1"]["frequent_sort"][label].items():
-            assert rows[label, name][1] == seeds
+            assert rows[label, name][1] == seeds / 10
 
 
 def test_pruning_is_in_points_beside_the_published_drops(root: Path, default: Group) -> None:

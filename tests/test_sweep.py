@@ -309,14 +309,21 @@ def test_a_worker_stops_at_the_first_command_that_fails(tmp_path: Path, monkeypa
     assert worker.work(job(tmp_path, ["gap/one/final.json"])) == 3
 
 
-@pytest.mark.parametrize(("file", "cleared"), [("checkpoints/half", True), ("checkpoints/step=000150.ckpt", False)])
-def test_only_a_run_that_had_not_begun_is_cleared(file: str, cleared: bool, tmp_path: Path, called: list[list[str]]) -> None:
+@pytest.mark.parametrize("file", ["config.yaml", "checkpoints/notes.txt", "gap/mine.png", "checkpoints/step=000150.ckpt"])
+def test_a_worker_removes_nothing_and_leaves_it_to_fit_to_refuse_what_is_there(
+    file: str, tmp_path: Path, called: list[list[str]]
+) -> None:
     a = job(tmp_path)
-    for name in ("config.yaml", "notes.txt", file):
-        (a.run / name).parent.mkdir(parents=True, exist_ok=True)
-        (a.run / name).touch()
+    (a.run / file).parent.mkdir(parents=True, exist_ok=True)
+    (a.run / file).write_text("mine: 1")
     assert worker.work(a) == 0
-    assert set(tiny.files(a.run)) == ({"notes.txt"} if cleared else {"config.yaml", "notes.txt", file})
+    assert called == [["fit", "--x=1"]]
+    assert tiny.files(a.run) == {file: b"mine: 1"}
+
+
+def test_a_directory_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sweeps.write(tmp_path, SHORT)
+    assert "`--directory`: `" in refused(capsys, path, "--directory", path)
 
 
 def test_the_reason_of_a_failure_is_its_last_error_or_how_it_ended(tmp_path: Path) -> None:

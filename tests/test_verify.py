@@ -79,7 +79,7 @@ def test_records_of_other_protocols_lengths_and_packed_ones_verify_as_they_say(
     assert main(["measure", str(run / "checkpoints" / "step=000150.ckpt"), *changes, "--length=5"]) == 0
     (folder,) = (run / "gap").glob("site=*")
     path = run / "gap" / "step=000150.json"
-    pack([Record.read(path)], run / "gap" / PACKED)
+    (run / "gap" / PACKED).write_bytes(pack([Record.read(path)]))
     for one in (path, run / "gap" / "final.json"):
         one.unlink()
     code, out, _ = verified(run, capsys)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +16,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from gcgap.attribution.attribute import STAGES, attribute
 from gcgap.attribution.defaults import MANY, default_protocol, default_setup
 from gcgap.attribution.methods import METHODS, find_methods
+from gcgap.attribution.partial import discard
 from gcgap.attribution.record import FOLDER, AttributionRecord
 from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
@@ -25,6 +25,7 @@ from gcgap.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.cli import ArgumentParser, UsageError
 from gcgap.config_file import check_numbers, load_of_run
 from gcgap.display import showing
+from gcgap.files import check_folder
 from gcgap.importance.baselines import Baseline
 from gcgap.imports import add_import_option, import_modules
 from gcgap.known.models import KNOWN
@@ -33,8 +34,8 @@ from gcgap.pretrained.options import FLAGS, TEXTS, Given, check_alone, plain
 from gcgap.protocol import Protocol
 from gcgap.report.known import known_table
 from gcgap.report.methods import method_table
-from gcgap.report.methods_files import write_files, write_truth
-from gcgap.reuse import check_same
+from gcgap.report.methods_files import OF_RECORD, OF_TRUTH, check_files, write_files, write_truth
+from gcgap.reuse import check_replaceable, check_same
 
 REVISION = "one branch, tag or commit of `--model`, such as step1000 of Pythia; `gcgap measure` takes several"
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
@@ -72,6 +73,11 @@ class Job:
     def unfinished(self) -> Path:
         """Where what is done of it is kept until the record is written."""
         return self.record.with_name(f".{self.record.stem}.partial")
+
+    @property
+    def files(self) -> Path:
+        """Where its tables and figures go."""
+        return self.record.with_suffix("")
 
     def is_done(self) -> bool:
         """Whether the record is there, of this checkpoint and these settings.
@@ -170,6 +176,10 @@ def run(arguments: list[str]) -> int:
             f"`{twice}` would be written twice; name runs and baselines once, and give runs of one name each an `--out`."
         )
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
+    for job in waiting:
+        check_folder(job.files, "--out")
+        check_replaceable(job.record)
+        check_files(job.files, OF_RECORD, options.force)
     console = Console()
     if len(waiting) < len(jobs):
         console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} records are there already; `--force` measures them again.")
@@ -186,8 +196,8 @@ def run(arguments: list[str]) -> int:
                 partial=job.unfinished,
             )
             record = AttributionRecord(record.to_dict() | job.named).write(job.record)
-            shutil.rmtree(job.unfinished, ignore_errors=True)
-            write_files(record, job.record.with_suffix(""))
+            discard(job.unfinished)
+            write_files(record, job.files, options.force)
             progress.remove_task(task)
             with showing("the table of methods"):
                 progress.console.print(method_table(record), highlight=False)
@@ -205,13 +215,16 @@ def run_known(options: argparse.Namespace) -> int:
             raise UsageError(f"`--{name}` is not for `--known`, whose models say what is ablated, and where.")
     if (options.out / "known.json").exists() and not options.force:
         raise UsageError(f"`{options.out / 'known.json'}` is there already; replace it with `--force`.")
+    check_folder(options.out, "--out")
+    check_replaceable(options.out / "known.json")
+    check_files(options.out / "known", OF_TRUTH, options.force)
     find_methods(methods := options.methods or tuple(METHODS))
     settings = Attribution(**{name: getattr(options, name) for name in ("metric", "budget", "steps", "pairs")})
     console = Console()
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(methods))
         found = truth(methods=methods, settings=settings, sequences=options.sequences, done=lambda stage: progress.advance(task))
-    write_truth(found, options.out)
+    write_truth(found, options.out, options.force)
     with showing("the table of known circuits"):
         console.print(known_table(found), highlight=False)
     console.print(f"{options.out / 'known.json'}", highlight=False, markup=False, soft_wrap=True)

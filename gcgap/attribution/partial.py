@@ -44,6 +44,15 @@ class Partial:
         return found
 
 
+def discard(folder: Path) -> None:
+    """Remove the arrays that `Partial` keeps in a folder, of whatever they are, and the folders if nothing else is in them."""
+    for path in folder.glob(f"{'[0-9a-f]' * 16}/*.npz"):
+        path.unlink()
+    for place in (*folder.glob("[0-9a-f]" * 16), folder):
+        if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
+            place.rmdir()
+
+
 def _read(path: Path) -> Arrays | None:
     """The arrays of a file; None if it cannot be read, and must be computed again."""
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcgap.files import write_whole
 from gcgap.form import attribution_check, check_form
-from gcgap.seal import check_numbers, check_seal, read_json, sealed
+from gcgap.seal import check_numbers, check_seal, encoded, read_json, sealed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -80,10 +79,8 @@ class AttributionRecord:
 
     def write(self, path: str | Path, compact: bool = False) -> AttributionRecord:
         """Seal and write atomically; `compact` puts all on one line."""
-        form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 1}
-        data = sealed(self.data)
-        write_whole(Path(path), (json.dumps(data, ensure_ascii=False, **form) + "\n").encode())
-        return AttributionRecord(data, Path(path))
+        write_whole(Path(path), encoded(self.data, compact))
+        return AttributionRecord(sealed(self.data), Path(path))
 
     def table(self) -> DataFrame:
         """One row per method: agreement with the exact effects, cost."""

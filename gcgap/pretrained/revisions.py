@@ -15,7 +15,7 @@ from gcgap.pretrained.load import local, step_of
 from gcgap.pretrained.options import Given
 from gcgap.protocol import Protocol
 from gcgap.records import Record
-from gcgap.reuse import check_same
+from gcgap.reuse import check_replaceable, check_same
 
 FINAL = "final.json"
 STAGE = r"(?:stage|phase|ingredient|seed)[-_=]?(\d+)"
@@ -48,6 +48,10 @@ class Revisions:
         _check_steps(self.names)
         for name in self.names:
             local(self.given.model, name)  # before the first of them is measured
+            check_replaceable(self.path(name))
+        final = self.folder / FINAL
+        if final.exists() and not self.force and "revision" not in Record.read(final).data:
+            raise ValueError(f"`{final}` is the record of a run that is no revision of a model. Give another `--out`.")
 
     def path(self, name: str | None) -> Path:
         """Where the record of a revision goes."""

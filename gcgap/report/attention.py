@@ -17,7 +17,8 @@ from gcgap.report.parts import Drawing, Section
 from gcgap.report.style import COLOURS
 from gcgap.report.tables.left_out import title
 from gcgap.report.tables.protocol import protocol_table
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, Run, gather
+from gcgap.study.published import of_paper
 from gcgap.tasks import Sentences, find_task
 
 SEQUENCES = 20  # over which a pattern is averaged, as in the paper
@@ -46,7 +47,8 @@ def attention_section(where: Path) -> Section:
     ]
     of = f"{title(record['task'])}, seed {record['seed']}, OOD length {record['length']}, mean of {SEQUENCES} sequences"
     caption = (
-        "v3, Figure 5. Attention patterns of the heads with the lowest Δ (above: Heroes, where heads are) and the highest "
+        of_paper(gather([path])[0], "v3, Figure 5. ")
+        + "Attention patterns of the heads with the lowest Δ (above: Heroes, where heads are) and the highest "
         f"(below: Bloats): {of}."
     )
     group = f"attention of {record['run'] or record['task']}"

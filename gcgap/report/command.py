@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gcgap.cli import ArgumentParser, UsageError
+from gcgap.files import check_folder
 from gcgap.imports import add_import_option, import_modules
+from gcgap.manifest import Manifest
 
 TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
 
@@ -28,15 +30,18 @@ def build_parser() -> ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser("gcgap report", description=TEXT, formatter_class=form, allow_abbrev=False)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directories with runs, or their record files")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the report goes; files there are replaced")
     texts = {
+        "out": "where the report goes; it replaces what an earlier report wrote there, and nothing else",
         "records": "also copy the records to DIR, those of checkpoints packed into gap/steps.jsonl.xz of each run, "
         "so that `gcgap report DIR --out DIR` makes the report again",
         "attention": "draw the attention patterns of the strongest Heroes and Bloats among the heads of a trained model: a run "
         "directory or .ckpt file with its record gap/final.json (loads torch)",
+        "force": "replace also those files of an earlier report that were changed since",
     }
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=texts["out"])
     parser.add_argument("--records", action="store_true", help=texts["records"])
     parser.add_argument("--attention", type=Path, metavar="RUN", help=texts["attention"])
+    parser.add_argument("--force", action="store_true", help=texts["force"])
     add_import_option(parser)
     return parser
 
@@ -48,20 +53,19 @@ def run(arguments: list[str]) -> int:
     for path in options.paths:
         if not path.exists():
             raise UsageError(f"`{path}` does not exist; give directories with runs, or record files.")
-    if options.out.exists() and not options.out.is_dir():
-        raise UsageError(f"`--out`: `{options.out}` is a file; give a directory.")
-    write_report(options.paths, options.out, options.records, options.attention)
+    check_folder(options.out, "--out")
+    write_report(options.paths, options.out, options.records, options.attention, options.force)
     return 0
 
 
-def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None) -> None:
+def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None, force: bool = False) -> None:
     """Write a report of all runs below the paths, with progress in the terminal."""
     from gcgap.report.contents import contents, lead, method_sections
     from gcgap.report.known import known_files, known_sections
     from gcgap.report.parts import Drawing
     from gcgap.report.plain import counted
-    from gcgap.report.ship import ship, ship_methods
-    from gcgap.report.write import save, write
+    from gcgap.report.ship import ship
+    from gcgap.report.write import COPIES, check, write
     from gcgap.study.groups import gather, has_runs
     from gcgap.study.methods import gather_methods
     from gcgap.study.same_weights import doubts
@@ -79,14 +83,13 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
             extra.append(attention_section(attention))
         progress.update(task, description="Tables")
         sections = contents(groups, extra)
-        if records:
-            ship(groups, out)
-            ship_methods(methods, out)
-            for path in known_files(paths):
-                save(out / path.name, path.read_bytes())
+        copies = ship(groups, methods, known_files(paths)) if records else {}
+        check(out, sections, force)
+        if copies:
+            Manifest(out / COPIES, clears=False).write(copies, force)
         figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
         progress.update(task, description="Figures", total=figures)
-        write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task))
+        write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task), force)
     for told in (told for group in groups for run in group.runs for told in doubts(run)):
         print(f"gcgap: warning: {told}; put the right one there and measure again with `gcgap measure --force`.", file=sys.stderr)
     runs = sum(len(group.runs) for group in groups)

@@ -28,6 +28,7 @@ from gcgap.report.tables.verdict import answers_table, numbers_table, verdict_ta
 from gcgap.study.claims import ANSWERS, verdicts
 from gcgap.study.groups import Group
 from gcgap.study.methods import MethodGroup
+from gcgap.study.published import is_papers, of_paper
 from gcgap.study.same_weights import agreements
 
 Draw = Callable[..., Figure]
@@ -35,7 +36,7 @@ Draw = Callable[..., Figure]
 
 def contents(groups: Sequence[Group], extra: Sequence[Section] = ()) -> list[Section]:
     """All sections of a report: the verdict first, the numbers behind it last; `extra` ones stand before the single groups."""
-    found = verdicts(groups)
+    found = verdicts([group for group in groups if is_papers(group)])
     told = any(verdict.answer != ANSWERS[-1] for verdict in found)
     verdict = [Section("Verdict", [answers_table(found), verdict_table(found)] if told else [UNKNOWN])] if found else []
     numbers = [Section("Numbers behind the verdict", [numbers_table(found)])] if told else []
@@ -59,9 +60,14 @@ def lead(groups: Sequence[Group]) -> str:
         "Spearman's rank correlation of G and C, its noise ceiling the largest ρ that measurement noise would let through. "
         f"OOD are {ood}. The layout says where padding stands in training: at the end (contiguous), or before the target "
         "(released). The site says what an ablation replaces: a head's own output (component), or a slice of what all heads "
-        "write (released). The paper is arXiv:2602.01442, in its first and third version (v1, v3) and on its project page. "
-        "Columns headed paper are published."
+        "write (released)." + OF_PAPER * any(is_papers(group) for group in groups)
     )
+
+
+OF_PAPER = (
+    " The paper is arXiv:2602.01442, in its first and third version (v1, v3) and on its project page. Columns headed paper are "
+    "published."
+)
 
 
 def _as_long(settings: Mapping[str, Any]) -> bool:
@@ -76,11 +82,8 @@ def method_sections(groups: Sequence[MethodGroup]) -> list[Section]:
 
 def _of_methods(group: MethodGroup) -> Section:
     counts = ", ".join(f"{len(group.of_task(task))} of {title(task)}" for task in group.tasks)
-    figure = Drawing("methods", METHODS, group.name, partial(methods_figures.rhos, group))
+    figure = Drawing("methods", methods_figures.caption(group), group.name, partial(methods_figures.rhos, group))
     return Section(f"Attribution methods: {group.name}", [f"Runs: {counts}.", figure, *methods_tables.tables(group)])
-
-
-METHODS = "Spearman's ρ of every attribution method with the exact effects; points: seeds; mark: mean with its 95 % interval."
 
 
 def _compared(groups: Sequence[Group]) -> list[Section]:
@@ -138,18 +141,14 @@ def _figures(group: Group) -> list[Drawing]:
     limit = f"±{cut(group, group.settings['threshold']):g}"
     seeds = f"{group.baselines[0]} ablation"
     drawings = [
-        _drawing(
-            group, "v3-figure-1", ranks.mean_ranks, f"v3, Figure 1. Mean rank difference per component, {seeds}; dashed: {limit}."
-        ),
-        _drawing(
-            group, "v3-figure-2", layers.counts, f"v3, Figure 2. Hero and Bloat heads per layer at {limit}, summed over seeds."
-        ),
-        _drawing(group, "v3-figure-3", layers.thresholds, "v3, Figure 3. Hero and Bloat heads per layer at three thresholds."),
-        _drawing(group, "v3-figure-4", layers.gradients, "v3, Figure 4. Mean gradient norm of the heads' W_V slices per layer."),
+        _numbered(group, "1", ranks.mean_ranks, f"Mean rank difference per component, {seeds}; dashed: {limit}."),
+        _numbered(group, "2", layers.counts, f"Hero and Bloat heads per layer and seed at {limit}."),
+        _numbered(group, "3", layers.thresholds, "Hero and Bloat heads per layer and seed at three thresholds."),
+        _numbered(group, "4", layers.gradients, "Mean gradient norm of the heads' W_V slices per layer."),
     ]
     for task in tasks:
-        text = f"v3, Figure 6. Rank of G against rank of C, {title(task)}; ▲ Hero, ▼ Bloat; shaded: beyond {limit}."
-        drawings.append(_drawing(group, f"v3-figure-6-{task}", scatters.scatters, text, task))
+        text = f"Rank of G against rank of C, {title(task)}; ▲ Hero, ▼ Bloat; shaded: beyond {limit}."
+        drawings.append(_numbered(group, "6", scatters.scatters, text, task))
     for task in tasks:
         text = f"Rank difference of every component and seed with its interval, {title(task)}, {seeds}; dashed: {limit}."
         drawings.append(_drawing(group, f"intervals-{task}", ranks.intervals, text, task))
@@ -168,3 +167,10 @@ def _emergence(group: Group, task: str) -> list[Table | Drawing]:
 
 def _drawing(group: Group, name: str, draw: Draw, caption: str, *arguments: str) -> Drawing:
     return Drawing(name, caption, group.name, partial(draw, group, *arguments))
+
+
+def _numbered(group: Group, number: str, draw: Draw, caption: str, *task: str) -> Drawing:
+    """A figure that v3 has too."""
+    return _drawing(
+        group, "-".join(["v3-figure", number, *task]), draw, of_paper(group, f"v3, Figure {number}. ", *task) + caption, *task
+    )

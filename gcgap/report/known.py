@@ -20,6 +20,7 @@ from rich.markup import escape
 from gcgap.attribution.record import KNOWN
 from gcgap.attribution.verdict import KIND, SCHEMA, cells, failures
 from gcgap.report.parts import Column, Drawing, Section, Table
+from gcgap.report.plain import without_ticks
 from gcgap.report.style import DIVERGING, DPI
 from gcgap.report.tables.render import ALL
 from gcgap.report.terminal import WholeTable
@@ -95,7 +96,7 @@ def known_table(truth: Truth) -> Group:
     which = (
         "AUC, CPR and CMD are means over models and baselines; worst and clear are the smallest AUC and the smallest clear AUC."
     )
-    return Group(grid, *map(escape, [*_meaning(truth), which, "", truth["verdict"]]))
+    return Group(grid, *map(escape, map(without_ticks, [*_meaning(truth), which, "", truth["verdict"]])))
 
 
 def summary_table(truth: Truth) -> Table:

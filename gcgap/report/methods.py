@@ -9,13 +9,14 @@ from rich.console import Group
 from rich.markup import escape
 
 from gcgap.attribution.record import AttributionRecord
+from gcgap.report.plain import without_ticks
 from gcgap.report.terminal import WholeTable
 from gcgap.report.what import shared_values, what
 
 NOTE = (
-    "ρ: Spearman's rank correlation of scores and exact effects, with its 95 % interval; ceil: its noise ceiling, what noise in "
-    "scores and effects would leave of a perfect ρ; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest "
-    "quarter of the effects that is found. Effects are those on other sequences: the row `exact` says what noise alone takes away"
+    "ρ: Spearman's rank correlation of scores and exact effects, with its {:g} % interval; ceil: its noise ceiling, what noise "
+    "in scores and effects would leave of a perfect ρ; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest "
+    "quarter of the effects that is found. Effects are those on other sequences: the row exact says what noise alone takes away"
 )
 PRICE = (
     "L1: mean |score - effect| on the same sequences, in the metric's units, where a score estimates it; missed: share of the "
@@ -35,7 +36,8 @@ def method_table(record: AttributionRecord) -> Group:
     )
     units = record["protocol"]["attribution"]["metric"]
     grids = [_agreement(record, effect) for effect in dict.fromkeys(("log_prob", units, "exact_match"))]
-    return Group(escape(intro), *grids, escape(NOTE), _costs(record), *map(escape, found(record)))
+    note, lines = NOTE.format(100 * record["protocol"]["confidence"]), map(without_ticks, found(record))
+    return Group(escape(without_ticks(intro)), *grids, escape(note), _costs(record), *map(escape, lines))
 
 
 def _agreement(record: AttributionRecord, effect: str) -> WholeTable:
@@ -70,7 +72,8 @@ def _costs(record: AttributionRecord) -> WholeTable:
 
 
 def _grid(title: str, caption: str) -> WholeTable:
-    grid = WholeTable(title=escape(title), caption=escape(caption) or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    text = escape(without_ticks(caption)) or None
+    grid = WholeTable(title=escape(title), caption=text, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     grid.add_column("method", no_wrap=True)
     return grid
 

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from gcgap.attribution.record import AttributionRecord
+from gcgap.files import write_whole
+from gcgap.manifest import Manifest
 from gcgap.report.known import auc_figure, auc_table, summary_table
 from gcgap.report.methods_figures import FIGURES
 from gcgap.report.tables.render import to_csv
-from gcgap.report.write import pdf, png, save
+from gcgap.report.write import pdf, png
 from gcgap.seal import sealed
 
+LIST = "files.sha256"
 
-def write_files(record: AttributionRecord, directory: Path) -> None:
-    """Write everything that a record shows into a directory; files there are replaced."""
-    save(directory / "methods.csv", record.table().to_csv(index=False).encode())
-    save(directory / "components.csv", record.scores().to_csv(index=False).encode())
+
+OF_RECORD = ("methods.csv", "components.csv", *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf")))
+OF_TRUTH = ("known-summary.csv", "known-auc.csv", "auc.png", "auc.pdf")
+
+
+def check_files(directory: Path, names: Sequence[str], force: bool = False) -> None:
+    """Raise a ValueError if files of these names would replace what is not gcgap's, or was changed since."""
+    Manifest(directory / LIST).check(dict.fromkeys(names), force)
+
+
+def write_files(record: AttributionRecord, directory: Path, force: bool = False) -> None:
+    """Write everything that a record shows into a directory, in place of what an earlier record showed there."""
+    found = {"methods.csv": record.table(), "components.csv": record.scores()}
+    files = {name: table.to_csv(index=False).encode() for name, table in found.items()}
     for name, draw in FIGURES.items():
-        _draw(draw(record), directory / name)
+        files |= _drawn(draw(record), name)
+    Manifest(directory / LIST).write(files, force)
 
 
-def write_truth(truth: dict[str, Any], directory: Path) -> None:
+def write_truth(truth: dict[str, Any], directory: Path, force: bool = False) -> None:
     """Write known.json, and below known/ what it shows."""
-    save(directory / "known.json", (json.dumps(sealed(truth), ensure_ascii=False) + "\n").encode())
-    for table in (summary_table(truth), auc_table(truth)):
-        save(directory / "known" / f"{table.key}.csv", to_csv(table).encode())
-    _draw(auc_figure(truth), directory / "known" / "auc")
+    write_whole(directory / "known.json", (json.dumps(sealed(truth), ensure_ascii=False) + "\n").encode())
+    files = {f"{table.key}.csv": to_csv(table).encode() for table in (summary_table(truth), auc_table(truth))}
+    Manifest(directory / "known" / LIST).write(files | _drawn(auc_figure(truth), "auc"), force)
 
 
-def _draw(figure: Figure, path: Path) -> None:
-    save(path.with_name(f"{path.name}.png"), png(figure))
-    save(path.with_name(f"{path.name}.pdf"), pdf(figure))
+def _drawn(figure: Figure, name: str) -> dict[str, bytes]:
+    return {f"{name}.png": png(figure), f"{name}.pdf": pdf(figure)}

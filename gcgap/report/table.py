@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from gcgap.records import Record
+from gcgap.report.plain import without_ticks
 from gcgap.report.terminal import WholeTable
 from gcgap.report.what import on, shared_values, what
 
@@ -28,12 +29,12 @@ def table(record: Record, baseline: str | None = None) -> Group:
     """
     baseline = baseline or record.baselines[0]
     if not record["components"]:
-        return Group(escape(sentence(record, baseline)))
+        return Group(escape(without_ticks(sentence(record, baseline))))
     largest = max(component["gradient"]["value"] for component in record["components"])
     exponent = math.floor(math.log10(largest)) if largest > 0 else 0
     sure = f"{record['protocol']['confidence']:.0%} interval"
     grid = WholeTable(
-        title=escape(_title(record, baseline)),
+        title=escape(without_ticks(_title(record, baseline))),
         caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
         f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",
         box=box.SIMPLE_HEAD,
@@ -48,7 +49,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
         grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
     lines = [sentence(record, baseline), *shared_values(record), *_named_sets(record, baseline), *_methods(record)]
-    return Group(grid, *map(escape, lines))
+    return Group(grid, *map(escape, map(without_ticks, lines)))
 
 
 def _title(record: Record, baseline: str) -> str:

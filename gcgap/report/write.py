@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -13,19 +11,34 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from gcgap.manifest import Manifest
 from gcgap.report.page import page
 from gcgap.report.parts import Drawing, Section, Table, slug
 from gcgap.report.plain import plain_figure, plain_text
 from gcgap.report.tables.render import ALL, to_csv, to_markdown
 
+PAGES, COPIES = "report.sha256", "records.sha256"
+"""Which files of a folder are a report, and which are copies of records; these may be the only ones, and none is ever removed."""
 DPI = 144  # of PNG files
 COLOURS = 256  # of a PNG's palette: a third of the size of true colour, and the eye sees no difference in these figures
 
 
+def check(directory: Path, sections: Sequence[Section], force: bool = False) -> None:
+    """Raise a ValueError, before anything is drawn or written, if the report would replace what is not gcgap's."""
+    endings = {Table: ("csv",), Drawing: ("png", "pdf")}
+    names = [f"{_place(block)}.{ending}" for block in _blocks(sections) for ending in endings[type(block)]]
+    Manifest(directory / PAGES).check(dict.fromkeys([*names, "report.md", "index.html"]), force)
+
+
 def write(
-    directory: Path, title: str, lead: str, sections: Sequence[Section], advance: Callable[[], None] = lambda: None
+    directory: Path,
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    advance: Callable[[], None] = lambda: None,
+    force: bool = False,
 ) -> None:
-    """Write the whole report; files that are there are replaced, the page last.
+    """Write the whole report in place of an earlier one, the page last.
 
     Args:
         directory: Where to; made if it is not there.
@@ -33,23 +46,34 @@ def write(
         lead: The paragraph below it.
         sections: Its content.
         advance: Called after each figure.
+        force: Replace also what was changed in the earlier report.
     """
-    if (directory / "report.md").exists():  # of an earlier report, whose other runs must not stay beside this one's
-        for folder in ("tables", "figures"):
-            shutil.rmtree(directory / folder, ignore_errors=True)
+    found: dict[str, bytes] = {}
     pictures: dict[tuple[str, str], bytes] = {}
-    for block in (block for section in sections for block in section.blocks):
+    for block in _blocks(sections):
+        place = _place(block)
         if isinstance(block, Table):
-            save(directory / "tables" / slug(block.group) / f"{slug(block.key)}.csv", to_csv(block).encode())
-        elif isinstance(block, Drawing):
+            found[f"{place}.csv"] = to_csv(block).encode()
+        else:
             figure = block.draw()
-            pictures[block.group, block.name] = png(figure)
-            path = directory / "figures" / slug(block.group) / slug(block.name)
-            save(path.with_name(f"{path.name}.png"), pictures[block.group, block.name])
-            save(path.with_name(f"{path.name}.pdf"), pdf(figure))
+            found[f"{place}.png"] = pictures[block.group, block.name] = png(figure)
+            found[f"{place}.pdf"] = pdf(figure)
             advance()
-    save(directory / "report.md", markdown(title, lead, sections).encode())
-    save(directory / "index.html", page(title, sections, pictures, lead).encode())
+    found["report.md"] = markdown(title, lead, sections).encode()
+    found["index.html"] = page(title, sections, pictures, lead).encode()
+    Manifest(directory / PAGES).write(found, force)
+
+
+def _blocks(sections: Sequence[Section]) -> Iterator[Table | Drawing]:
+    """Those that have files."""
+    yield from (block for section in sections for block in section.blocks if not isinstance(block, str))
+
+
+def _place(block: Table | Drawing) -> str:
+    """The name of its files without their ending."""
+    if isinstance(block, Table):
+        return f"tables/{slug(block.group)}/{slug(block.key)}"
+    return f"figures/{slug(block.group)}/{slug(block.name)}"
 
 
 def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
@@ -67,7 +91,7 @@ def _block(block: str | Table | Drawing) -> str:
         return to_markdown(block)
     if isinstance(block, str):
         return plain_text(block)
-    path = f"figures/{slug(block.group)}/{slug(block.name)}"
+    path = _place(block)
     runs = "Runs of several groups" if block.group == ALL else f"Runs: {block.group}"
     return f"![{slug(block.name)}]({path}.png)\n\n{plain_text(f'{block.caption} {runs}')}; [PDF]({path}.pdf)"
 
@@ -88,14 +112,3 @@ def pdf(figure: Figure) -> bytes:
     buffer = BytesIO()
     plain_figure(figure).savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     return buffer.getvalue()
-
-
-def save(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same directory, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

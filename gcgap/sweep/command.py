@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from gcgap.cli import ArgumentParser, UsageError
+from gcgap.files import check_folder
 from gcgap.imports import add_import_option
 from gcgap.lightning_cli import other_run
 from gcgap.signals import Held, Interrupted
@@ -75,6 +76,7 @@ def run(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments[1:])
     runs = chosen(read(options.config, options.directory, options.imports), options.only)
     home = Path(runs[0].job.log.removesuffix(f"logs/{runs[0].job.name}.log"))
+    check_folder(home, "--directory")
     with locked(home):
         for one in runs:
             check(one)

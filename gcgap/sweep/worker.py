@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -87,23 +86,12 @@ def launch(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 def work(job: Job) -> int:
     """Do what is left of a job; the exit code of the first command that fails."""
-    if not job.is_trained():
-        _clear(job)
-        if code := main(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()]):
-            return code
+    if not job.is_trained() and (code := main(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()])):
+        return code
     for options, record in zip(job.again, job.records, strict=True):
         if not _readable(job.run / record) and (code := main(["measure", str(job.last), "--force", *options])):
             return code
     return 0
-
-
-def _clear(job: Job) -> None:
-    """Remove what a run leaves that was killed before its first checkpoint; `gcgap fit` would take it for a run."""
-    left = [path for name in ("checkpoints", "gap") for path in (job.run / name).rglob("*") if path.is_file()]
-    if not job.last.exists() and not any(path.suffix in (".ckpt", ".json") for path in left):
-        (job.run / "config.yaml").unlink(missing_ok=True)
-        for name in ("checkpoints", "gap"):
-            shutil.rmtree(job.run / name, ignore_errors=True)
 
 
 def _die_with_parent() -> None:

@@ -7,25 +7,27 @@ from itertools import pairwise
 
 from matplotlib.figure import Figure
 
-from gcgap.report.figures.panels import whisker
+from gcgap.report.figures.panels import what_is_drawn, whisker
 from gcgap.report.style import DPI
 from gcgap.report.tables.cells import cell_tasks, places
 from gcgap.report.tables.left_out import title
 from gcgap.study.groups import Group
-from gcgap.study.seeds import summary
+from gcgap.study.seeds import Summary, summary
 
 
 def cells(groups: Sequence[Group]) -> Figure:
     """ρ of every seed in every cell, seeds joined by lines within a layout, and the mean with its interval."""
     found = places(groups)
-    tasks = cell_tasks(found)
+    tasks, drawn = cell_tasks(found), list[Summary]()
     figure = Figure(figsize=(3.7 * len(tasks), 3.5), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     for panel, task in zip(axes, tasks, strict=True):
         rhos = [place.rhos(task) for place in found]
         for at, values in enumerate(rhos):
             panel.plot([at] * len(values), list(values.values()), "o", color="#7f7f7f", ms=3.5, alpha=0.7)
-            whisker(panel, at + 0.18, summary(list(values.values())), color="black")
+            if len(values) > 1:
+                drawn.append(mean := summary(list(values.values())))
+                whisker(panel, at + 0.18, mean, color="black")
             if not values:
                 panel.annotate("no runs", (at, 0), ha="center", va="bottom", fontsize=8, rotation=90, color="#555555")
         for at, (left, right) in enumerate(pairwise(rhos)):
@@ -39,5 +41,6 @@ def cells(groups: Sequence[Group]) -> Figure:
         panel.set_xticks(range(len(found)), labels, fontsize=6.5)
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("layout of training (above), site of ablation (below)", fontsize=8)
-    axes[0].set_ylabel("Spearman's ρ of G and C\n(points: seeds; black: mean, 95 % interval)", fontsize=8)
+    marks = f"; black: {what_is_drawn(drawn)}" * bool(drawn)
+    axes[0].set_ylabel(f"Spearman's ρ of G and C\n(points: seeds{marks})", fontsize=8)
     return figure

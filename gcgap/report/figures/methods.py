@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from gcgap.report.figures.panels import whisker
+from gcgap.report.figures.panels import pooled, what_is_drawn, whisker
 from gcgap.report.methods_figures import FAMILIES
 from gcgap.report.plain import counted
 from gcgap.report.style import DPI
 from gcgap.report.tables.left_out import title
-from gcgap.study.methods import MethodGroup, over_seeds
+from gcgap.study.methods import MethodGroup
+from gcgap.study.seeds import Summary
+
+
+def caption(group: MethodGroup) -> str:
+    """What the figure shows."""
+    found = [_mean(group, task, method, effect) for task in group.tasks for method in group.methods for effect in group.effects]
+    drawn = what_is_drawn(found, group.settings["protocol"]["confidence"])
+    return "Spearman's ρ of every attribution method with the exact effects; " + (
+        f"points: seeds; mark: {drawn}." if any(one.n > 1 for one in found) else f"mark: {drawn or 'none, there are no ranks'}."
+    )
+
+
+def _mean(group: MethodGroup, task: str, method: str, effect: str) -> Summary:
+    entries = [record["methods"][method]["agreement"][effect]["all"] for record in group.of_task(task)]
+    return pooled([{"value": one["rho"], "ci": one["ci"]} for one in entries if one["rho"] is not None])
 
 
 def rhos(group: MethodGroup) -> Figure:
@@ -26,7 +41,7 @@ def rhos(group: MethodGroup) -> Figure:
                 known = [value for value in found if value is not None]
                 drawn += len(known)
                 panel.plot(known, [at] * len(known), "o", color=colour, ms=3, alpha=0.45)
-                whisker(panel, at, over_seeds(group, task, method, effect), horizontal=True, color=colour)
+                whisker(panel, at, _mean(group, task, method, effect), horizontal=True, color=colour)
             if not drawn:
                 panel.text(0.5, 0.5, "no ranks", transform=panel.transAxes, ha="center", fontsize=8, backgroundcolor="white")
             panel.set_yticks(range(len(group.methods)), group.methods, fontsize=7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from gcgap.report.plain import counted
 from gcgap.report.style import DPI
 from gcgap.report.tables.left_out import title
 from gcgap.study.groups import Group
-from gcgap.study.seeds import Summary
+from gcgap.study.seeds import CONFIDENCE, Summary, summary
 
 WIDE, HIGH = 7.5, 3.0
 """Inches that legends, labels and colour bars need, however few panels there are."""
@@ -32,6 +32,36 @@ def by_task(group: Group, size: tuple[float, float], rows: int = 1, **options: A
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=8)
     return figure, axes
+
+
+def pooled(entries: Sequence[Mapping[str, Any]]) -> Summary:
+    """The mean of a number over seeds; of a single seed its value with the interval that its record has."""
+    if len(entries) != 1:
+        return summary([entry["value"] for entry in entries])
+    low_high = entries[0].get("ci")
+    return Summary(1, entries[0]["value"], ci=low_high and (low_high[0], low_high[1]))
+
+
+def what_is_drawn(found: Iterable[Summary], confidence: float = CONFIDENCE) -> str:
+    """Which means and which intervals the marks show: `mean over seeds, 95 % interval`.
+
+    Args:
+        found: What is drawn; no interval is named where none is.
+        confidence: Of the intervals in records, which stand at a single seed.
+    """
+    marks = [one for one in found if one.mean is not None]
+    told = []
+    for name, level, of in (
+        ("mean over seeds", CONFIDENCE, [one for one in marks if one.n > 1]),
+        ("one seed", confidence, [one for one in marks if one.n == 1]),
+    ):
+        told += [name + f", {share(level)} interval" * any(one.ci for one in of)] * bool(of)
+    return "; ".join(told)
+
+
+def share(confidence: float) -> str:
+    """`95 %`."""
+    return f"{100 * confidence:g} %"
 
 
 def whisker(axes: Axes, at: float, found: Summary, horizontal: bool = False, **style: Any) -> None:

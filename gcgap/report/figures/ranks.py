@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from gcgap.gap import ROLES, is_role
-from gcgap.report.figures.panels import by_task, shifts, whisker
+from gcgap.report.figures.panels import by_task, pooled, share, shifts, what_is_drawn, whisker
 from gcgap.report.style import COLOURS, LABELS
 from gcgap.report.tables.layers import cut
 from gcgap.report.tables.left_out import ranked
@@ -22,18 +22,18 @@ LABEL = "rank difference Δ = rank(G) - rank(C)"
 def mean_ranks(group: Group) -> Figure:
     """Mean rank difference per component with the lines beyond which roles begin."""
     figure, axes = by_task(group, (3.6, 3.6), sharey=True)
-    limit = cut(group, group.settings["threshold"])
+    limit, drawn = cut(group, group.settings["threshold"]), list[Summary]()
     for panel, task in zip(axes[0], group.tasks, strict=True):
         runs = ranked(group, task, group.baselines[0])
         deltas = _deltas(runs, group.baselines[0])
         for at, values in enumerate(deltas.values()):
-            found = summary([entry["value"] for entry in values])
+            drawn.append(found := pooled(values))
             colour = COLOURS[_role(found, limit, group.settings["strict"])]
             panel.bar(at, found.mean, width=0.75, color=colour, alpha=0.55)
             whisker(panel, at, found, color=colour, ms=3)
         _lines(panel, limit)
         panel.set_xticks(range(len(deltas)), list(deltas), rotation=90, fontsize=7)
-    axes[0, 0].set_ylabel(f"{LABEL}\n(mean over seeds, 95 % interval)", fontsize=9)
+    axes[0, 0].set_ylabel(f"{LABEL}\n({what_is_drawn(drawn, group.settings['confidence'])})", fontsize=9)
     _legend(figure)
     return figure
 
@@ -49,20 +49,28 @@ def intervals(group: Group, task: str) -> Figure:
         whole = summary([entry["value"] for entry in values])
         for entry, shift in zip(values, shifts(len(values), 0.55), strict=True):
             colour = COLOURS[entry["role"]]
-            axes.plot(entry["ci"], [row + shift] * 2, color=colour, lw=0.7, alpha=0.6)
+            axes.plot(entry["ci"] or (), [row + shift] * 2 * bool(entry["ci"]), color=colour, lw=0.7, alpha=0.6)
             axes.plot(entry["value"], row + shift, "o", color=colour, ms=2.5)
-        whisker(axes, row, whole, horizontal=True, color="black", fmt="|", ms=9, lw=1.6, capsize=0)
+        if whole.n > 1:
+            whisker(axes, row, whole, horizontal=True, color="black", fmt="|", ms=9, lw=1.6, capsize=0)
     for line in (-limit, 0, limit):
         axes.axvline(line, color="black", lw=0.8, ls="--" if line else "-", zorder=0)
     for border in np.flatnonzero(np.diff([values[0]["layer"] for values in found.values()])):
         axes.axhline(border + 0.5, color="#bbbbbb", lw=0.6)
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.set_ylim(len(found) - 0.4, -0.6)
-    axes.set_xlabel(f"{LABEL}\npoints: one seed, 95 % bootstrap interval; black: mean over seeds, 95 % t-interval", fontsize=9)
+    axes.set_xlabel(f"{LABEL}\n{_marks(group, list(found.values()))}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", labelsize=8)
     _legend(figure)
     return figure
+
+
+def _marks(group: Group, entries: list[list[dict[str, Any]]]) -> str:
+    """What points and black marks are, with the intervals that there are."""
+    own = f", {share(group.settings['confidence'])} bootstrap interval" * any(one["ci"] for values in entries for one in values)
+    whole = [found for values in entries if (found := summary([one["value"] for one in values])).n > 1]
+    return f"points: one seed{own}" + f"; black: {what_is_drawn(whole)}" * bool(whole)
 
 
 def _deltas(runs: list[Run], baseline: str) -> dict[str, list[dict[str, Any]]]:

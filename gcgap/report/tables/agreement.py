@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gcgap.report.parts import Column, Table
-from gcgap.report.tables.left_out import SPREAD, title
+from gcgap.report.tables.left_out import spread_note, title
 from gcgap.report.tables.render import ALL
 from gcgap.study.same_weights import Agreement
 
@@ -22,4 +22,4 @@ def agreement_table(found: Sequence[Agreement]) -> Table:
         Column("share of Heroes that stay", [one.heroes for one in found]),
         Column("share of Bloats that stay", [one.bloats for one in found]),
     ]
-    return Table("same-weights", "The same weights under two protocols", ALL, columns, [SPREAD])
+    return Table("same-weights", "The same weights under two protocols", ALL, columns, [*spread_note(columns)])

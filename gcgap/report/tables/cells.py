@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcgap.report.parts import Cell, Column, Table
-from gcgap.report.tables.left_out import SPREAD, left_out, ranked, title
+from gcgap.report.tables.left_out import left_out, ranked, spread_note, title
 from gcgap.report.tables.render import ALL
 from gcgap.study.groups import Group
 from gcgap.study.seeds import Summary, ratio, summary
@@ -83,7 +83,7 @@ def cells_table(groups: Sequence[Group]) -> Table:
         if place.group
         for note in left_out(place.group, place.group.tasks, _first(place))
     ]
-    notes = [SPREAD, MEANING, *missing, *left]
+    notes = [*spread_note(columns), MEANING, *missing, *left]
     return Table("cells", "Layout and site: the network or the measurement?", ALL, columns, notes)
 
 

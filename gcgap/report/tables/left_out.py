@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gcgap.report.parts import Column
 from gcgap.study.arrays import with_roles
 from gcgap.study.groups import Group, Run
+from gcgap.study.published import of_paper
+from gcgap.study.seeds import Summary
 from gcgap.study.tell import NAMES
 
 SPREAD = (
@@ -13,6 +16,17 @@ SPREAD = (
 )
 
 OTHER_WEIGHTS = "A seed gives other weights in another program: compare the columns, not the rows."
+
+
+def of_paper_notes(group: Group, *notes: str, task: str | None = None) -> list[str]:
+    """Notes that speak of the paper, for runs that are the paper's."""
+    return [note for note in notes if of_paper(group, note, task)]
+
+
+def spread_note(columns: Sequence[Column]) -> list[str]:
+    """What ± and brackets mean, where a table has them."""
+    cells = (cell for column in columns for cell in column.cells)
+    return [SPREAD] if any(isinstance(cell, Summary) and (cell.n > 1 or cell.ci) for cell in cells) else []
 
 
 def title(task: str) -> str:

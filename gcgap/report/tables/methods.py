@@ -9,7 +9,7 @@ import numpy as np
 
 from gcgap.attribution.reliability import calibration, coverage
 from gcgap.report.parts import Cell, Column, Table
-from gcgap.report.tables.left_out import SPREAD, of_task, title
+from gcgap.report.tables.left_out import of_task, spread_note, title
 from gcgap.study import methods as study
 from gcgap.study.methods import MethodGroup
 from gcgap.study.seeds import Summary, summary
@@ -52,7 +52,7 @@ def agreement_table(group: MethodGroup, task: str) -> Table:
         ]
     columns.append(Column("L1 (metric's units)", [_mean(cell) for cell in column(_units(group), "l1")], ".3f"))
     notes = [
-        SPREAD,
+        *spread_note(columns),
         *_undefined(group, task),
         "Missed: share of the largest quarter of exact effects that is not in the largest quarter of scores.",
     ]
@@ -81,7 +81,7 @@ def gap_table(group: MethodGroup, task: str) -> Table:
         short = [study.shortfall(group, task, str(method), effect) for method in columns[0].cells]
         columns += [Column(f"shortfall in ρ, {name}", short), Column(f"gap, {name}", [study.answer(one) for one in short])]
     text = f"Does the gap remain? {title(task)}"
-    return Table(of_task("methods-gap", task), text, group.name, columns, [SPREAD, SHORT])
+    return Table(of_task("methods-gap", task), text, group.name, columns, [*spread_note(columns), SHORT])
 
 
 def bloats_table(group: MethodGroup, task: str) -> Table:
@@ -103,7 +103,7 @@ def bloats_table(group: MethodGroup, task: str) -> Table:
         Column("share of the gradient's Bloats that stay", [_stay(first, found) for _, found in rows]),
     ]
     notes = [
-        SPREAD,
+        *spread_note(columns),
         "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other importances replace C: first "
         "the same effects on other sequences, which says how many Bloats noise alone takes, and effects by log-probability; then "
         "Shapley values. Only what they take beyond those first rows is redundancy that single effects do not see.",
@@ -127,7 +127,7 @@ def patching_table(group: MethodGroup) -> Table:
             ceilings = [_mean(summary([one["ceiling"] for one in of if one["ceiling"] is not None])) for of in found]
             columns += [Column(f"ρ, {title(task)}, {label}", rhos), Column(f"noise ceiling, {title(task)}, {label}", ceilings)]
     text = "Gradient magnitude against activation patching (noising, all positions)"
-    return Table("methods-patching", text, group.name, columns, [SPREAD])
+    return Table("methods-patching", text, group.name, columns, [*spread_note(columns)])
 
 
 def sets_table(group: MethodGroup) -> Table:
@@ -214,7 +214,8 @@ def error_table(group: MethodGroup) -> Table:
         found = [summary([one[name] for one in errors if one[name] is not None]) for name in parts]
         columns.append(Column(f"mean |error|, {title(task)}", found, ".3f"))
     note = "Means over components, in the metric's units. The component's own part exists for activation patching only."
-    return Table("methods-error", "Where the error of attribution patching comes from", group.name, columns, [SPREAD, note])
+    text = "Where the error of attribution patching comes from"
+    return Table("methods-error", text, group.name, columns, [*spread_note(columns), note])
 
 
 def workflow_table(group: MethodGroup) -> Table:
@@ -224,7 +225,7 @@ def workflow_table(group: MethodGroup) -> Table:
         found = [record["workflow"] for record in group.of_task(task)]
         counts = [[len(one[key]) for one in found] for key in ("flags", "fixed", "unresolved", "verified", "above")]
         columns.append(Column(title(task), [summary(of) for of in counts], ".1f"))
-    return Table("methods-workflow", "Screen-Flag-Fix", group.name, columns, [SPREAD])
+    return Table("methods-workflow", "Screen-Flag-Fix", group.name, columns, [*spread_note(columns)])
 
 
 def cost_table(group: MethodGroup) -> Table:
@@ -236,7 +237,7 @@ def cost_table(group: MethodGroup) -> Table:
     columns.append(Column("forward-equivalents", [study.cost(group, method) for method in group.methods], ".1f"))
     columns.append(Column("seconds", [study.cost(group, method, "seconds") for method in group.methods], ".1f"))
     note = "In passes of all evaluation sequences. Forward-equivalents: seconds over those of one forward pass, in the same run."
-    return Table("methods-cost", "Cost of every method", group.name, columns, [SPREAD, note])
+    return Table("methods-cost", "Cost of every method", group.name, columns, [*spread_note(columns), note])
 
 
 def settings_table(group: MethodGroup) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gcgap.report.parts import Column, Table
-from gcgap.report.tables.left_out import SPREAD, accuracy, left_out, ranked, title
+from gcgap.report.tables.left_out import accuracy, left_out, ranked, spread_note, title
 from gcgap.report.tables.render import ALL
 from gcgap.study.groups import Group, Run
 from gcgap.study.seeds import Summary, summary
@@ -24,7 +24,7 @@ def overview_table(groups: Sequence[Group]) -> Table:
         Column("skipped", [len(group.skipped(task)) for group, task in rows]),
     ]
     left = [f"{group.name}: {note}" for group in groups for note in left_out(group, group.tasks, group.baselines[:1])]
-    return Table("groups", "Every group at a glance", ALL, columns, [SPREAD, *left])
+    return Table("groups", "Every group at a glance", ALL, columns, [*spread_note(columns), *left])
 
 
 GAPS = (

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcgap.report.parts import Column, Table
-from gcgap.report.tables.left_out import SPREAD, left_out, title
+from gcgap.report.tables.left_out import left_out, spread_note, title
 from gcgap.report.tables.v3 import plain
 from gcgap.study.groups import Group, default_settings
-from gcgap.study.published import figure
+from gcgap.study.published import figure, of_paper
 from gcgap.study.seeds import Summary, summary
 
 
@@ -48,6 +48,6 @@ def gradient_table(group: Group) -> Table:
         theirs = figure(group, "v3", f"mean_gradient_norm_by_layer_{task}") or [None] * len(layers)
         columns.append(Column(f"{title(task)}: gcgap", layer_gradients(group, task), ".3f"))
         columns.append(Column(f"{title(task)}: paper", theirs, ".3f", paper=True))
-    notes = [SPREAD, "Frobenius norms of the gradient of each head's W_V slice, not divided by √N."]
-    text = "Mean gradient norm of the heads by layer (v3, Figure 4)"
+    notes = [*spread_note(columns), "Frobenius norms of the gradient of each head's W_V slice, not divided by √N."]
+    text = f"Mean gradient norm of the heads by layer{of_paper(group, ' (v3, Figure 4)')}"
     return Table("v3-figure-4", text, group.name, columns, [*notes, *left_out(group, group.tasks, [])])

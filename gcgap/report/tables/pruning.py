@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gcgap.report.parts import Column, Table
-from gcgap.report.tables.left_out import OTHER_WEIGHTS, SPREAD, accuracy, left_out, ranked, title
+from gcgap.report.tables.left_out import OTHER_WEIGHTS, accuracy, left_out, of_paper_notes, ranked, spread_note, title
 from gcgap.report.tables.v1 import LABELS, published_v1
 from gcgap.study.groups import Group, Run
-from gcgap.study.published import published, spread
+from gcgap.study.published import of_paper, published, spread
 from gcgap.study.seeds import Summary, summary
 
 
@@ -44,12 +44,13 @@ def pruning_table(group: Group) -> Table:
             Column("in-distribution drop (points): v1", inside_paper, ".1f", paper=True),
         ]
     notes = [
-        SPREAD,
+        *spread_note(columns),
         "Runs whose class has no member are left out of its row; random: the mean over random pairs of components of each run.",
-        "v1 does not say whether its in-distribution drop is of the top two Bloats or of all.",
+        *of_paper_notes(group, "v1 does not say whether its in-distribution drop is of the top two Bloats or of all."),
         *left_out(group, group.tasks, [baseline]),
     ]
-    return Table("pruning", f"What removing components costs, {baseline} ablation (v3, section 3.3)", group.name, columns, notes)
+    text = f"What removing components costs, {baseline} ablation{of_paper(group, ' (v3, section 3.3)')}"
+    return Table("pruning", text, group.name, columns, notes)
 
 
 def _removals(group: Group, task: str) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from html import escape
 from io import StringIO
 
 from gcgap.report.parts import Cell, Column, Summary, Table, flat, printed, slug, sort_key
-from gcgap.report.plain import plain_cell, plain_text
+from gcgap.report.plain import html_text, plain_cell, plain_text, without_ticks
 
 WORDS = 90  # characters from which a cell is a text to be read, not a label
 
@@ -36,15 +36,16 @@ def to_html(table: Table, csv_path: str) -> str:
     """A sortable table in a box of its own that scrolls, with its group, notes and a link to its CSV file."""
     columns = table.columns
     heads = "".join(
-        f'<th scope="col"{_class(one)} aria-sort="none"><button type="button">{escape(one.name)}</button></th>' for one in columns
+        f'<th scope="col"{_class(one)} aria-sort="none"><button type="button">{html_text(one.name)}</button></th>'
+        for one in columns
     )
     body = "".join(f"<tr>{_cells(columns, row)}</tr>\n" for row in table.rows)
     foot = "".join(f"<tr>{_cells(columns, row)}</tr>\n" for row in table.foot)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{html_text(note)}</li>" for note in table.notes)
     kind = ' class="words"' if any(isinstance(cell, str) and len(cell) > WORDS for row in table.rows for cell in row) else ""
     return (
-        f'<section class="table" id="{escape(anchor(table.group, table.key))}">\n<h4>{escape(table.title)}</h4>\n'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}"><table{kind}>\n'
+        f'<section class="table" id="{escape(anchor(table.group, table.key))}">\n<h4>{html_text(table.title)}</h4>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(without_ticks(table.title))}"><table{kind}>\n'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody>\n"
         + (f"<tfoot>\n{foot}</tfoot>\n" if foot else "")
         + "</table></div>\n"
@@ -55,7 +56,7 @@ def to_html(table: Table, csv_path: str) -> str:
 def of_group(group: str) -> str:
     """The group that a number belongs to, with a link to its protocol."""
     link = f'<a href="#{escape(anchor(group, "protocol"))}">protocol</a>'
-    return "Runs: <b>of several groups</b>" if group == ALL else f"Runs: <b>{escape(group)}</b>, {link}"
+    return "Runs: <b>of several groups</b>" if group == ALL else f"Runs: <b>{html_text(group)}</b>, {link}"
 
 
 ALL = "all"
@@ -77,8 +78,8 @@ def _cells(columns: Sequence[Column], row: Sequence[Cell]) -> str:
 
 
 def _cell(column: Column, cell: Cell) -> str:
-    keys = f'data-key="{escape(sort_key(cell))}" data-label="{escape(column.name)}"'
-    return f"<td{_class(column)} {keys}>{escape(printed(cell, column.form))}</td>"
+    keys = f'data-key="{escape(sort_key(cell))}" data-label="{escape(without_ticks(column.name))}"'
+    return f"<td{_class(column)} {keys}>{html_text(printed(cell, column.form))}</td>"
 
 
 def _numeric(column: Column) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gcgap.report.parts import Column, Table
-from gcgap.report.tables.left_out import SPREAD, title
+from gcgap.report.tables.left_out import spread_note, title
 from gcgap.study.groups import Group, Run
 from gcgap.study.seeds import Summary, summary
 
@@ -28,7 +28,7 @@ def tracked_table(group: Group) -> Table:
             ceilings = [_over(runs, name, effect, "ceiling").mean for name in names]
             columns.append(Column(f"noise ceiling, {title(task)}, {label}", ceilings))
     text = f"Rank correlation of attribution methods with C, {group.baselines[0]}"
-    return Table("tracked-methods", text, group.name, columns, [SPREAD])
+    return Table("tracked-methods", text, group.name, columns, [*spread_note(columns)])
 
 
 def _over(runs: Sequence[Run], method: str, effect: str, key: str) -> Summary:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gcgap.report.parts import Cell, Column, Table
-from gcgap.report.tables.left_out import OTHER_WEIGHTS, accuracy, left_out, of_task, ranked, title
+from gcgap.report.plain import counted
+from gcgap.report.tables.left_out import OTHER_WEIGHTS, accuracy, left_out, of_paper_notes, of_task, ranked, title
 from gcgap.study.groups import Group, Run
-from gcgap.study.published import figure
+from gcgap.study.published import figure, of_paper, seeds
 from gcgap.study.seeds import summary
 
 INFERRED = "v1's numbering of its tables is inferred from their content."
@@ -35,11 +36,17 @@ def table_1(group: Group) -> Table:
         theirs = [published_v1(group, "rho", task, name) for task in tasks]
         columns += [Column(f"ρ {name}: gcgap", ours), Column(f"ρ {name}: v1", theirs, paper=True)]
     for label in LABELS:
-        counts = [sum(_gap(run, baseline)[label] for run in runs[task]) for task in tasks]
-        theirs = [published_v1(group, "counts", task, label) for task in tasks]
-        columns += [Column(f"{label}: gcgap", counts), Column(f"{label}: v1", theirs, paper=True)]
-    notes = ["Heroes and Bloats are summed over seeds (v1: 10).", *left_out(group, tasks, [baseline]), INFERRED]
-    return Table("v1-table-1", f"ρ, Heroes and Bloats by task, {baseline} ablation (v1, Table 1)", group.name, columns, notes)
+        counts: list[Cell] = [_mean([_gap(run, baseline)[label] for run in runs[task]]) for task in tasks]
+        theirs = [_per_seed(published_v1(group, "counts", task, label), task) for task in tasks]
+        columns += [Column(f"{label} per seed: gcgap", counts, ".1f"), Column(f"{label} per seed: v1", theirs, ".1f", paper=True)]
+    per_seed = "Heroes and Bloats of v1 are its sums, divided by its number of seeds (10)."
+    notes = [*left_out(group, tasks, [baseline]), *of_paper_notes(group, per_seed, INFERRED)]
+    text = f"ρ, Heroes and Bloats by task, {baseline} ablation{of_paper(group, ' (v1, Table 1)')}"
+    return Table("v1-table-1", text, group.name, columns, notes)
+
+
+def _per_seed(count: int | None, task: str) -> float | None:
+    return None if count is None else count / seeds("v1", task)
 
 
 def by_seed_table(group: Group, task: str) -> Table:
@@ -61,8 +68,9 @@ def by_seed_table(group: Group, task: str) -> Table:
         columns.append(Column(f"{heading}: gcgap", ours[name], form, foot=[_mean(ours[name])]))
         columns.append(Column(f"{heading}: v1", theirs, form, foot=[_mean(theirs)], paper=True))
     number = {"sort": "4", "reverse": "5"}.get(task, f"4-{task}")
-    text = f"Results by seed, {title(task)}, {baseline} ablation (v1, Table {number})"
-    notes = [*left_out(group, [task], [baseline]), "v1's means are over the seeds listed here.", OTHER_WEIGHTS, INFERRED]
+    text = f"Results by seed, {title(task)}, {baseline} ablation{of_paper(group, f' (v1, Table {number})', task)}"
+    of_v1 = ("v1's means are over the seeds listed here.", OTHER_WEIGHTS, INFERRED)
+    notes = [*left_out(group, [task], [baseline]), *of_paper_notes(group, *of_v1, task=task)]
     return Table(f"v1-table-{number}", text, group.name, columns, notes)
 
 
@@ -74,21 +82,24 @@ def frequent_table(group: Group, task: str) -> Table:
     """The components that most often are Heroes, and Bloats."""
     baseline = group.baselines[0]
     runs = ranked(group, task, baseline)
-    rows: list[tuple[str, str, int, int | None]] = []
+    rows: list[tuple[str, str, float | None, float | None]] = []
     for label, role in LABELS.items():
         counts = Counter(name for run in runs for name in run.final.roles(baseline)[role])
         theirs = published_v1(group, f"frequent_{task}", label) or {}
         names = list(dict.fromkeys([*(name for name, _ in counts.most_common(MOST)), *theirs]))
-        rows += [(label, name, counts[name], theirs.get(name)) for name in sorted(names, key=lambda one: (-counts[one], one))]
+        names.sort(key=lambda one: (-counts[one], one))
+        ours = {name: counts[name] / len(runs) if runs else None for name in names}
+        rows += [(label, name, ours[name], _per_seed(theirs.get(name), task)) for name in names]
     roles, names, ours, theirs = zip(*rows, strict=True) if rows else ((), (), (), ())
     columns = [
         Column("role", roles),
         Column("component", names),
-        Column("seeds: gcgap", ours),
-        Column("seeds: v1", theirs, paper=True),
+        Column("share of seeds: gcgap", ours),
+        Column("share of seeds: v1", theirs, paper=True),
     ]
-    notes = [f"Of {len(runs)} seeds (v1: 10); the {MOST} most frequent here, and those that v1 lists.", INFERRED]
-    text = f"Most frequent Heroes and Bloats of {title(task)}, {baseline} ablation (v1, Table 6)"
+    of_v1 = (f"v1: of {seeds('v1', task)} seeds; those that it lists are here too.", INFERRED)
+    notes = [f"Of {counted(len(runs), 'seed')}; the {MOST} most frequent.", *of_paper_notes(group, *of_v1, task=task)]
+    text = f"Most frequent Heroes and Bloats of {title(task)}, {baseline} ablation{of_paper(group, ' (v1, Table 6)', task)}"
     return Table(of_task("v1-table-6", task), text, group.name, columns, [*notes, *left_out(group, [task], [baseline])])
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from gcgap.report.parts import Cell, Column, Table
 from gcgap.report.tables.joint import joint_table
 from gcgap.report.tables.layers import layer_table
-from gcgap.report.tables.left_out import OTHER_WEIGHTS, SPREAD, left_out, ranked, title
+from gcgap.report.tables.left_out import OTHER_WEIGHTS, left_out, of_paper_notes, ranked, spread_note, title
 from gcgap.study.groups import Group, Run
-from gcgap.study.published import figure, spread
+from gcgap.study.published import figure, of_paper, spread
 from gcgap.study.seeds import summary
 
 
@@ -32,10 +32,9 @@ def table_1(group: Group) -> Table:
             Column(f"ρ, {baseline} ablation: gcgap", found),
             Column(f"ρ, {baseline} ablation: paper", theirs, paper=True),
         ]
-    notes = [SPREAD, *left_out(group, group.tasks, group.baselines)]
-    return Table(
-        "v3-table-1", "Spearman's ρ between gradient magnitude and causal importance (v3, Table 1)", group.name, columns, notes
-    )
+    notes = [*spread_note(columns), *left_out(group, group.tasks, group.baselines)]
+    text = f"Spearman's ρ between gradient magnitude and causal importance{of_paper(group, ' (v3, Table 1)')}"
+    return Table("v3-table-1", text, group.name, columns, notes)
 
 
 def table_2(group: Group) -> Table:
@@ -71,7 +70,7 @@ def table_2(group: Group) -> Table:
         Column("paper", [*theirs, seeds], form="g", paper=True),
     ]
     notes = ["The paper's text says that positions are learned; its table does not name them."] if seeds else []
-    return Table("v3-table-2", "Model and training configuration (v3, Table 2)", group.name, columns, notes)
+    return Table("v3-table-2", f"Model and training configuration{of_paper(group, ' (v3, Table 2)')}", group.name, columns, notes)
 
 
 def plain(value: Any) -> Cell:
@@ -91,8 +90,9 @@ def table_3(group: Group) -> Table:
         whole = summary(list(rhos.values()))
         columns.append(Column(f"{title(task)} ρ: gcgap", ours, foot=[whole.mean, whole.std]))
         columns.append(_published_rhos(group, task, baseline, seeds))
-    notes = [*left_out(group, group.tasks, [baseline]), *_missing(group, seeds, baseline), OTHER_WEIGHTS]
-    return Table("v3-table-3", f"Spearman's ρ by seed, {baseline} ablation (v3, Table 3)", group.name, columns, notes)
+    notes = [*left_out(group, group.tasks, [baseline]), *_missing(group, seeds, baseline), *of_paper_notes(group, OTHER_WEIGHTS)]
+    text = f"Spearman's ρ by seed, {baseline} ablation{of_paper(group, ' (v3, Table 3)')}"
+    return Table("v3-table-3", text, group.name, columns, notes)
 
 
 def _published_rhos(group: Group, task: str, baseline: str, seeds: Sequence[int]) -> Column:
