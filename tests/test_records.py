@@ -485,10 +485,10 @@ def test_a_file_as_it_was_written_is_known_to_be_so_and_any_other_is_not() -> No
     text = json.dumps(sealed(USUAL), ensure_ascii=False, indent=1)
     assert read_json(text.encode()) == (sealed(USUAL), True)
     twice = text.replace('"a"', '"a": 0, "a"')
-    for other in (text.replace("10.00001", "10.00002"), text.replace("true", "false"), twice, text.replace(SEAL, "sha"), "[1]"):
+    for other in (text.replace("10.00001", "10.00002"), text.replace("true", "false"), text.replace(SEAL, "sha"), "[1]"):
         assert read_json(other.encode())[1] is False
-    for wrong in ('{"a": NaN}', '{"a": 1', ""):
-        with pytest.raises(ValueError, match=r"null|line 1"):
+    for wrong in ('{"a": NaN}', '{"a": 1', "", twice):
+        with pytest.raises(ValueError, match=r"null|line 1|the key `a` twice"):
             read_json(wrong.encode())
 
 
