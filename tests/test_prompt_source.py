@@ -232,6 +232,12 @@ def test_a_tokenizer_that_a_task_cannot_be_put_in_is_refused() -> None:
         source("induction", vocabulary=17).batch(EVALUATION, 0, 2)
 
 
+@pytest.mark.parametrize("name", sorted(PROMPTS))
+def test_a_tokenizer_that_ends_every_text_is_refused_with_that_reason(name: str) -> None:
+    with pytest.raises(ValueError, match="a tokenizer must put nothing behind a text, where the answer is read"):
+        source(name, encode=lambda text: [*pieces(text), 0])
+
+
 def test_ioi_leaves_out_the_names_that_are_not_one_token() -> None:
     def halves(text: str) -> list[int]:
         return pieces(text.replace("Mary", "Ma-ry"))
