@@ -159,6 +159,7 @@ def test_a_value_means_in_a_file_what_it_means_as_an_option(
             ("trainer.max_steps", "9223372036854775808"),
             ("data.lengths", "[1, 9223372036854775808]"),
             ("seed_everything", "null"),
+            ("data.batch_size", "999999999999999999"),
         ],
         *[("trainer.accumulate_grad_batches", "0"), ("trainer.val_check_interval", "0"), ("trainer.gradient_clip_val", ".nan")],
     ],
@@ -167,7 +168,7 @@ def test_a_value_means_in_a_file_what_it_means_as_an_option(
 def test_a_number_that_nothing_can_compute_with_is_refused_by_its_key(
     key: str, text: str, resolver: ConfigOnly, tmp_path: Path
 ) -> None:
-    block, _, last = key.partition(".")
+    block, _, last = key.rpartition(".")
     (tmp_path / "t.yaml").write_text(f"{block}:\n  {last}: {text}\n" if block else f"{last}: {text}\n")
     assert of(resolver, key, f"--config={tmp_path / 't.yaml'}") is None
     assert of(resolver, key, f"--{key}={text}") is None
