@@ -39,19 +39,20 @@ class MissingError(MisfitError):
     """A key is missing."""
 
 
-def check_form(value: Any, check: Check, name: str, instead: str) -> None:
+def check_form(value: Any, check: Check, name: str, what: str, instead: str) -> None:
     """Raise a ValueError that names file and key unless a value passes.
 
     Args:
         value: Of a JSON file.
         check: Made by `compiled`.
         name: Of the file.
+        what: Kind of the record.
         instead: What to do with a file that is wrong.
     """
     try:
         check(value)
     except MissingError as error:
-        raise ValueError(f"`{name}` is not a whole record: `{'.'.join(error.path)}` is missing. {instead}") from None
+        raise ValueError(f"`{name}` is not a whole {what}: `{'.'.join(error.path)}` is missing. {instead}") from None
     except MisfitError as error:
         place = ".".join(error.path)
         raise ValueError(f"`{name}`: `{place}` must be {error.needed}; got {error.value!r:.80}. {instead}") from None

@@ -432,7 +432,7 @@ def check(data: Any, name: str) -> dict[str, list[dict[str, Any]]]:
         by = data["versions"].get("gcgap", "unknown") if isinstance(data.get("versions"), dict) else "unknown"
         raise ValueError(f"`{name}` has schema {data['schema']!r}, written by gcgap {by}; this version reads schema {SCHEMA}.")
     gap = data.get("gap")
-    check_form(data, record_check(tuple(gap) if isinstance(gap, dict) else ()), name, AGAIN)
+    check_form(data, record_check(tuple(gap) if isinstance(gap, dict) else ()), name, "record", AGAIN)
     if data["length"] is not None and str(data["length"]) not in data["accuracy"]["by_length"]:
         raise ValueError(f"`{name}`: `accuracy.by_length` must have `length`, {data['length']}. {AGAIN}")
     return {baseline: [_row(component, baseline) for component in data["components"]] for baseline in data["gap"]}

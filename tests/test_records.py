@@ -187,6 +187,7 @@ def places(value: Any, *path: Any) -> list[tuple[Any, ...]]:
 def test_a_value_of_another_type_is_refused_by_file_and_key_wherever_it_stands() -> None:
     """Dictionaries and lists in the place of numbers and text, and the reverse: tables cannot hash them."""
     data = Record.read(REAL).data
+    del data["sha256"]  # of the whole file
     data["components"], data["layers"] = data["components"][:1], data["layers"][:1]
     for *path, last in places(data)[1:]:
         container: Any = data

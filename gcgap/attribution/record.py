@@ -17,7 +17,7 @@ SCHEMA = 1
 KIND = "attribution"
 KNOWN = "known.json"  # the record of known circuits, which may lie anywhere
 FOLDER = "attribution"  # of a run, that holds its attribution records
-AGAIN = "Run `gcgap attribute --force`."
+AGAIN = "Measure it again with `gcgap attribute --force`."
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,8 +39,8 @@ class AttributionRecord:
         name = str(self.path or "this record")
         if self.data.get("kind") != KIND or self.data.get("schema") != SCHEMA:
             found = f"kind {self.data.get('kind')!r}, schema {self.data.get('schema')!r}"
-            raise ValueError(f"`{name}` is not an attribution record of schema {SCHEMA}: it has {found}. {AGAIN}")
-        check_form(self.data, attribution_check(), name, AGAIN)
+            raise ValueError(f"`{name}` is not an attribution record of schema {SCHEMA}: it has {found}. Run `gcgap attribute`.")
+        check_form(self.data, attribution_check(), name, "attribution record", AGAIN)
         if self.path is None:  # of a file `parsed` has looked at every number
             check_numbers(self.data, name)
 
