@@ -18,30 +18,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcgap.attribution.attribute import attribute as attribute
-    from gcgap.attribution.settings import Attribution as Attribution
     from gcgap.attribution.setup import Setup as Setup
-    from gcgap.checkpoints import load as load
+    from gcgap.importance.attribution_settings import Attribution as Attribution
     from gcgap.importance.baselines import Baseline as Baseline
-    from gcgap.measurement import measure as measure
-    from gcgap.pretrained.load import load_pretrained as load_pretrained
-    from gcgap.protocol import Protocol as Protocol
-    from gcgap.protocol import Tracking as Tracking
-    from gcgap.records import Record as Record
-    from gcgap.records import read as read
+    from gcgap.importance.protocol import Protocol as Protocol
+    from gcgap.importance.protocol import Tracking as Tracking
+    from gcgap.measurement.measure import measure as measure
+    from gcgap.models.checkpoints import load as load
+    from gcgap.models.loading import load_pretrained as load_pretrained
+    from gcgap.records.record import Record as Record
+    from gcgap.records.record import read as read
 
 __version__ = version("gcgap")
 _HOMES = {
     "attribute": "attribution.attribute",
-    "Attribution": "attribution.settings",
+    "Attribution": "importance.attribution_settings",
     "Baseline": "importance.baselines",
     "Setup": "attribution.setup",
-    "load": "checkpoints",
-    "load_pretrained": "pretrained.load",
-    "measure": "measurement",
-    "Protocol": "protocol",
-    "Tracking": "protocol",
-    "Record": "records",
-    "read": "records",
+    "load": "models.checkpoints",
+    "load_pretrained": "models.loading",
+    "measure": "measurement.measure",
+    "Protocol": "importance.protocol",
+    "Tracking": "importance.protocol",
+    "Record": "records.record",
+    "read": "records.record",
 }
 __all__ = [
     "Attribution",

@@ -15,18 +15,18 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from gcgap.display import unfailing_output
-from gcgap.signals import Interrupted, hand_over, handled_by, interrupt
+from gcgap.training.display import unfailing_output
+from gcgap.training.signals import Interrupted, hand_over, handled_by, interrupt
 
 COMMANDS = {
-    "fit": ("gcgap.lightning_cli", "train a model to its accuracy target and measure every checkpoint"),
-    "validate": ("gcgap.lightning_cli", "exact match on the fixed validation set"),
-    "test": ("gcgap.lightning_cli", "exact match at every OOD length"),
-    "predict": ("gcgap.lightning_cli", "predicted tokens at every OOD length"),
-    "measure": ("gcgap.remeasure", "measure saved checkpoints again, with any setting changed"),
-    "attribute": ("gcgap.attribution.command", "hold every attribution method against exact effects, with its cost"),
-    "sweep": ("gcgap.sweep.command", "run every combination of seeds, tasks or any config keys"),
-    "report": ("gcgap.report.command", "tables, figures and one page from the records of runs"),
+    "fit": ("gcgap.training.lightning_cli", "train a model to its accuracy target and measure every checkpoint"),
+    "validate": ("gcgap.training.lightning_cli", "exact match on the fixed validation set"),
+    "test": ("gcgap.training.lightning_cli", "exact match at every OOD length"),
+    "predict": ("gcgap.training.lightning_cli", "predicted tokens at every OOD length"),
+    "measure": ("gcgap.commands.measure_command", "measure saved checkpoints again, with any setting changed"),
+    "attribute": ("gcgap.commands.attribute_command", "hold every attribution method against exact effects, with its cost"),
+    "sweep": ("gcgap.commands.sweep_command", "run every combination of seeds, tasks or any config keys"),
+    "report": ("gcgap.commands.report_command", "tables, figures and one page from the records of runs"),
 }
 HELP = "\n".join(
     [

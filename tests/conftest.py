@@ -22,24 +22,33 @@ from torch.nn import functional as F  # noqa: N812
 from zygote import Zygote
 
 checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws from Python's generator, which tests watch
-PURE = ["gcgap.batches", "gcgap.gap", "gcgap.gates", "gcgap.importance", "gcgap.model", "gcgap.tasks"]
+PURE = [
+    "gcgap.data.batches",
+    "gcgap.importance.gap",
+    "gcgap.importance.gates",
+    "gcgap.importance",
+    "gcgap.models.transformer",
+    "gcgap.data.tasks",
+]
 with install_import_hook(PURE, "conftest.checked"):
-    from gcgap.batches import Source
-    from gcgap.importance import (  # noqa: F401  # noqa: F401
-        activity,
-        baselines,
-        causal,
-        corruption,
-        drop,
-        first_order,
-        gradient,
-        linearised,
-        paths,
-        second_order,
-        sets,
-        shapley,
+    from gcgap.attribution import (
+        drop,  # noqa: F401
+        first_order,  # noqa: F401
+        linearised,  # noqa: F401
+        paths,  # noqa: F401
+        second_order,  # noqa: F401
+        sets,  # noqa: F401
+        shapley,  # noqa: F401
     )
-    from gcgap.model import Transformer
+    from gcgap.data import corruption  # noqa: F401
+    from gcgap.data.batches import Source
+    from gcgap.importance import ablation as causal  # noqa: F401
+    from gcgap.importance import (
+        activity,  # noqa: F401
+        baselines,  # noqa: F401
+        gradient,  # noqa: F401
+    )
+    from gcgap.models.transformer import Transformer
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from gcgap.prompts.sentences import WORDS
+from gcgap.data.sentences import WORDS
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40,

@@ -131,7 +131,7 @@ def command(arguments: list[str], output: str) -> None:
 
 def serve() -> None:
     """For each line of stdin fork a command, and answer how it ended and whether it left no process behind."""
-    import gcgap.lightning_cli  # noqa: F401
+    import gcgap.training.lightning_cli  # noqa: F401
 
     for line in sys.stdin:
         *told, patience = json.loads(line)

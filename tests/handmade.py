@@ -9,13 +9,13 @@ import reference
 import torch
 from torch import Tensor, nn
 
-from gcgap.batches import Batch, Purpose, Source
-from gcgap.components import Wiring
-from gcgap.gates import Site
+from gcgap.attribution.drop import Drop
+from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.baselines import activations_on
-from gcgap.importance.drop import Drop
+from gcgap.importance.gates import Site
 from gcgap.importance.scores import DIFFERENTIABLE, Metric
-from gcgap.model import Decoder, Transformer
+from gcgap.models.transformer import Decoder, Transformer
+from gcgap.models.wiring import Wiring
 
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 32, "n_ctx": 10, "seed": 5}
 WIRING = Wiring(2, 2)

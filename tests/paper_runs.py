@@ -10,7 +10,7 @@ import numpy as np
 import tiny
 from scipy.stats import spearmanr
 
-from gcgap.records import Record
+from gcgap.records.record import Record
 from gcgap.study.groups import DATA, MODEL, RELEASED
 
 SEEDS = (42, 123, 456)

@@ -12,9 +12,9 @@ from typing import Any
 import lightning as L  # noqa: N812
 import pytest
 
-import gcgap.processes
-import gcgap.subject
-from gcgap.records import Record
+import gcgap.importance.experiment
+import gcgap.training.processes
+from gcgap.records.record import Record
 
 
 class Saboteur(L.Callback):
@@ -31,21 +31,21 @@ class Saboteur(L.Callback):
         self.rank, self.place, self.how, self.deaf = rank, place, how, deaf
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        gcgap.processes.GRACE = 2.0
+        gcgap.training.processes.GRACE = 2.0
         if trainer.global_rank != self.rank or trainer.ckpt_path:  # pyright: ignore[reportAttributeAccessIssue]
             return
         if self.place == "starting":
             self.fail()
         patch = pytest.MonkeyPatch()
         if self.place == "measuring":
-            own = gcgap.subject.gradient_norms
+            own = gcgap.importance.experiment.gradient_norms
 
             def broken(*args: Any) -> Any:
                 if trainer.global_step == 2:
                     self.fail()
                 return own(*args)
 
-            patch.setattr(gcgap.subject, "gradient_norms", broken)
+            patch.setattr(gcgap.importance.experiment, "gradient_norms", broken)
         if self.place == "writing":
             write = Record.write
 

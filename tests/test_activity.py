@@ -12,10 +12,10 @@ import reference
 import torch
 from torch import nn
 
-from gcgap.batches import Purpose, Source
-from gcgap.components import Wiring
+from gcgap.data.batches import Purpose, Source
 from gcgap.importance.activity import activation_norms, attention_entropies, mean_patterns
-from gcgap.model import Positions, Transformer
+from gcgap.models.transformer import Positions, Transformer
+from gcgap.models.wiring import Wiring
 
 POSITIONS = get_args(Positions)
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 24, "n_ctx": 14, "seed": 5}

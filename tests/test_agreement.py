@@ -14,8 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gcgap.attribution.agreement import agreement, bootstrapped, grouped, top_size, with_intervals
-from gcgap.attribution.compose import _mean
-from gcgap.gap import Array, Judgement, noise_ceiling, rank, rank_correlation
+from gcgap.attribution.attribution_entries import _mean
+from gcgap.importance.gap import Array, Judgement, noise_ceiling, rank, rank_correlation
 
 BY = Judgement(resamples=200)
 KINDS = ["head", "head", "mlp"] * 3

@@ -22,20 +22,20 @@ from torch import Tensor, nn
 import gcgap
 from gcgap.attribution.attribute import STAGES
 from gcgap.attribution.methods import METHODS
-from gcgap.attribution.record import AttributionRecord, find_attributions
-from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
-from gcgap.batches import Batch, Purpose, Source
 from gcgap.cli import main
-from gcgap.compose import Origin
+from gcgap.commands.measure_command import build_parser
+from gcgap.data.batches import Batch, Purpose, Source
+from gcgap.data.corruption import Corruption, corrupted
+from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline
-from gcgap.importance.corruption import Corruption, corrupted
-from gcgap.model import Transformer
-from gcgap.protocol import Protocol
-from gcgap.records import Record
-from gcgap.remeasure import build_parser
-from gcgap.seal import SEAL
-from gcgap.subject import Subject
+from gcgap.importance.experiment import Subject
+from gcgap.importance.protocol import Protocol
+from gcgap.measurement.entries import Origin
+from gcgap.models.transformer import Transformer
+from gcgap.records.attribution_record import AttributionRecord, find_attributions
+from gcgap.records.checksum import SEAL
+from gcgap.records.record import Record
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

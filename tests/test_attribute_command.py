@@ -15,14 +15,14 @@ import tiny
 import torch
 from rich.cells import cell_len
 
-from gcgap.attribution import command
 from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
-from gcgap.attribution.record import AttributionRecord
-from gcgap.checkpoints import sha256
 from gcgap.cli import main
+from gcgap.commands import attribute_command as command
 from gcgap.importance.baselines import Baseline
-from gcgap.report.known import read_truth
+from gcgap.models.checkpoints import sha256
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.report.circuit_tables import read_truth
 from gcgap.report.methods_figures import FIGURES
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]

@@ -34,12 +34,9 @@ from hypothesis import strategies as st
 from memory import peak
 from torch import Tensor, nn
 
-from gcgap.components import Wiring
-from gcgap.gates import gated
-from gcgap.importance.baselines import zero_activations
-from gcgap.importance.drop import Drop
-from gcgap.importance.first_order import attribution_patching, fisher_trace, gate_gradient, weight_times_gradient
-from gcgap.importance.paths import (
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.first_order import attribution_patching, fisher_trace, gate_gradient, weight_times_gradient
+from gcgap.attribution.paths import (
     RULES,
     Rule,
     completeness_residual,
@@ -51,7 +48,7 @@ from gcgap.importance.paths import (
     right,
     trapezoid,
 )
-from gcgap.importance.second_order import (
+from gcgap.attribution.second_order import (
     hvp,
     hvp_by_differences,
     joint_hvp,
@@ -60,8 +57,11 @@ from gcgap.importance.second_order import (
     own_curvature,
     own_curvature_by_differences,
 )
-from gcgap.importance.shapley import marginals, shapley_values, standard_error
-from gcgap.model import Transformer
+from gcgap.attribution.shapley import marginals, shapley_values, standard_error
+from gcgap.importance.baselines import zero_activations
+from gcgap.importance.gates import gated
+from gcgap.models.transformer import Transformer
+from gcgap.models.wiring import Wiring
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 TIGHT: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-10}

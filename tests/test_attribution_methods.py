@@ -20,23 +20,23 @@ from torch import Tensor, nn
 
 import gcgap
 from gcgap.attribution.attribute import attribute
-from gcgap.attribution.command import build_parser
+from gcgap.attribution.drop import Drop, Passes
 from gcgap.attribution.methods import METHODS, Method, Problem, find_methods, method
-from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.scoring import forward_seconds, scored
-from gcgap.attribution.settings import Attribution
-from gcgap.batches import Purpose, Source
-from gcgap.compose import Origin
-from gcgap.gates import Activations
+from gcgap.attribution.sets import single_drops
+from gcgap.commands.attribute_command import build_parser
+from gcgap.data.batches import Purpose, Source
+from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import activations_on, zero_activations
-from gcgap.importance.drop import Drop, Passes
+from gcgap.importance.gates import Activations
+from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
-from gcgap.importance.sets import single_drops
-from gcgap.model import Decoder, Transformer
-from gcgap.protocol import Protocol
-from gcgap.report.logs import scalars
+from gcgap.measurement.entries import Origin
+from gcgap.models.transformer import Decoder, Transformer
+from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report.methods_figures import FAMILIES
 from gcgap.report.methods_files import write_files
+from gcgap.report.tensorboard import scalars
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]
 NAMES = list(METHODS)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgap.batches import (
+from gcgap.data.batches import (
     Batch,
     Layout,
     Purpose,
@@ -23,9 +23,9 @@ from gcgap.batches import (
     partners,
     rank_slice,
 )
-from gcgap.importance.corruption import Corruption, corrupted
-from gcgap.prompts.sentences import NAMES, WORDS
-from gcgap.tasks import END, PAD, SEP, START, TASKS, Sentences, Task, find_task
+from gcgap.data.corruption import Corruption, corrupted
+from gcgap.data.sentences import NAMES, WORDS
+from gcgap.data.tasks import END, PAD, SEP, START, TASKS, Sentences, Task, find_task
 
 INTEGERS = sorted(name for name, task in TASKS.items() if not isinstance(task, Sentences))
 
@@ -335,7 +335,7 @@ TARGETS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_task_may_have_any_number_of_targets(name: str, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.data.tasks.TASKS", dict(TASKS))
     own = type("Own", (Task,), {"name": name, "target": lambda self, inputs: TARGETS[name](inputs)})()
     source = Source(name, seed=4, layout=layout, lengths=(2, 4), ood_lengths=(6, 5))
     batch = source.training_batch(0, 16)

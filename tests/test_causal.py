@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gcgap.batches import Batch, Purpose, Source, length_batch, partners, rank_slice
-from gcgap.components import Wiring
-from gcgap.gates import Activations, NotFiredError, Site, recorded
-from gcgap.importance import causal
+from gcgap.data.batches import Batch, Purpose, Source, length_batch, partners, rank_slice
+from gcgap.data.corruption import corrupted
+from gcgap.data.tasks import END, LARGEST, SEP, VOCABULARY, find_task
+from gcgap.importance import ablation as causal
+from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, drops
 from gcgap.importance.baselines import Baseline, Replacement, mean_activations, replacements, zero_activations
-from gcgap.importance.causal import Intervention, ablated_scores, base_scores, drops
-from gcgap.importance.corruption import corrupted
+from gcgap.importance.gates import Activations, NotFiredError, Site, recorded
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import METRICS, score
-from gcgap.model import Positions, Transformer
-from gcgap.precision import in_precision
-from gcgap.tasks import END, LARGEST, SEP, VOCABULARY, find_task
+from gcgap.models.number_format import in_precision
+from gcgap.models.transformer import Positions, Transformer
+from gcgap.models.wiring import Wiring
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)

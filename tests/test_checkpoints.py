@@ -16,10 +16,10 @@ import tiny
 import torch
 
 import gcgap
-from gcgap.batches import Layout, Purpose
-from gcgap.checkpoints import last_checkpoint, run_directory, sha256, step_checkpoints
-from gcgap.model import Transformer
-from gcgap.training import SequenceModel
+from gcgap.data.batches import Layout, Purpose
+from gcgap.models.checkpoints import last_checkpoint, run_directory, sha256, step_checkpoints
+from gcgap.models.transformer import Transformer
+from gcgap.training.module import SequenceModel
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -268,7 +268,7 @@ def test_a_model_in_memory_is_measured_only_with_floating_point() -> None:
 def test_a_context_that_no_weight_bears_out_is_refused_before_it_is_made(
     positions: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gcgap.model.sinusoids", lambda *_: pytest.fail("the table is made"))
+    monkeypatch.setattr("gcgap.models.transformer.sinusoids", lambda *_: pytest.fail("the table is made"))
     sizes = content["hyper_parameters"] | {"positions": positions, "n_ctx": 50_000_000}
     torch.save(content | {"hyper_parameters": sizes}, tmp_path / "giant.ckpt")
     assert "`model.n_ctx` must be at most 65536 unless positions are learned; got 50000000" in refused(tmp_path / "giant.ckpt")

@@ -19,13 +19,13 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gcgap import tasks
-from gcgap.callbacks import GapTracker
 from gcgap.cli import COMMANDS, UsageError, main
-from gcgap.protocol import Protocol
-from gcgap.records import Record
-from gcgap.tasks import TASKS
-from gcgap.training import SequenceModel
+from gcgap.data import tasks
+from gcgap.data.tasks import TASKS
+from gcgap.importance.protocol import Protocol
+from gcgap.records.record import Record
+from gcgap.training.callbacks import GapTracker
+from gcgap.training.module import SequenceModel
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -232,12 +232,12 @@ def test_only_debug_prints_a_traceback(refuse: Refuse, capsys: pytest.CaptureFix
 def test_a_failure_that_the_user_did_not_type_ends_with_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gcgap.remeasure
+    import gcgap.commands.measure_command
 
     def fail(arguments: list[str]) -> int:
         raise FloatingPointError("The loss is nan at step 3.")
 
-    monkeypatch.setattr(gcgap.remeasure, "run", fail)
+    monkeypatch.setattr(gcgap.commands.measure_command, "run", fail)
     assert main(["measure", "runs"]) == 1
     assert capsys.readouterr().err == "gcgap: error: FloatingPointError: The loss is nan at step 3.\n"
 
@@ -258,7 +258,7 @@ def test_a_table_that_cannot_be_shown_fails_no_run(monkeypatch: pytest.MonkeyPat
     tracker, barriers = GapTracker(Protocol()), []
     strategy = SimpleNamespace(barrier=barriers.append)
     tracker.run = SimpleNamespace(finish=lambda *_: tiny.ten())  # type: ignore[assignment]
-    monkeypatch.setattr("gcgap.callbacks.table", lambda record: 1 / 0)
+    monkeypatch.setattr("gcgap.training.callbacks.table", lambda record: 1 / 0)
     module = SequenceModel(n_layers=1, n_heads=1, d_model=4, d_ff=4)
     trainer: Any = SimpleNamespace(global_step=3, is_global_zero=True, strategy=strategy)
     tracker._finish(trainer, module)
@@ -269,12 +269,12 @@ def test_a_table_that_cannot_be_shown_fails_no_run(monkeypatch: pytest.MonkeyPat
 def test_an_error_of_many_lines_is_cut_to_its_first_two_and_its_last(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gcgap.remeasure
+    import gcgap.commands.measure_command
 
     def fail(arguments: list[str]) -> int:
         raise UsageError("first\n\n  second\nthird\nfourth\n")
 
-    monkeypatch.setattr(gcgap.remeasure, "run", fail)
+    monkeypatch.setattr(gcgap.commands.measure_command, "run", fail)
     assert main(["measure", "runs"]) == 2
     assert capsys.readouterr().err == "gcgap: error: first\n  second\n  fourth\n"
 
@@ -374,7 +374,7 @@ def test_a_run_directory_holds_what_the_contract_names(run: Path) -> None:
 
 
 def test_the_records_of_a_run_say_what_they_are(run: Path) -> None:
-    from gcgap.checkpoints import sha256
+    from gcgap.models.checkpoints import sha256
 
     for step in tiny.STEPS:
         record = Record.read(run / "gap" / f"step={step:06d}.json")
@@ -463,7 +463,7 @@ def test_untrained_weights_are_not_judged_by_mistake(command: str, refuse: Refus
 
 
 OWN = """
-from gcgap.tasks import Task
+from gcgap.data.tasks import Task
 
 class Sum(Task):
     name = "sum_of_test_cli"
@@ -476,8 +476,8 @@ class Sum(Task):
 def test_a_task_of_ones_own_is_imported_by_every_command_and_named_by_its_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
-    monkeypatch.setattr("gcgap.checkpoints.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.data.tasks.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.models.checkpoints.TASKS", dict(TASKS))
     monkeypatch.delitem(sys.modules, "tasks_of_test_cli", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -501,5 +501,5 @@ def test_a_task_of_ones_own_is_imported_by_every_command_and_named_by_its_checkp
         said = capsys.readouterr().err
         assert "the task 'sum_of_test_cli', of the module tasks_of_test_cli (" in said
         assert "`--import tasks_of_test_cli`" in said
-    monkeypatch.setattr("gcgap.checkpoints.TASKS", tasks.TASKS)
+    monkeypatch.setattr("gcgap.models.checkpoints.TASKS", tasks.TASKS)
     assert main(["measure", str(run / "checkpoints" / "last.ckpt"), "--force", "--import", "tasks_of_test_cli"]) == 0

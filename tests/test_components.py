@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gcgap
-from gcgap.components import Component, Wiring
-from gcgap.gates import recorded
-from gcgap.model import Transformer
+from gcgap.importance.gates import recorded
+from gcgap.models.transformer import Transformer
+from gcgap.models.wiring import Component, Wiring
 
 few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 4, "d_model": 16, "d_ff": 24, "n_ctx": 14}

@@ -11,9 +11,9 @@ import tiny
 import yaml
 
 from gcgap.cli import UsageError, main
-from gcgap.lightning_cli import ConfigOnly
-from gcgap.remeasure import build_parser
+from gcgap.commands.measure_command import build_parser
 from gcgap.sweep.plan import read
+from gcgap.training.lightning_cli import ConfigOnly
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

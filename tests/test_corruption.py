@@ -10,12 +10,12 @@ import torch
 from handmade import CLOSE, PARTS, WIRING, N, a_drop, bent_model
 from torch import Tensor
 
-from gcgap.batches import Batch, Purpose, Source, partners
+from gcgap.data.batches import Batch, Purpose, Source, partners
+from gcgap.data.corruption import OF_SEQUENCES, Corruption, corrupted
+from gcgap.data.tasks import LARGEST, SEP, START, find_task
+from gcgap.importance.ablation import Intervention, ablated_scores
 from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
-from gcgap.importance.causal import Intervention, ablated_scores
-from gcgap.importance.corruption import OF_SEQUENCES, Corruption, corrupted
 from gcgap.importance.scores import log_prob
-from gcgap.tasks import LARGEST, SEP, START, find_task
 
 LENGTH = 3
 SORT, REVERSE = (Source(task, seed=3, lengths=(1, 2), ood_lengths=(LENGTH,)) for task in ("sort", "reverse"))

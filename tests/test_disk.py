@@ -17,7 +17,7 @@ import tiny
 from ends import check_same, fit
 from zygote import Zygote
 
-from gcgap.files import write_whole
+from gcgap.records.atomic import write_whole
 
 PLACES = [
     *("write config.yaml", "write last.ckpt", "write step=*.ckpt", "write step=*.json", "write emergence.png", "write events*"),

@@ -13,8 +13,8 @@ import tiny
 from rich.console import Console
 
 from gcgap.cli import exit_code, main
-from gcgap.display import Output, encodable, showing, unfailing_output
-from gcgap.report.table import table
+from gcgap.report.component_table import table
+from gcgap.training.display import Output, encodable, showing, unfailing_output
 
 COMMAND = [sys.executable, "-m", "gcgap"]
 PRINTS = "from gcgap.cli import main; import gcgap.cli as c; c.HELP = 'x' * 100_000 + 'ρ'; raise SystemExit(main([]))"
@@ -104,11 +104,11 @@ def raised(code: str, module: str) -> Exception:
 @pytest.mark.parametrize(
     ("code", "module", "expected"),
     [
-        ("raise ValueError('typed')", "gcgap.protocol", 2),
+        ("raise ValueError('typed')", "gcgap.importance.protocol", 2),
         ("raise ValueError('of a library')", "numpy", 1),
-        ("'ρ'.encode('ascii')", "gcgap.protocol", 1),
-        ("import json; json.loads('{')", "gcgap.protocol", 1),
-        ("raise KeyError('x')", "gcgap.protocol", 1),
+        ("'ρ'.encode('ascii')", "gcgap.importance.protocol", 1),
+        ("import json; json.loads('{')", "gcgap.importance.protocol", 1),
+        ("raise KeyError('x')", "gcgap.importance.protocol", 1),
     ],
 )
 def test_only_what_gcgap_itself_refuses_was_typed(code: str, module: str, expected: int) -> None:

@@ -27,10 +27,10 @@ from handmade import (
 )
 from torch import Tensor, nn
 
-from gcgap.gates import Site, gated
-from gcgap.importance import drop as drop_module
+from gcgap.attribution import drop as drop_module
+from gcgap.attribution.drop import Drop, Passes
 from gcgap.importance.baselines import activations_on, zero_activations
-from gcgap.importance.drop import Drop, Passes
+from gcgap.importance.gates import Site, gated
 from gcgap.importance.scores import exact_match, log_prob
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gcgap.report.emergence import MOST, Column, emergence, is_due
+from gcgap.report.emergence_figure import MOST, Column, emergence, is_due
 from gcgap.report.scatter import scatter
 from gcgap.report.style import COLOURS, LABELS, MARKERS
 

@@ -15,9 +15,9 @@ from faults import Spoil
 from lightning.pytorch.plugins import MixedPrecision
 from zygote import Zygote
 
-from gcgap.data import SequenceData
-from gcgap.model import Transformer
-from gcgap.training import SequenceModel
+from gcgap.models.transformer import Transformer
+from gcgap.training.datamodule import SequenceData
+from gcgap.training.module import SequenceModel
 
 WEIGHT = "model.blocks.1.mlp.W_out.weight"
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]

@@ -12,10 +12,10 @@ import yaml
 
 import gcgap
 from gcgap.cli import main
-from gcgap.pretrained.fresh import model_settings, new_model
-from gcgap.pretrained.model import Pretrained
-from gcgap.records import Record
-from gcgap.tasks import VOCABULARY, find_task
+from gcgap.data.tasks import VOCABULARY, find_task
+from gcgap.models.fresh import model_settings, new_model
+from gcgap.models.pretrained import Pretrained
+from gcgap.records.record import Record
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 SIZES: dict[str, Any] = {"n_layers": 1, "n_heads": 2, "d_model": 16, "d_ff": 32, "n_ctx": 40}

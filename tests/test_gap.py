@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gcgap.gap import (
+from gcgap.importance.gap import (
     Array,
     Gap,
     Judgement,

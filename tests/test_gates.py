@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gcgap.batches import Purpose, Source
-from gcgap.components import Wiring
-from gcgap.gates import Activations, NotFiredError, Site, gated, mix, recorded, undisturbed
-from gcgap.model import Positions, Transformer
+from gcgap.data.batches import Purpose, Source
+from gcgap.importance.gates import Activations, NotFiredError, Site, gated, mix, recorded, undisturbed
+from gcgap.models.transformer import Positions, Transformer
+from gcgap.models.wiring import Wiring
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)

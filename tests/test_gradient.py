@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gcgap.batches import Batch, Purpose, Source
-from gcgap.components import Wiring
+from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.gradient import gradient_norms
-from gcgap.model import Positions, Transformer
+from gcgap.models.transformer import Positions, Transformer
+from gcgap.models.wiring import Wiring
 
 few = settings(max_examples=10, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)

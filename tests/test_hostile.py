@@ -18,17 +18,17 @@ import sweeps
 import tiny
 from rich.console import Console
 
-from gcgap.batches import Source
 from gcgap.cli import UsageError, main
-from gcgap.records import Record
-from gcgap.remeasure import changed_folder
-from gcgap.report.logs import png, role_table
-from gcgap.report.parts import slug
-from gcgap.report.plain import plain_cell, plain_text
+from gcgap.commands.measure_command import changed_folder
+from gcgap.data.batches import Source
+from gcgap.data.tasks import TASKS, Task
+from gcgap.records.record import Record
+from gcgap.report.component_table import table
 from gcgap.report.scatter import scatter
-from gcgap.report.table import table
+from gcgap.report.table_parts import slug
+from gcgap.report.tensorboard import png, role_table
+from gcgap.report.wording import plain_cell, plain_text
 from gcgap.sweep.plan import read
-from gcgap.tasks import TASKS, Task
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

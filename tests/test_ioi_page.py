@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from gcgap.attribution.record import AttributionRecord, find_attributions
-from gcgap.records import Record, find_records
+from gcgap.records.attribution_record import AttributionRecord, find_attributions
+from gcgap.records.record import Record, find_records
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "ioi.md").read_text()

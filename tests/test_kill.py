@@ -15,7 +15,7 @@ from ends import check_same, fit
 from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTHING_SIZE_GUIDANCE, EventAccumulator
 from zygote import Zygote
 
-from gcgap.files import remove_unfinished
+from gcgap.records.atomic import remove_unfinished
 
 PLACES = [
     *("write step=*.ckpt", "write last.ckpt", "write step=*.json", "write emergence.png", "write events*"),

@@ -8,18 +8,18 @@ import pytest
 import reference
 import torch
 
-from gcgap.components import Wiring
-from gcgap.gates import recorded
+from gcgap.attribution import circuit_wires as wires
+from gcgap.attribution.circuit_parts import either
+from gcgap.attribution.known_circuits import COPY, HALF, KNOWN, LENGTH, Known
+from gcgap.data.tasks import END, SEP, START
+from gcgap.importance.ablation import Intervention, ablated_scores, base_scores
 from gcgap.importance.activity import activation_norms
 from gcgap.importance.baselines import Baseline, Replacement, activations_on, mean_activations, zero_activations
-from gcgap.importance.causal import Intervention, ablated_scores, base_scores
+from gcgap.importance.gates import recorded
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import Scores
-from gcgap.known import wires
-from gcgap.known.models import COPY, HALF, KNOWN, LENGTH, Known
-from gcgap.known.parts import either
-from gcgap.model import MLP
-from gcgap.tasks import END, SEP, START
+from gcgap.models.transformer import MLP
+from gcgap.models.wiring import Wiring
 
 Names = tuple[str, ...]
 NOTHING, EVERYTHING = 0.0, 1.0  # of exact match

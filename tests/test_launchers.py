@@ -19,9 +19,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
 from gcgap.cli import main
-from gcgap.launchers import SIZES, as_one_process, without_launcher
-from gcgap.lightning_cli import SETTINGS, GapCLI
 from gcgap.sweep import worker
+from gcgap.training.launchers import SIZES, as_one_process, without_launcher
+from gcgap.training.lightning_cli import SETTINGS, GapCLI
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 pytestmark.append(pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"))

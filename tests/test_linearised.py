@@ -30,15 +30,15 @@ from handmade import (
 )
 from torch import Tensor, nn
 
-from gcgap.gates import Site
-from gcgap.importance import drop as drop_module
+from gcgap.attribution import drop as drop_module
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.first_order import attribution_patching
+from gcgap.attribution.linearised import frozen_effects, linear_effects, local_effects
+from gcgap.attribution.sets import single_drops
 from gcgap.importance.baselines import activations_on, zero_activations
-from gcgap.importance.drop import Drop
-from gcgap.importance.first_order import attribution_patching
-from gcgap.importance.linearised import frozen_effects, linear_effects, local_effects
+from gcgap.importance.gates import Site
 from gcgap.importance.scores import DIFFERENTIABLE
-from gcgap.importance.sets import single_drops
-from gcgap.model import Transformer
+from gcgap.models.transformer import Transformer
 
 TIGHT: dict[str, Any] = {"atol": 1e-10, "rtol": 1e-9}
 HEADS = [i for i, (_, head) in enumerate(PARTS) if head is not None]

@@ -18,11 +18,11 @@ from test_pretrained import TOKENS
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gcgap.pretrained import checks
-from gcgap.pretrained.families import find_wiring
-from gcgap.pretrained.load import load_pretrained, step_of
-from gcgap.pretrained.model import Pretrained
-from gcgap.pretrained.weights import PREFIXES, weights_sha256
+from gcgap.models import config_checks as checks
+from gcgap.models.families import find_wiring
+from gcgap.models.loading import load_pretrained, step_of
+from gcgap.models.pretrained import Pretrained
+from gcgap.models.weight_files import PREFIXES, weights_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_a_name_that_cannot_be_reached_is_told() -> None:
 
 
 def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.pretrained.fresh.find_spec", lambda name: None)
+    monkeypatch.setattr("gcgap.models.fresh.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"install `gcgap\[hf\]`"):
         load_pretrained("gpt2")
 

@@ -15,15 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTH
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from gcgap.batches import Source
 from gcgap.cli import main
-from gcgap.model import Transformer
-from gcgap.protocol import Protocol
-from gcgap.records import Record
-from gcgap.report.emergence import Column, emergence, is_due
-from gcgap.report.logs import layout, pixels, png, role_table, scalars, write_pictures
+from gcgap.data.batches import Source
+from gcgap.importance.protocol import Protocol
+from gcgap.models.transformer import Transformer
+from gcgap.records.record import Record
+from gcgap.report.emergence_figure import Column, emergence, is_due
 from gcgap.report.scatter import scatter
-from gcgap.run import Run
+from gcgap.report.tensorboard import layout, pixels, png, role_table, scalars, write_pictures
+from gcgap.training.run import Run
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -280,11 +280,11 @@ class Long:
     def __init__(self, directory: Path, patched: pytest.MonkeyPatch) -> None:
         self.directory, self.calls, self.drawn = directory, Counter[str](), list[int]()
         read, written = Record.read, Record.write
-        patched.setattr("gcgap.report.emergence.MOST", COLUMNS)
-        patched.setattr("gcgap.run.measure", lambda *_, origin, **__: tiny.ten(step=origin.step))
-        patched.setattr("gcgap.run.sha256", lambda _: "0" * 64)
-        patched.setattr("gcgap.run.emergence", self._emergence)
-        patched.setattr("gcgap.run.png", lambda _: b"")
+        patched.setattr("gcgap.report.emergence_figure.MOST", COLUMNS)
+        patched.setattr("gcgap.training.run.measure", lambda *_, origin, **__: tiny.ten(step=origin.step))
+        patched.setattr("gcgap.training.run.sha256", lambda _: "0" * 64)
+        patched.setattr("gcgap.training.run.emergence", self._emergence)
+        patched.setattr("gcgap.training.run.png", lambda _: b"")
         patched.setattr(Record, "read", classmethod(lambda _, path: self.calls.update(["read"]) or read(path)))
         patched.setattr(Record, "write", lambda record, path: self.calls.update(["write"]) or written(record, path, compact=True))
         self.model = Transformer(1, 1, 8, 8)
@@ -322,7 +322,7 @@ def test_a_run_reads_its_earlier_records_once_and_draws_few_of_many_checkpoints(
 
 def test_pictures_of_a_checkpoint_that_is_not_drawn_come_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long, shown = Long(tmp_path, monkeypatch), list[int]()
-    monkeypatch.setattr("gcgap.run.write_pictures", lambda _writer, record, _raster: shown.append(record["step"]))
+    monkeypatch.setattr("gcgap.training.run.write_pictures", lambda _writer, record, _raster: shown.append(record["step"]))
     monkeypatch.setattr(Run, "_tensorboards", lambda _: [_Logger()])
     run = long.start()
     for step in range(COLUMNS + 2):

@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 import gcgap
-from gcgap.batches import Batch, Purpose, Source, partners
-from gcgap.components import Wiring
-from gcgap.compose import Origin
-from gcgap.gates import Site
+from gcgap.data.batches import Batch, Purpose, Source, partners
+from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, drops
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, mean_activations, replacements, zero_activations
-from gcgap.importance.causal import Intervention, ablated_scores, base_scores, drops
-from gcgap.model import Transformer
-from gcgap.precision import in_precision
-from gcgap.protocol import Protocol, window_length
-from gcgap.records import METRICS, Record
-from gcgap.subject import id_batches
+from gcgap.importance.experiment import id_batches
+from gcgap.importance.gates import Site
+from gcgap.importance.protocol import Protocol, window_length
+from gcgap.measurement.entries import Origin
+from gcgap.models.number_format import in_precision
+from gcgap.models.transformer import Transformer
+from gcgap.models.wiring import Wiring
+from gcgap.records.record import METRICS, Record
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]
 NAMES = ["L0_H0", "L0_H1", "L0_MLP", "L1_H0", "L1_H1", "L1_MLP"]

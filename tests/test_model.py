@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgap.batches import Source
-from gcgap.model import Positions, Transformer, check_sizes, rotate, sinusoids
-from gcgap.tasks import PAD, VOCABULARY
+from gcgap.data.batches import Source
+from gcgap.data.tasks import PAD, VOCABULARY
+from gcgap.models.transformer import Positions, Transformer, check_sizes, rotate, sinusoids
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)

@@ -23,26 +23,26 @@ from gcgap.attribution import attribute as attribution
 from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.partial import Partial
-from gcgap.attribution.record import AttributionRecord
-from gcgap.attribution.settings import Attribution
+from gcgap.attribution.sets import single_drops
 from gcgap.attribution.setup import Setup
-from gcgap.batches import Purpose
 from gcgap.cli import main
-from gcgap.components import Slices, Wiring
-from gcgap.compose import Origin
+from gcgap.data.batches import Purpose
+from gcgap.data.find_prompts import find_prompts
+from gcgap.data.sentences import WORDS, word_ids
+from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
-from gcgap.importance.sets import single_drops
-from gcgap.measurement import measure
-from gcgap.pretrained.families import find_wiring
-from gcgap.pretrained.load import load_pretrained
-from gcgap.pretrained.model import Pretrained
-from gcgap.prompts.find import find_prompts
-from gcgap.prompts.sentences import WORDS, word_ids
-from gcgap.protocol import PROMPTED
-from gcgap.records import Record
-from gcgap.report.table import sentence
+from gcgap.importance.experiment import Subject
+from gcgap.importance.protocol import PROMPTED
+from gcgap.measurement.entries import Origin
+from gcgap.measurement.measure import measure
+from gcgap.models.families import find_wiring
+from gcgap.models.loading import load_pretrained
+from gcgap.models.pretrained import Pretrained
+from gcgap.models.wiring import Slices, Wiring
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.records.record import Record
+from gcgap.report.component_table import sentence
 from gcgap.study.groups import gather
-from gcgap.subject import Subject
 
 FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]
 SMALL = ["--protocol.sequences=8", "--protocol.gradient_batches=2", "--protocol.mean_batches=1", "--protocol.resamples=100"]
@@ -242,7 +242,7 @@ def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: 
     for setup, protocol, origin in (*cases, cases[0]):
         with pytest.raises(OSError, match="that is all"):
             attribution.attribute(model, setup=setup, protocol=protocol, origin=origin, partial=tmp_path)
-    monkeypatch.setattr("gcgap.compose.version", lambda name: "another one")
+    monkeypatch.setattr("gcgap.measurement.entries.version", lambda name: "another one")
     with pytest.raises(OSError, match="that is all"):
         attribution.attribute(model, setup=patch, protocol=usual, origin=sourced(), partial=tmp_path)
     assert kept[0] == kept[-2], "equal calls go on where the other one was"
@@ -288,7 +288,7 @@ def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
         calls.append({"model": model} | more)
         raise OSError("that is all")
 
-    monkeypatch.setattr("gcgap.attribution.command.attribute", noted)
+    monkeypatch.setattr("gcgap.commands.attribute_command.attribute", noted)
     said = {
         ("--revision", "step0"): "patch_prompt,revision=step0",
         ("--revision", "step1000"): "patch_prompt,revision=step1000",

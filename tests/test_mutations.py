@@ -24,22 +24,22 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import gcgap
-import gcgap.attribution.command
-import gcgap.checkpoints
-import gcgap.config_file
-import gcgap.lightning_cli
-import gcgap.records
-import gcgap.remeasure
+import gcgap.commands.attribute_command
+import gcgap.commands.measure_command
+import gcgap.models.checkpoints
+import gcgap.records.record
 import gcgap.sweep.plan
-from gcgap.attribution.record import AttributionRecord
-from gcgap.checkpoints import read_checkpoint
+import gcgap.training.config_file
+import gcgap.training.lightning_cli
 from gcgap.cli import UsageError, main
-from gcgap.lightning_cli import ConfigOnly
-from gcgap.model import Decoder
-from gcgap.pretrained.fresh import new_model
-from gcgap.records import PACKED, Record, find_records, pack
-from gcgap.report.known import read_truth
-from gcgap.seal import sealed
+from gcgap.models.checkpoints import read_checkpoint
+from gcgap.models.fresh import new_model
+from gcgap.models.transformer import Decoder
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.records.checksum import sealed
+from gcgap.records.record import PACKED, Record, find_records, pack
+from gcgap.report.circuit_tables import read_truth
+from gcgap.training.lightning_cli import ConfigOnly
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 many = settings(
@@ -50,8 +50,8 @@ many = settings(
 @pytest.fixture
 def one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands make their parsers anew, which takes most of the time of these tests."""
-    measure, fit = gcgap.remeasure.build_parser(), ConfigOnly()
-    monkeypatch.setattr(gcgap.remeasure, "build_parser", lambda: measure)
+    measure, fit = gcgap.commands.measure_command.build_parser(), ConfigOnly()
+    monkeypatch.setattr(gcgap.commands.measure_command, "build_parser", lambda: measure)
     monkeypatch.setattr(gcgap.sweep.plan, "ConfigOnly", lambda: fit)
 
 
@@ -143,8 +143,8 @@ def test_a_command_refuses_a_harmed_checkpoint_by_name_or_has_the_same_weights(
         had.append(weights(model))
         raise ReachedError
 
-    monkeypatch.setattr(gcgap.remeasure, "measure", believe)
-    monkeypatch.setattr(gcgap.attribution.command, "attribute", believe)
+    monkeypatch.setattr(gcgap.commands.measure_command, "measure", believe)
+    monkeypatch.setattr(gcgap.commands.attribute_command, "attribute", believe)
 
     @many
     @given(mutants.EDITS)
@@ -245,7 +245,7 @@ def test_lightning_does_not_unpickle_what_it_loads_itself(
     path, target = tmp_path / "last.ckpt", tmp_path / "it-ran"
     honest = read_checkpoint(run / "checkpoints" / "last.ckpt")
     torch.save(honest | {"loops": Payload(target)}, path)
-    monkeypatch.setattr(gcgap.lightning_cli, "read_checkpoint", lambda path: honest)
+    monkeypatch.setattr(gcgap.training.lightning_cli, "read_checkpoint", lambda path: honest)
     for command in ("fit", "validate", "test"):
         arguments = [command, *tiny.arguments(tmp_path / "new")[1:], f"--ckpt_path={path}"]
         assert main(arguments) != 0
@@ -280,7 +280,7 @@ def test_a_checkpoint_that_asks_for_a_giant_model_is_refused_without_making_one(
         assert sizes["n_layers"] < 100, "its parts are being made"
         return new_model(**sizes)
 
-    monkeypatch.setattr(gcgap.checkpoints, "new_model", made)
+    monkeypatch.setattr(gcgap.models.checkpoints, "new_model", made)
     content = torch.load(run / "checkpoints" / "step=000300.ckpt", weights_only=True)
     content["hyper_parameters"] |= {key: value} | ({"positions": "learned"} if key == "n_ctx" else {})
     path = tmp_path / "giant.ckpt"
@@ -406,7 +406,7 @@ def test_a_checksum_that_is_none_is_a_wrong_one(seal: Any, tmp_path: Path) -> No
 
 def test_packed_records_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = packed(tmp_path / "final.json")
-    monkeypatch.setattr(gcgap.records, "LARGEST", 10_000)
+    monkeypatch.setattr(gcgap.records.record, "LARGEST", 10_000)
     with pytest.raises(ValueError, match="more than 10000 bytes") as refused:
         find_records(path)
     assert str(path) in str(refused.value)
@@ -578,7 +578,7 @@ def test_a_harmed_config_of_a_run_is_refused_by_name_or_measures_as_it_says(
     def believe(*_: Any, **__: Any) -> None:
         raise ReachedError
 
-    monkeypatch.setattr(gcgap.remeasure, "measure", believe)
+    monkeypatch.setattr(gcgap.commands.measure_command, "measure", believe)
 
     @many
     @given(mutants.EDITS)
@@ -606,7 +606,7 @@ def test_what_a_cut_config_of_a_run_has_lost_never_becomes_a_default(
         believed.append(protocol)
         raise ReachedError
 
-    monkeypatch.setattr(gcgap.remeasure, "measure", believe)
+    monkeypatch.setattr(gcgap.commands.measure_command, "measure", believe)
     for kept in sorted({*range(0, len(lines), 4), *range(len(lines) - 5, len(lines) + 1)}):
         (home / "config.yaml").write_text("".join(lines[:kept]))
         code, said = commanded(capsys, "measure", home)

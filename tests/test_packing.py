@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.profiler import ProfilerActivity, profile
 
-from gcgap.batches import Batch, Layout, Purpose, Source, mixed_batch
-from gcgap.model import Positions, Transformer
-from gcgap.packing import packed_logits, scored_logits
-from gcgap.tasks import VOCABULARY, Task, find_task
+from gcgap.data.batches import Batch, Layout, Purpose, Source, mixed_batch
+from gcgap.data.tasks import VOCABULARY, Task, find_task
+from gcgap.models.packing import packed_logits, scored_logits
+from gcgap.models.transformer import Positions, Transformer
 
 
 def mixed(layout: Layout) -> Batch:
@@ -40,7 +40,7 @@ def test_packed_logits_and_gradients_are_those_of_the_padded_batch(positions: Po
 def test_packed_logits_are_those_of_the_padded_batch_for_any_number_of_targets(
     m: int, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gcgap.tasks.TASKS", {})
+    monkeypatch.setattr("gcgap.data.tasks.TASKS", {})
     own = type("Own", (Task,), {"name": "own", "target": lambda self, inputs: inputs[:, :1].expand(-1, m)})()
     model, batch = Transformer(2, 2, 16, 24, seed=1).double(), mixed_batch(own, 3, Purpose.TRAIN, 0, 12, (2, 5), layout)
     packed = packed_logits(model, batch.inputs, batch.scored)

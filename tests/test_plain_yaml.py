@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgap.plain_yaml import dump, load
+from gcgap.training.plain_yaml import dump, load
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 

@@ -13,15 +13,15 @@ import torch
 import yaml
 
 import gcgap
-from gcgap.batches import Purpose
-from gcgap.callbacks import GapTracker
 from gcgap.cli import main
-from gcgap.config_file import training_of
-from gcgap.model import Transformer
-from gcgap.precision import in_precision
-from gcgap.protocol import Protocol
-from gcgap.records import Record
+from gcgap.data.batches import Purpose
+from gcgap.importance.protocol import Protocol
+from gcgap.models.number_format import in_precision
+from gcgap.models.transformer import Transformer
+from gcgap.records.record import Record
 from gcgap.study.groups import gather
+from gcgap.training.callbacks import GapTracker
+from gcgap.training.config_file import training_of
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 pytestmark += [pytest.mark.filterwarnings("ignore:.*AMP with fp16 is not supported on CPU.*")]
@@ -34,9 +34,9 @@ USED = {"32-true": "32-true", "64-true": "64-true", "bf16-mixed": "bf16-mixed", 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would take most of the time."""
-    monkeypatch.setattr("gcgap.run.emergence", lambda records: None)
-    monkeypatch.setattr("gcgap.run.png", lambda figure: b"")
-    monkeypatch.setattr("gcgap.run.write_pictures", lambda *of: None)
+    monkeypatch.setattr("gcgap.training.run.emergence", lambda records: None)
+    monkeypatch.setattr("gcgap.training.run.png", lambda figure: b"")
+    monkeypatch.setattr("gcgap.training.run.write_pictures", lambda *of: None)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_accumulated_and_clipped_gradients_are_not_disturbed(precision: str, bas
     assert [path.stem for path in sorted((directory / "gap").glob("step*"))] == [f"step={step:06d}" for step in (0, 2, 4, 6)]
     monkeypatch.setattr(GapTracker, "_track", lambda *_: None)
     other = base / f"unwatched-{precision}"
-    monkeypatch.setattr("gcgap.run.Run.finish", lambda *_: Record.read(directory / "gap" / "final.json"))
+    monkeypatch.setattr("gcgap.training.run.Run.finish", lambda *_: Record.read(directory / "gap" / "final.json"))
     assert main([*tiny.arguments(other, **SHORT | short), f"--trainer.precision={precision}"]) == 0
     one, two = weights(directory), weights(other)
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -13,13 +13,13 @@ from families import CONFIGS, SHAPE, config, network
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gcgap.batches import NOTHING, Batch
-from gcgap.components import Slices, Wiring
-from gcgap.gates import Activations, NotFiredError, gated, recorded
+from gcgap.data.batches import NOTHING, Batch
+from gcgap.importance.gates import Activations, NotFiredError, gated, recorded
 from gcgap.importance.gradient import gradient_norms, weight_sizes
-from gcgap.precision import in_precision
-from gcgap.pretrained.families import FAMILIES, find_wiring
-from gcgap.pretrained.model import Pretrained
+from gcgap.models.families import FAMILIES, find_wiring
+from gcgap.models.number_format import in_precision
+from gcgap.models.pretrained import Pretrained
+from gcgap.models.wiring import Slices, Wiring
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 TOKENS = torch.randint(3, SHAPE["vocab_size"], (3, 7), generator=torch.Generator().manual_seed(1))

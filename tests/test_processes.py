@@ -18,8 +18,8 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
 from gcgap.cli import main
-from gcgap.lightning_cli import ConfigOnly
-from gcgap.processes import TIMEOUT, Launcher, Together
+from gcgap.training.lightning_cli import ConfigOnly
+from gcgap.training.processes import TIMEOUT, Launcher, Together
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -69,7 +69,7 @@ def raised(place: str) -> list[str]:
 KILLED = [f"{SAID}RuntimeError: the process of rank 1 was killed by SIGKILL"]
 GONE = "the connection to another process failed; its own output may say why"
 LATE = "another process did not answer within 0:00:10, the `timeout` of `trainer.strategy`"
-SOON = ["--trainer.strategy=gcgap.processes.Together", "--trainer.strategy.timeout=0:00:10"]
+SOON = ["--trainer.strategy=gcgap.training.processes.Together", "--trainer.strategy.timeout=0:00:10"]
 
 
 class Case(NamedTuple):
@@ -153,7 +153,7 @@ def test_the_page_on_clusters_holds_scripts_and_a_config_that_can_be_read(tmp_pa
     path = tmp_path / "config.yaml"
     path.write_text(config)
     resolved = ConfigOnly().resolve(["--config", str(path)])["trainer"]["strategy"]
-    assert resolved["class_path"] == "gcgap.processes.Together"
+    assert resolved["class_path"] == "gcgap.training.processes.Together"
     assert resolved["init_args"]["timeout"] == "0:30:00"
     assert len(scripts) == 2
 

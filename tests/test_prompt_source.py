@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_tokens import BOS, VOCABULARY, pieces
 
-from gcgap.batches import Batch, Layout, Purpose
-from gcgap.prompts.find import PROMPTS, find_prompts
-from gcgap.prompts.sentences import WORDS, word_ids
-from gcgap.prompts.source import PromptSource
-from gcgap.subject import id_batches
+from gcgap.data.batches import Batch, Layout, Purpose
+from gcgap.data.find_prompts import PROMPTS, find_prompts
+from gcgap.data.prompt_source import PromptSource
+from gcgap.data.sentences import WORDS, word_ids
+from gcgap.importance.experiment import id_batches
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 EVALUATION, GRADIENT, MEAN = Purpose.EVALUATION, Purpose.GRADIENT, Purpose.MEAN

@@ -11,32 +11,32 @@ import torch
 from memory import peak
 from torch import Tensor
 
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.linearised import frozen_effects, linear_effects
+from gcgap.attribution.paths import completeness_residual, joint_integrated_gradients, midpoint
+from gcgap.attribution.second_order import hvp, hvp_by_differences, joint_hvp
+from gcgap.attribution.sets import single_drops
 from gcgap.attribution.setup import Setup
-from gcgap.batches import NOTHING, Batch, partner_rows
-from gcgap.components import Component
-from gcgap.compose import Origin
-from gcgap.gates import Site
-from gcgap.importance import causal
+from gcgap.data.batches import NOTHING, Batch, partner_rows
+from gcgap.data.corruption import Corruption, corrupted
+from gcgap.data.prompt_source import PromptSource
+from gcgap.data.prompt_tokens import Encoded, as_batch
+from gcgap.importance import ablation as causal
+from gcgap.importance.ablation import base_scores, chunk_size
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, activations_on, batch_means, mean_activations, zero_activations
-from gcgap.importance.causal import base_scores, chunk_size
-from gcgap.importance.corruption import Corruption, corrupted
-from gcgap.importance.drop import Drop
+from gcgap.importance.experiment import Subject
+from gcgap.importance.gates import Site
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.linearised import frozen_effects, linear_effects
-from gcgap.importance.paths import completeness_residual, joint_integrated_gradients, midpoint
+from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import log_prob, logit_difference
-from gcgap.importance.second_order import hvp, hvp_by_differences, joint_hvp
-from gcgap.importance.sets import single_drops
-from gcgap.measurement import measure
-from gcgap.model import Kind
-from gcgap.pretrained.families import find_wiring
-from gcgap.pretrained.memory import FACTORS, saved_bytes
-from gcgap.pretrained.model import Pretrained
-from gcgap.prompts.source import PromptSource
-from gcgap.prompts.tokens import Encoded, as_batch
-from gcgap.protocol import Protocol
-from gcgap.subject import Subject
+from gcgap.measurement.entries import Origin
+from gcgap.measurement.measure import measure
+from gcgap.models.families import find_wiring
+from gcgap.models.memory import FACTORS, saved_bytes
+from gcgap.models.pretrained import Pretrained
+from gcgap.models.transformer import Kind
+from gcgap.models.wiring import Component
 
 NAMES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen3", "gemma2"]
 EACH = pytest.mark.parametrize("name", NAMES)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gcgap.attribution.settings import Attribution
-from gcgap.protocol import Protocol, Tracking, window_length
+from gcgap.importance.attribution_settings import Attribution
+from gcgap.importance.protocol import Protocol, Tracking, window_length
 
 NAN = float("nan")
 

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from gcgap.batches import Purpose, Source
-from gcgap.components import Wiring
-from gcgap.gap import Array, Gap, Judgement
+from gcgap.data.batches import Purpose, Source
+from gcgap.importance.ablation import Intervention, ablated_scores, drops
 from gcgap.importance.baselines import Baseline, mean_activations, replacements
-from gcgap.importance.causal import Intervention, ablated_scores, drops
-from gcgap.model import Transformer
-from gcgap.protocol import Protocol
-from gcgap.pruning import (
+from gcgap.importance.experiment import Subject, id_batches
+from gcgap.importance.gap import Array, Gap, Judgement
+from gcgap.importance.protocol import Protocol
+from gcgap.measurement.joint import (
     _ratios,
     joint,
     members,
@@ -25,7 +24,8 @@ from gcgap.pruning import (
     role_sets,
     set_drops,
 )
-from gcgap.subject import Subject, id_batches
+from gcgap.models.transformer import Transformer
+from gcgap.models.wiring import Wiring
 
 NAMES = [f"L{layer}_{what}" for layer in range(2) for what in ("H0", "H1", "MLP")]
 BY = Judgement(resamples=200)

@@ -21,12 +21,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from gcgap import measurement
 from gcgap.attribution.methods import METHODS
 from gcgap.cli import main
-from gcgap.records import Record
-from gcgap.report.table import table
-from gcgap.sweep.command import build_parser
+from gcgap.commands.sweep_command import build_parser
+from gcgap.measurement import measure as measurement
+from gcgap.records.record import Record
+from gcgap.report.component_table import table
 from gcgap.sweep.plan import read
 
 attribution = import_module("gcgap.attribution.attribute")  # the package has a function of this name

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gcgap
-from gcgap.attribution.record import AttributionRecord
-from gcgap.records import METRICS, PACKED, Record, find_records, pack
-from gcgap.seal import SEAL, parsed, read_json, sealed
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.records.checksum import SEAL, parsed, read_json, sealed
+from gcgap.records.record import METRICS, PACKED, Record, find_records, pack
 
 BASELINES = ("mean", "zero")
 CONTRACT = (
@@ -69,8 +69,8 @@ def test_to_dict_is_exactly_the_json(tmp_path: Path) -> None:
 
 
 def test_a_measured_record_is_exactly_its_json_and_holds_what_the_contract_names(tmp_path: Path) -> None:
-    from gcgap.model import Transformer
-    from gcgap.protocol import Protocol
+    from gcgap.importance.protocol import Protocol
+    from gcgap.models.transformer import Transformer
 
     torch.manual_seed(0)
     protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=BASELINES, sets=(("L0_H0", "L0_MLP"), ("L1_H3",)))
@@ -89,8 +89,8 @@ def test_a_measured_record_is_exactly_its_json_and_holds_what_the_contract_names
 
 
 def test_an_empty_missing_number_is_null_with_a_reason() -> None:
-    from gcgap.model import Transformer
-    from gcgap.protocol import Protocol
+    from gcgap.importance.protocol import Protocol
+    from gcgap.models.transformer import Transformer
 
     model = Transformer(1, 2, 16, 32)  # untrained: no sequence is right, so C by exact match is constant
     protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=("mean",))
@@ -445,14 +445,14 @@ def test_a_record_of_any_name_that_cannot_be_read_is_refused_by_name(change: Any
 def test_reading_shows_its_progress_on_a_terminal_alone(
     terminal: bool, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gcgap.records.SLOW", 0)
+    monkeypatch.setattr("gcgap.records.record.SLOW", 0)
     monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
     gcgap.read(runs)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert ("Reading records" in shown.err) == terminal
     assert terminal or shown.err == ""
-    monkeypatch.setattr("gcgap.records.SLOW", 60)
+    monkeypatch.setattr("gcgap.records.record.SLOW", 60)
     gcgap.read(runs)
     assert capsys.readouterr().err == ""
 
@@ -542,8 +542,8 @@ def test_one_broken_record_among_many_is_refused_by_name(runs: Path) -> None:
 
 def test_a_synthetic_record_of_these_tests_has_the_shape_of_a_measured_one() -> None:
     """The tests of figures and logs build records by hand; their keys are those of `gcgap.measure`."""
-    from gcgap.model import Transformer
-    from gcgap.protocol import Protocol
+    from gcgap.importance.protocol import Protocol
+    from gcgap.models.transformer import Transformer
 
     protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=BASELINES)
     real = gcgap.measure(Transformer(2, 4, 16, 32), task="sort", length=9, protocol=protocol).to_dict()

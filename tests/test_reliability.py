@@ -14,7 +14,7 @@ from numpy.polynomial import Polynomial
 
 from gcgap.attribution.reliability import EDGES, calibration, coverage, reliability_ratio, remainders
 from gcgap.attribution.trust import NODES, error_split
-from gcgap.gap import Array
+from gcgap.importance.gap import Array
 
 coefficients = st.floats(-4, 4, allow_nan=False).map(lambda x: round(x, 3))
 

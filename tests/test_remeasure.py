@@ -11,10 +11,10 @@ import pytest
 import tiny
 import torch
 
-from gcgap.checkpoints import sha256
 from gcgap.cli import main
-from gcgap.records import Record
-from gcgap.reuse import check_replaceable
+from gcgap.models.checkpoints import sha256
+from gcgap.records.record import Record
+from gcgap.records.up_to_date import check_replaceable
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

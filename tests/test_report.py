@@ -14,10 +14,10 @@ import tiny
 
 import gcgap
 from gcgap.cli import main
-from gcgap.records import PACKED, Record, find_records
+from gcgap.records.record import PACKED, Record, find_records
 from gcgap.report.contents import contents
 from gcgap.report.page import page
-from gcgap.report.parts import Column, Section, Table
+from gcgap.report.table_parts import Column, Section, Table
 from gcgap.study.groups import gather
 
 FIGURES = ("v3-figure-1", "v3-figure-2", "v3-figure-3", "v3-figure-4", "v3-figure-6-sort", "intervals-sort", "emergence-sort")

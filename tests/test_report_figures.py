@@ -19,14 +19,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from gcgap.records import Record
+from gcgap.records.record import Record
+from gcgap.report import figure_cells as cells
+from gcgap.report import figure_emerging as emerging
+from gcgap.report import figure_layers as layers
+from gcgap.report import figure_ranks as ranks
+from gcgap.report import figure_scatters as scatters
+from gcgap.report import figure_training as training
 from gcgap.report.attention import attention_section, strongest, token_names
 from gcgap.report.contents import contents, lead
-from gcgap.report.figures import cells, emerging, layers, ranks, scatters, training
-from gcgap.report.parts import Column, Drawing
 from gcgap.report.style import MARKERS
-from gcgap.report.tables.layers import layer_table
-from gcgap.report.tables.pruning import pruning_table
+from gcgap.report.table_layers import layer_table
+from gcgap.report.table_parts import Column, Drawing
+from gcgap.report.table_pruning import pruning_table
 from gcgap.report.write import DPI, pdf, png
 from gcgap.study.groups import Group, Run, default_settings
 
@@ -255,7 +260,7 @@ def test_attention_patterns_are_those_of_the_model() -> None:
 
 
 def tiny_record() -> Any:
-    from gcgap.records import Record
+    from gcgap.records.record import Record
 
     return Record.read(SHIPPED / "gap" / "final.json")
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gcgap.attribution.verdict import summary, verdict
-from gcgap.report.known import auc_figure, auc_table, known_table, summary_table, worst
-from gcgap.report.parts import Table
-from gcgap.report.tables.render import to_csv, to_markdown
+from gcgap.attribution.method_verdict import summary, verdict
+from gcgap.report.circuit_tables import auc_figure, auc_table, known_table, summary_table, worst
+from gcgap.report.render import to_csv, to_markdown
+from gcgap.report.table_parts import Table
 from gcgap.report.write import png
 
 AREAS = {  # by method: under zero and mean ablation on each model
@@ -126,5 +126,5 @@ def test_blue_is_the_better_end_and_white_is_chance(truth: dict[str, Any]) -> No
 
 
 def test_the_tables_of_known_circuits_need_no_torch() -> None:
-    code = "import sys, gcgap.report.known; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys, gcgap.report.circuit_tables; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

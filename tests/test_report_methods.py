@@ -24,18 +24,18 @@ from scipy import stats
 from gcgap.attribution.advice import CLOSE, advice
 from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
-from gcgap.attribution.record import AttributionRecord
 from gcgap.cli import main
-from gcgap.report.figures.methods import rhos
-from gcgap.report.methods import found, interval, method_table, number
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.report import table_methods as tables
+from gcgap.report.copy_records import ship
+from gcgap.report.figure_methods import rhos
+from gcgap.report.method_names import found, interval, method_table, number
 from gcgap.report.methods_figures import FIGURES
-from gcgap.report.parts import MISSING, Column, Table, printed
-from gcgap.report.ship import ship
-from gcgap.report.tables import methods as tables
-from gcgap.report.tables.render import to_csv, to_html, to_markdown
+from gcgap.report.render import to_csv, to_html, to_markdown
+from gcgap.report.table_parts import MISSING, Column, Table, printed
 from gcgap.report.write import pdf, png
-from gcgap.study import methods as study
-from gcgap.study.methods import MethodGroup, gather_methods
+from gcgap.study import methods_over_seeds as study
+from gcgap.study.methods_over_seeds import MethodGroup, gather_methods
 from gcgap.study.seeds import Summary, summary
 
 CHOSEN = ("exact", "gradient", "attribution_patching", "hvp", "joint_hvp", "shapley_value", "shapley_exact_match", "layer_index")

@@ -17,16 +17,18 @@ import pytest
 from paper_runs import ALIKE, BASELINES, SKIPPED, finals
 from scipy import stats
 
+from gcgap.report import table_pruning as pruning
+from gcgap.report import table_v1 as v1
+from gcgap.report import table_v3 as v3
 from gcgap.report.contents import contents
-from gcgap.report.parts import MISSING, Column, Table, flat, printed, slug
-from gcgap.report.tables import pruning, v1, v3
-from gcgap.report.tables.cells import cells_table
-from gcgap.report.tables.joint import joint_table
-from gcgap.report.tables.layers import layer_table
-from gcgap.report.tables.left_out import title
-from gcgap.report.tables.overview import overview_table
-from gcgap.report.tables.protocol import gradient_table, protocol_table
-from gcgap.report.tables.render import to_csv, to_html, to_markdown
+from gcgap.report.notes import title
+from gcgap.report.overview import overview_table
+from gcgap.report.render import to_csv, to_html, to_markdown
+from gcgap.report.table_cells import cells_table
+from gcgap.report.table_joint import joint_table
+from gcgap.report.table_layers import layer_table
+from gcgap.report.table_parts import MISSING, Column, Table, flat, printed, slug
+from gcgap.report.table_protocol import gradient_table, protocol_table
 from gcgap.study.groups import DATA, Group, Run, default_settings, gather
 from gcgap.study.published import published
 from gcgap.study.seeds import Summary

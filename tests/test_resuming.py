@@ -13,7 +13,7 @@ import torch
 from ends import fit
 from zygote import Zygote
 
-from gcgap.resuming import overruled
+from gcgap.training.resuming import overruled
 
 
 def said_by_gcgap(said: Path) -> list[str]:

@@ -13,14 +13,15 @@ import pytest
 import tiny
 
 from gcgap.cli import UsageError
-from gcgap.compose import Origin
-from gcgap.pretrained import options, revisions
-from gcgap.pretrained.load import step_of
-from gcgap.pretrained.options import Given, check_alone
-from gcgap.pretrained.revisions import Revisions
-from gcgap.prompts.source import PromptSource
-from gcgap.protocol import Protocol
-from gcgap.records import Record
+from gcgap.commands import pretrained_options as options
+from gcgap.commands import revisions
+from gcgap.commands.pretrained_options import Given, check_alone
+from gcgap.commands.revisions import Revisions
+from gcgap.data.prompt_source import PromptSource
+from gcgap.importance.protocol import Protocol
+from gcgap.measurement.entries import Origin
+from gcgap.models.loading import step_of
+from gcgap.records.record import Record
 
 PROTOCOL = Protocol(sequences=9)
 Measured = Callable[..., tuple[list[str], Record]]
@@ -140,7 +141,7 @@ ALL = Given("m", "p", 0, 3, "bf16", "auto", "eager", 0.5, True, True)
 
 def test_all_that_is_given_reaches_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
-    monkeypatch.setattr("gcgap.pretrained.load.load_pretrained", lambda *names, **more: asked.update(more, names=names))
+    monkeypatch.setattr("gcgap.models.loading.load_pretrained", lambda *names, **more: asked.update(more, names=names))
     given = Given.of(vars(ALL) | {"out": "elsewhere", "revision": ["step1"]})
     assert given == ALL
     given.load("step1")

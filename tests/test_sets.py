@@ -12,14 +12,14 @@ from handmade import CASES, CLOSE, N, a_drop, bent_model, case
 from test_causal import COPY, copier
 from torch import Tensor
 
-from gcgap.batches import Purpose
-from gcgap.components import Wiring
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.sets import CriticalSets, critical_sets, interactions, set_drops, single_drops
+from gcgap.attribution.shapley import shapley_values
+from gcgap.data.batches import Purpose
 from gcgap.importance.baselines import activations_on, zero_activations
-from gcgap.importance.drop import Drop
 from gcgap.importance.scores import Scores, exact_match
-from gcgap.importance.sets import CriticalSets, critical_sets, interactions, set_drops, single_drops
-from gcgap.importance.shapley import shapley_values
-from gcgap.model import Transformer
+from gcgap.models.transformer import Transformer
+from gcgap.models.wiring import Wiring
 
 SETS = [frozenset([0]), frozenset([0, 1]), frozenset([1, 5]), frozenset([3, 4]), frozenset([2, 3]), frozenset(range(6))]
 

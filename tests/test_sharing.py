@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import gcgap
-from gcgap.batches import Source
-from gcgap.compose import Origin
-from gcgap.model import Transformer
-from gcgap.protocol import Protocol
-from gcgap.records import Record
-from gcgap.sharing import ALONE, Sharing
+from gcgap.data.batches import Source
+from gcgap.importance.protocol import Protocol
+from gcgap.importance.sharing import ALONE, Sharing
+from gcgap.measurement.entries import Origin
+from gcgap.models.transformer import Transformer
+from gcgap.records.record import Record
 
 EVERY = ("mean", "mean_by_position", "zero", "resample")
 SMALL = Protocol(gradient_batches=5, mean_batches=3, sequences=40, batch_size=8, resamples=100, random_pairs=2, baselines=EVERY)
@@ -90,7 +90,7 @@ def test_every_process_gets_the_record_of_one(
     change: dict[str, Any], size: int, trained: Transformer, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "gcgap.model._slow_backward", lambda q: False
+        "gcgap.models.transformer._slow_backward", lambda q: False
     )  # threads share torch's choice of kernels, processes do not
     protocol = replace(SMALL, **change)
     [alone] = measured(trained, source, protocol, 1)

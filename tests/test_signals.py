@@ -21,14 +21,14 @@ from lightning.pytorch.loggers import CSVLogger
 from zygote import Zygote
 
 import gcgap.cli
-import gcgap.run
-from gcgap.callbacks import GapTracker
+import gcgap.training.run
 from gcgap.cli import main
-from gcgap.data import SequenceData
-from gcgap.protocol import Protocol
-from gcgap.requeue import requeue
-from gcgap.signals import NUMBERS, Held, Interrupted, handled_by, interrupt
-from gcgap.training import SequenceModel
+from gcgap.importance.protocol import Protocol
+from gcgap.training.callbacks import GapTracker
+from gcgap.training.datamodule import SequenceData
+from gcgap.training.module import SequenceModel
+from gcgap.training.requeue import requeue
+from gcgap.training.signals import NUMBERS, Held, Interrupted, handled_by, interrupt
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
 HOOKS = [  # of Lightning, one for each resumption of a run, each signal at the first call
@@ -267,7 +267,7 @@ def train(directory: Path, hook: str, number: int, **options: Any) -> L.Trainer:
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is trained; nothing is measured."""
-    monkeypatch.setattr(gcgap.run.Run, "track", lambda *_: None)
+    monkeypatch.setattr(gcgap.training.run.Run, "track", lambda *_: None)
     model = SequenceModel(n_layers=1, n_heads=1, d_model=8, d_ff=8, n_ctx=32)
     return {"model": model, "datamodule": SequenceData("copy", batch_size=2, lengths=(1, 2), ood_lengths=(8, 9))}
 
@@ -333,7 +333,7 @@ def test_what_is_logged_is_in_the_files_of_loggers_before_a_checkpoint_is(
         logger.log_metrics({"gap/rho/mean": 0.5}, step=0)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(gcgap.run.Run, "track", track)
+    monkeypatch.setattr(gcgap.training.run.Run, "track", track)
     monkeypatch.setattr(trainer, "save_checkpoint", lambda *_, **__: read.append(metrics.exists() and metrics.read_text()))
     with pytest.raises(Interrupted):
         trainer.fit(**parts)

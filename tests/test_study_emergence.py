@@ -6,8 +6,8 @@ import pytest
 import tiny
 from scipy.stats import spearmanr
 
-from gcgap.study.emergence import Course, course, courses, following
 from gcgap.study.groups import Run
+from gcgap.study.over_training import Course, course, courses, following
 
 STEPS = [0, 50, 100, 150, 200, 250]
 RISING = [0.001 * (i + 1) for i in range(10)]

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gcgap.gap import Judgement
+from gcgap.importance.gap import Judgement
 from gcgap.study.arrays import Measured
 from gcgap.study.identity import stability
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcgap.gap import Judgement
+from gcgap.importance.gap import Judgement
 from gcgap.study.arrays import Measured
 from gcgap.study.layers import layer_gap, layer_index_rho
 

@@ -20,8 +20,8 @@ from filelock import FileLock
 from rich.console import Console
 
 from gcgap.cli import main
+from gcgap.commands.sweep_command import reason
 from gcgap.sweep import worker
-from gcgap.sweep.command import reason
 from gcgap.sweep.engines import devices, environment
 from gcgap.sweep.live import Row, picture, time_left
 from gcgap.sweep.plan import Run, read

@@ -11,9 +11,9 @@ import tiny
 from rich.console import Console
 
 import gcgap
-from gcgap.differences import Difference, told
-from gcgap.records import Record
-from gcgap.report.table import sentence, table
+from gcgap.commands.compare import Difference, told
+from gcgap.records.record import Record
+from gcgap.report.component_table import sentence, table
 
 NUMBER = r"-?\d+\.\d\d"
 

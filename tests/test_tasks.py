@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgap.tasks import END, LARGEST, PAD, SEP, START, TASKS, VOCABULARY, Task, find_task, module_of
+from gcgap.data.tasks import END, LARGEST, PAD, SEP, START, TASKS, VOCABULARY, Task, find_task, module_of
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 numbers = st.integers(1, 9).flatmap(
@@ -60,7 +60,7 @@ def test_an_unknown_task_is_refused_with_the_choice() -> None:
 
 
 def test_a_subclass_with_a_name_registers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.data.tasks.TASKS", dict(TASKS))
 
     class Nothing(Task):
         name = "nothing"
@@ -71,7 +71,7 @@ def test_a_subclass_with_a_name_registers_itself(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_name_that_another_task_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.data.tasks.TASKS", dict(TASKS))
     with pytest.raises(ValueError, match=r"'sort' is that of gcgap\.tasks\.Sort"):
         type("Other", (Task,), {"name": "sort"})
     assert type(find_task("sort")).__name__ == "Sort"
@@ -91,13 +91,13 @@ def test_a_name_that_another_task_has_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_target_that_is_none_is_refused_with_the_name_of_the_task(
     target: Callable[[torch.Tensor], torch.Tensor], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.data.tasks.TASKS", dict(TASKS))
     task = type("Own", (Task,), {"name": "own", "target": lambda self, inputs: target(inputs)})()
     with pytest.raises(ValueError, match=rf"`own`: a target {told}" if told.startswith("must") else told):
         task.checked_target(torch.tensor([[1, 2, 3], [1, 2, 3]]))
 
 
 def test_where_a_task_comes_from_is_known_of_those_that_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.tasks.TASKS", dict(TASKS))
+    monkeypatch.setattr("gcgap.data.tasks.TASKS", dict(TASKS))
     assert module_of(find_task("sort")) is None
     assert module_of(type("Own", (Task,), {"name": "own"})()) == f"{__name__} ({__file__})"

@@ -16,13 +16,13 @@ import transformers
 from tokenizers import decoders, models, normalizers, processors, trainers
 from tokenizers import pre_tokenizers as pre
 
-from gcgap.batches import Batch, Purpose
-from gcgap.pretrained.tokenizer import Tokenizer, read_tokenizer
-from gcgap.prompts.find import find_prompts
-from gcgap.prompts.ioi import ioi
-from gcgap.prompts.sentences import NAMES
-from gcgap.prompts.source import PromptSource
-from gcgap.prompts.tokens import UnknownWordsError, Vocabulary, next_token, token_ids
+from gcgap.data.batches import Batch, Purpose
+from gcgap.data.find_prompts import find_prompts
+from gcgap.data.name_swaps import ioi
+from gcgap.data.prompt_source import PromptSource
+from gcgap.data.prompt_tokens import UnknownWordsError, Vocabulary, next_token, token_ids
+from gcgap.data.sentences import NAMES
+from gcgap.models.tokenizer import Tokenizer, read_tokenizer
 
 TEXTS = [f"{prompt.clean}{prompt.answer}" for prompt in ioi(np.random.default_rng(0), 60, 2, NAMES)]
 RESERVED = ["<unused0>", "[reserved_1]", "<|extra_2|>", *(f"<0x{byte:02X}>" for byte in range(256))]

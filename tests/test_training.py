@@ -19,13 +19,13 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from lightning.pytorch.strategies import FSDPStrategy
 
 import gcgap
-from gcgap.callbacks import GapTracker
-from gcgap.checkpoints import last_checkpoint, sha256
-from gcgap.data import SequenceData
-from gcgap.model import Transformer
-from gcgap.protocol import Protocol, Tracking
-from gcgap.records import Record
-from gcgap.training import AccuracyTarget, SequenceModel
+from gcgap.importance.protocol import Protocol, Tracking
+from gcgap.models.checkpoints import last_checkpoint, sha256
+from gcgap.models.transformer import Transformer
+from gcgap.records.record import Record
+from gcgap.training.callbacks import GapTracker
+from gcgap.training.datamodule import SequenceData
+from gcgap.training.module import AccuracyTarget, SequenceModel
 
 SIZES: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 2, "sequences": 8, "resamples": 100}
 TRACKING: dict[str, Any] = {"length": 4, "dense_every": 10, "dense_until": 20, "then_every": 20, **SIZES}
@@ -180,7 +180,7 @@ def test_the_loss_of_the_slices_is_the_loss_of_the_global_batch() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_by_name() -> None:
-    from gcgap.batches import rank_slice
+    from gcgap.data.batches import rank_slice
 
     batch = SequenceData(**CONFIG["data"]).source.training_batch(0, 15)
     with pytest.raises(ValueError, match=r"`data.batch_size` must be divisible by the number of processes, 2; got 15"):
@@ -241,8 +241,8 @@ class Remove(L.Callback):
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of the time of a short run."""
-    monkeypatch.setattr("gcgap.run.emergence", lambda records: None)
-    monkeypatch.setattr("gcgap.run.png", lambda figure: b"")
+    monkeypatch.setattr("gcgap.training.run.emergence", lambda records: None)
+    monkeypatch.setattr("gcgap.training.run.png", lambda figure: b"")
 
 
 def watched(run: Path, *callbacks: L.Callback, steps: int = 20, **settings: Any) -> SequenceModel:

@@ -13,15 +13,15 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from gcgap.attribution.circuits import PERFORMANCE, Circuits, circuits, clear_area
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.known_circuits import KNOWN, Known
+from gcgap.attribution.method_verdict import cells, failures, summary, verdict
 from gcgap.attribution.methods import METHODS, Problem, Scores, method
-from gcgap.attribution.settings import Attribution
+from gcgap.attribution.sets import set_drops
 from gcgap.attribution.truth import BASELINES, BATCHES, ROWS, truth
-from gcgap.attribution.verdict import cells, failures, summary, verdict
-from gcgap.components import Wiring
+from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import zero_activations
-from gcgap.importance.drop import Drop
-from gcgap.importance.sets import set_drops
-from gcgap.known.models import KNOWN, Known
+from gcgap.models.wiring import Wiring
 
 FEW = 8
 TRUE = 1  # the place of L0_H1 among the components of copy_head

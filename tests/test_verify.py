@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgap.checkpoints import sha256
 from gcgap.cli import main
-from gcgap.differences import ABSENT, differences, values
-from gcgap.records import PACKED, Record, find_records, pack
+from gcgap.commands.compare import ABSENT, differences, values
+from gcgap.models.checkpoints import sha256
+from gcgap.records.record import PACKED, Record, find_records, pack
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -92,8 +92,8 @@ def test_several_checkpoints_of_a_run_read_its_records_once(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = list[Path]()
-    monkeypatch.setattr("gcgap.verify.find_records", lambda path: reads.append(path) or find_records(path))
-    monkeypatch.setattr("gcgap.verify.repeat", lambda case, _: case.record.data)
+    monkeypatch.setattr("gcgap.commands.verify.find_records", lambda path: reads.append(path) or find_records(path))
+    monkeypatch.setattr("gcgap.commands.verify.repeat", lambda case, _: case.record.data)
     checkpoints = [run / "checkpoints" / f"step={step:06d}.ckpt" for step in (150, 300)]
     assert verified(run, capsys, *checkpoints)[0] == 0
     assert reads == [run / "gap"]

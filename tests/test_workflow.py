@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import derivatives, drop_of, gradient, joint_hvp
 
-from gcgap.attribution.compose import workflow as told
+from gcgap.attribution.attribution_entries import workflow as told
+from gcgap.attribution.drop import Drop
 from gcgap.attribution.workflow import SHARE, Workflow, flagged, screen_flag_fix, upper_limit
-from gcgap.importance.drop import Drop
 
 SUSPECTS = {"large tangent", "large joint HVP", "unreliable", "zero gradient", "slope changes"}
 

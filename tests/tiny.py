@@ -9,8 +9,8 @@ from typing import Any
 from scipy.stats import rankdata
 
 from gcgap.cli import main
-from gcgap.protocol import BaselineName, Protocol
-from gcgap.records import Record
+from gcgap.importance.protocol import BaselineName, Protocol
+from gcgap.records.record import Record
 
 STEPS = (0, 150, 300)  # optimiser steps whose checkpoints the tiny run measures
 SIZES: dict[str, Any] = {"gradient_batches": 4, "mean_batches": 2, "sequences": 40, "resamples": 100}

@@ -55,17 +55,17 @@ def draw_nothing() -> None:
     import numpy as np
     from PIL import Image
 
-    import gcgap.report.logs
-    import gcgap.run
+    import gcgap.report.tensorboard
+    import gcgap.training.run
 
     def png(steps: list[int]) -> bytes:
         buffer = BytesIO()
         Image.fromarray(np.array([[[step % 256, 0, 0] for step in steps]], np.uint8)).save(buffer, format="png")
         return buffer.getvalue()
 
-    gcgap.run.emergence = lambda records: [record["step"] for record in records]  # type: ignore[assignment]
-    gcgap.report.logs.scatter = lambda record: [record["step"]]  # type: ignore[assignment]
-    gcgap.run.png = gcgap.report.logs.png = png  # type: ignore[assignment]
+    gcgap.training.run.emergence = lambda records: [record["step"] for record in records]  # type: ignore[assignment]
+    gcgap.report.tensorboard.scatter = lambda record: [record["step"]]  # type: ignore[assignment]
+    gcgap.training.run.png = gcgap.report.tensorboard.png = png  # type: ignore[assignment]
 
 
 def child(told: dict[str, Any]) -> int:
@@ -98,9 +98,6 @@ def serve() -> None:
     import signal
 
     import torch.utils.tensorboard  # noqa: F401
-
-    import gcgap.lightning_cli
-    import gcgap.remeasure  # noqa: F401
 
     draw_nothing()
     for line in sys.stdin:

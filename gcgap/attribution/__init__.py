@@ -1,1 +1,1 @@
-"""How well attribution methods do: against exact effects, and against circuits that are known."""
+"""Every attribution method as values and derivatives of M(xi), held against exact effects."""

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from gcgap.gap import Array, Judgement, constant, missed, noise_ceiling, rank, rank_correlation
+from gcgap.importance.gap import Array, Judgement, constant, missed, noise_ceiling, rank, rank_correlation
 
 Entry = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """One attribution measurement: a model in, every method beside the exact effects out.
 
-Owns the order of the stages; `gcgap.measurement` is its counterpart for G and C, and `gcgap.attribution.compose` says what of the
+Owns the order of the stages; `gcgap.measurement.measure` is its counterpart for G and C, and `gcgap.attribution.attribution_entries` says what of the
 results a record holds.
 """
 
@@ -13,30 +13,30 @@ from typing import Any
 
 import torch
 
-from gcgap.attribution import compose
+from gcgap.attribution import attribution_entries as compose
 from gcgap.attribution.advice import advice
 from gcgap.attribution.defaults import MANY, default_protocol, default_setup, with_methods
+from gcgap.attribution.drop import Drop, Passes
 from gcgap.attribution.methods import Problem, find_methods
 from gcgap.attribution.partial import Partial
-from gcgap.attribution.record import AttributionRecord
 from gcgap.attribution.scoring import forward_seconds, scored
+from gcgap.attribution.sets import critical_sets, interactions, set_drops, single_drops
 from gcgap.attribution.setup import Setup
+from gcgap.attribution.shapley import standard_error
 from gcgap.attribution.trust import trust
 from gcgap.attribution.workflow import screen_flag_fix
-from gcgap.batches import Purpose, generator
-from gcgap.compose import Origin, judgement
-from gcgap.gap import Array, bootstrap_means, measure_gap
+from gcgap.data.batches import Purpose, generator
+from gcgap.data.corruption import corruptions
 from gcgap.importance.baselines import Baseline, mean_activations
-from gcgap.importance.corruption import corruptions
-from gcgap.importance.drop import Drop, Passes
+from gcgap.importance.experiment import Subject
+from gcgap.importance.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import Scores
-from gcgap.importance.sets import critical_sets, interactions, set_drops, single_drops
-from gcgap.importance.shapley import standard_error
-from gcgap.measurement import begin, known_origin
-from gcgap.model import Decoder
-from gcgap.protocol import Protocol
-from gcgap.subject import Subject
+from gcgap.measurement.entries import Origin, judgement
+from gcgap.measurement.measure import begin, known_origin
+from gcgap.models.transformer import Decoder
+from gcgap.records.attribution_record import AttributionRecord
 
 WINDOW = Protocol().sequences  # by which the window rule picks the length: the same one as a final measurement's
 APART = 4  # times as many other sequences, cheap for exact effects, that methods are held against

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from gcgap.attribution.drop import Drop
 from gcgap.attribution.recovery import area_under_roc, cmd, cpr, faithfulness
-from gcgap.importance.drop import Drop
-from gcgap.importance.sets import Set, set_drops
+from gcgap.attribution.sets import Set, set_drops
 
 PERFORMANCE = ("log_prob", "exact_match")  # the metrics M by which circuits are judged
 

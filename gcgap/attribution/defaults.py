@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gcgap.attribution.methods import METHODS, affordable
-from gcgap.attribution.settings import Attribution
 from gcgap.attribution.setup import Setup
-from gcgap.batches import Source
-from gcgap.components import Wiring
+from gcgap.data.batches import Source
+from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline
-from gcgap.model import Decoder
-from gcgap.protocol import PROMPTED, Protocol
+from gcgap.importance.protocol import PROMPTED, Protocol
+from gcgap.models.transformer import Decoder
+from gcgap.models.wiring import Wiring
 
 MANY = 40  # components from which on not every pair is measured, nor what takes passes for each component
 

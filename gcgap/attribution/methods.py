@@ -15,15 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gcgap.attribution import workflow
-from gcgap.attribution.settings import Attribution
-from gcgap.batches import Batch, Purpose, generator
-from gcgap.importance import first_order, paths, second_order, shapley
+from gcgap.attribution import first_order, paths, second_order, shapley, workflow
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.sets import single_drops
+from gcgap.data.batches import Batch, Purpose, generator
 from gcgap.importance.activity import activation_norms
-from gcgap.importance.drop import Drop
+from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.scores import exact_match
-from gcgap.importance.sets import single_drops
 
 Scores = Float[Tensor, "component sample"]
 

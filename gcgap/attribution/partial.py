@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gcgap.files import write_whole
+from gcgap.records.atomic import write_whole
 
 Arrays = dict[str, np.ndarray]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gcgap.gap import Array
+from gcgap.importance.gap import Array
 
 EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, np.inf)
 

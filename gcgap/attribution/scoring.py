@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from gcgap.attribution.drop import Drop
 from gcgap.attribution.methods import Method, Problem
 from gcgap.attribution.partial import Arrays, Partial
-from gcgap.gap import Array
-from gcgap.importance.drop import Drop
+from gcgap.importance.gap import Array
 
 NOTHING_KEPT = Partial()
 REPEATS = 3  # forward passes that are timed for the unit of cost

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from gcgap.attribution.drop import Drop
 from gcgap.attribution.methods import Problem
-from gcgap.batches import NOTHING, Batch, Purpose
-from gcgap.gates import Site
+from gcgap.data.batches import NOTHING, Batch, Purpose
+from gcgap.data.corruption import corrupted
 from gcgap.importance.baselines import Baseline, activations_on, replacements, zero_activations
-from gcgap.importance.corruption import corrupted
-from gcgap.importance.drop import Drop
+from gcgap.importance.experiment import Subject
+from gcgap.importance.gates import Site
 from gcgap.importance.scores import DIFFERENTIABLE
-from gcgap.subject import Subject
 
 Direction = Literal["noising", "denoising"]
 

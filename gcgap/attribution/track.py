@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from gcgap.attribution.compose import EFFECTS, Entry, held_against
+from gcgap.attribution.attribution_entries import EFFECTS, Entry, held_against
 from gcgap.attribution.methods import find_methods
 from gcgap.attribution.scoring import forward_seconds, scored
 from gcgap.attribution.setup import Setup
-from gcgap.gap import Array
 from gcgap.importance.baselines import Baseline
-from gcgap.subject import Subject
+from gcgap.importance.experiment import Subject
+from gcgap.importance.gap import Array
 
 
 def track(

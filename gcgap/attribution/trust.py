@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.linearised import frozen_effects, linear_effects, local_effects
+from gcgap.attribution.paths import completeness_residual, joint_integrated_gradients, midpoint
 from gcgap.attribution.reliability import calibration, coverage, reliability_ratio, remainders
-from gcgap.attribution.settings import Attribution
-from gcgap.gap import Array
-from gcgap.gates import Site
-from gcgap.importance.drop import Drop
-from gcgap.importance.linearised import frozen_effects, linear_effects, local_effects
-from gcgap.importance.paths import completeness_residual, joint_integrated_gradients, midpoint
-from gcgap.importance.sets import single_drops
-from gcgap.model import Transformer
+from gcgap.attribution.sets import single_drops
+from gcgap.importance.attribution_settings import Attribution
+from gcgap.importance.gap import Array
+from gcgap.importance.gates import Site
+from gcgap.models.transformer import Transformer
 
 NODES = 5  # of the even grid on [0, 1] on which derivatives are maximised
 

@@ -1,7 +1,7 @@
 """Every attribution method on models whose circuit is known: does it find the circuit, and would that circuit work?
 
 Owns how the models are put before the methods. The models are in `gcgap.known`, the numbers of one ranking in
-`gcgap.attribution.circuits`, what all of them say in `gcgap.attribution.verdict`.
+`gcgap.attribution.circuits`, what all of them say in `gcgap.attribution.method_verdict`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from gcgap.attribution.circuits import Circuits, recovered
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.known_circuits import KNOWN, Known
+from gcgap.attribution.method_verdict import KIND, SCHEMA, summary, verdict
 from gcgap.attribution.methods import METHODS, Method, Problem, find_methods
 from gcgap.attribution.scoring import forward_seconds, scored
-from gcgap.attribution.settings import Attribution
-from gcgap.attribution.verdict import KIND, SCHEMA, summary, verdict
-from gcgap.components import Wiring
-from gcgap.gates import Activations
+from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
-from gcgap.importance.drop import Drop
+from gcgap.importance.gates import Activations
 from gcgap.importance.scores import DIFFERENTIABLE
-from gcgap.known.models import KNOWN, Known
+from gcgap.models.wiring import Wiring
 
 BASELINES = (Baseline.ZERO, Baseline.MEAN)  # those for which the notes of the models hold
 BATCHES, ROWS = 8, 64  # behind the mean replacement, and behind the gradients of weights; sequences in each

@@ -23,8 +23,8 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from gcgap.importance.drop import Drop
-from gcgap.importance.sets import set_drops
+from gcgap.attribution.drop import Drop
+from gcgap.attribution.sets import set_drops
 
 SHARE = 0.3  # of the budget that verification keeps for itself, where that many components are unflagged
 

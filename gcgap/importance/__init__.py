@@ -1,1 +1,1 @@
-"""What a gradient says of a component (`gradient`) and what the component causes (`causal`), one file per measure."""
+"""The paper's quantities: protocol, gates, baselines, scores, G, C and the gap between them."""

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gcgap.batches import NOTHING, Batch
-from gcgap.components import Wiring
-from gcgap.gates import recorded, undisturbed
-from gcgap.model import Decoder
+from gcgap.data.batches import NOTHING, Batch
+from gcgap.importance.gates import recorded, undisturbed
+from gcgap.models.transformer import Decoder
+from gcgap.models.wiring import Wiring
 
 
 @torch.no_grad()

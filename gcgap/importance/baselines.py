@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gcgap.batches import NOTHING, Batch, Purpose, Source, partner_rows
-from gcgap.components import Wiring
-from gcgap.gates import Activations, recorded, undisturbed
-from gcgap.importance.corruption import Corruption, corrupted
-from gcgap.model import Decoder
+from gcgap.data.batches import NOTHING, Batch, Purpose, Source, partner_rows
+from gcgap.data.corruption import Corruption, corrupted
+from gcgap.importance.gates import Activations, recorded, undisturbed
+from gcgap.models.transformer import Decoder
+from gcgap.models.wiring import Wiring
 
 
 class Baseline(StrEnum):

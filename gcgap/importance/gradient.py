@@ -19,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gcgap.batches import Batch
-from gcgap.components import Slices, Wiring
-from gcgap.gates import undisturbed
-from gcgap.model import Decoder
+from gcgap.data.batches import Batch
+from gcgap.importance.gates import undisturbed
+from gcgap.models.transformer import Decoder
+from gcgap.models.wiring import Slices, Wiring
 
 HeadWeight = Literal["value", "output"]
 """Which of a head's weights is looked at: its slice of W_V, as in the paper, or of W_O."""

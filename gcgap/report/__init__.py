@@ -1,1 +1,1 @@
-"""How records are shown: figures, tables, sentences. Everything here is made from records alone."""
+"""From records to tables, figures, a page, the terminal and TensorBoard."""

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gcgap.batches import Purpose
-from gcgap.checkpoints import last_checkpoint, load, run_directory
+from gcgap.data.batches import Purpose
+from gcgap.data.tasks import Sentences, find_task
 from gcgap.importance.activity import mean_patterns
-from gcgap.records import Record
-from gcgap.report.parts import Drawing, Section
+from gcgap.models.checkpoints import last_checkpoint, load, run_directory
+from gcgap.records.record import Record
+from gcgap.report.notes import title
 from gcgap.report.style import COLOURS
-from gcgap.report.tables.left_out import title
-from gcgap.report.tables.protocol import protocol_table
+from gcgap.report.table_parts import Drawing, Section
+from gcgap.report.table_protocol import protocol_table
 from gcgap.study.groups import Group, Run, gather
 from gcgap.study.published import of_paper
-from gcgap.tasks import Sentences, find_task
 
 SEQUENCES = 20  # over which a pattern is averaged, as in the paper
 EACH = 2  # heads at either end

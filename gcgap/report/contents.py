@@ -8,26 +8,33 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gcgap.report.figures import cells, emerging, layers, ranks, scatters, training
-from gcgap.report.figures import methods as methods_figures
-from gcgap.report.figures.tracked import methods_over_training
-from gcgap.report.parts import Drawing, Section, Table
-from gcgap.report.plain import counted
-from gcgap.report.tables import methods as methods_tables
-from gcgap.report.tables import pruning, v1, v3
-from gcgap.report.tables.agreement import agreement_table
-from gcgap.report.tables.cells import cells_table, places
-from gcgap.report.tables.emerging import emergence_table
-from gcgap.report.tables.layers import cut
-from gcgap.report.tables.left_out import left_out, ranked, title
-from gcgap.report.tables.overview import overview_table
-from gcgap.report.tables.protocol import gradient_table, protocol_table
-from gcgap.report.tables.render import ALL
-from gcgap.report.tables.tracked import tracked_methods, tracked_table
-from gcgap.report.tables.verdict import answers_table, numbers_table, verdict_table
+from gcgap.report import figure_cells as cells
+from gcgap.report import figure_emerging as emerging
+from gcgap.report import figure_layers as layers
+from gcgap.report import figure_methods as methods_figures
+from gcgap.report import figure_ranks as ranks
+from gcgap.report import figure_scatters as scatters
+from gcgap.report import figure_training as training
+from gcgap.report import table_methods as methods_tables
+from gcgap.report import table_pruning as pruning
+from gcgap.report import table_v1 as v1
+from gcgap.report import table_v3 as v3
+from gcgap.report.figure_tracked import methods_over_training
+from gcgap.report.notes import left_out, ranked, title
+from gcgap.report.overview import overview_table
+from gcgap.report.render import ALL
+from gcgap.report.table_agreement import agreement_table
+from gcgap.report.table_cells import cells_table, places
+from gcgap.report.table_emerging import emergence_table
+from gcgap.report.table_layers import cut
+from gcgap.report.table_parts import Drawing, Section, Table
+from gcgap.report.table_protocol import gradient_table, protocol_table
+from gcgap.report.table_tracked import tracked_methods, tracked_table
+from gcgap.report.table_verdict import answers_table, numbers_table, verdict_table
+from gcgap.report.wording import counted
 from gcgap.study.claims import ANSWERS, verdicts
 from gcgap.study.groups import Group
-from gcgap.study.methods import MethodGroup
+from gcgap.study.methods_over_seeds import MethodGroup
 from gcgap.study.published import is_papers, of_paper
 from gcgap.study.same_weights import agreements
 

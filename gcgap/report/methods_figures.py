@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gcgap.attribution.record import AttributionRecord
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.report.describe import what
 from gcgap.report.style import DIVERGING, DPI
-from gcgap.report.what import what
 
 FAMILIES = {
     "exact": "#000000",

@@ -9,14 +9,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gcgap.attribution.record import AttributionRecord
-from gcgap.files import write_whole
-from gcgap.manifest import Manifest
-from gcgap.report.known import auc_figure, auc_table, summary_table
+from gcgap.records.atomic import write_whole
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.records.checksum import sealed
+from gcgap.records.manifest import Manifest
+from gcgap.report.circuit_tables import auc_figure, auc_table, summary_table
 from gcgap.report.methods_figures import FIGURES
-from gcgap.report.tables.render import to_csv
+from gcgap.report.render import to_csv
 from gcgap.report.write import pdf, png
-from gcgap.seal import sealed
 
 LIST = "files.sha256"
 

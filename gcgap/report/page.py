@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
-from gcgap.report.parts import Drawing, Section, Table, slug
-from gcgap.report.plain import html_text, without_ticks
-from gcgap.report.tables.render import anchor, of_group, to_html
+from gcgap.report.render import anchor, of_group, to_html
+from gcgap.report.table_parts import Drawing, Section, Table, slug
+from gcgap.report.wording import html_text, without_ticks
 
 Pictures = Mapping[tuple[str, str], bytes]
 """The PNG of each figure, by group and name."""

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gcgap.gap import rank
-from gcgap.records import Record
+from gcgap.importance.gap import rank
+from gcgap.records.record import Record
+from gcgap.report.describe import what
 from gcgap.report.style import COLOURS, DPI, LABELS, MARKERS
-from gcgap.report.what import what
 
 
 def scatter(record: Record, baseline: str | None = None) -> Figure:

@@ -11,11 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gcgap.manifest import Manifest
+from gcgap.records.manifest import Manifest
 from gcgap.report.page import page
-from gcgap.report.parts import Drawing, Section, Table, slug
-from gcgap.report.plain import plain_figure, plain_text
-from gcgap.report.tables.render import ALL, to_csv, to_markdown
+from gcgap.report.render import ALL, to_csv, to_markdown
+from gcgap.report.table_parts import Drawing, Section, Table, slug
+from gcgap.report.wording import plain_figure, plain_text
 
 PAGES, COPIES = "report.sha256", "records.sha256"
 """Which files of a folder are a report, and which are copies of records; these may be the only ones, and none is ever removed."""

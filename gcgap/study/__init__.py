@@ -1,1 +1,1 @@
-"""What many records say together: statistics over seeds, and what of the paper's claims they bear out. Imports no torch."""
+"""Many records together: groups, statistics over seeds, and what two papers claim."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcgap.gap import Array, Judgement, is_role, rank
-from gcgap.records import Record
+from gcgap.importance.gap import Array, Judgement, is_role, rank
+from gcgap.records.record import Record
 from gcgap.study.groups import Run
 
 Mask = NDArray[np.bool_]

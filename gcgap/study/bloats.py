@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from gcgap.gap import Array
-from gcgap.records import Record
+from gcgap.importance.gap import Array
+from gcgap.records.record import Record
 from gcgap.study.arrays import Mask
 from gcgap.study.groups import Run
 from gcgap.study.seeds import CONFIDENCE
 
-OVERFITTING = 0.05  # in-distribution drop, as in `gcgap.pruning`
+OVERFITTING = 0.05  # in-distribution drop, as in `gcgap.measurement.joint`
 PENALTY = 1.0  # of the squared coefficients, on standardised features
 SHUFFLES = 500
 RESAMPLES = 2000

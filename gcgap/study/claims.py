@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gcgap.study import kinds, ranking, removal
+from gcgap.study.evidence import Evidence
 from gcgap.study.groups import Group
-from gcgap.study.tell import Evidence
 
 PROTOCOLS = ("default", "released", "site=released")
 """Groups that answer: gcgap's protocol, the released one as a whole, and its site alone on the weights of the default."""

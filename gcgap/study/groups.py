@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gcgap.protocol import PROMPTED, Protocol
-from gcgap.records import PACKED, Record, find_records
+from gcgap.importance.protocol import PROMPTED, Protocol
+from gcgap.records.record import PACKED, Record, find_records
 
 MODEL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 512, "positions": "none"}
 DATA = {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9, 10, 11]}

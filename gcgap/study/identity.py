@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcgap.gap import Array
+from gcgap.importance.gap import Array
 from gcgap.study.arrays import Measured
 
 PERMUTATIONS = 2000

@@ -9,9 +9,9 @@ import numpy as np
 
 from gcgap.study.arrays import with_roles
 from gcgap.study.bloats import OBSERVED, OVERFITTING, Prediction, examples, predict
+from gcgap.study.evidence import NAMES, Evidence, points, told, too_few
 from gcgap.study.groups import Group
 from gcgap.study.seeds import Summary, summary
-from gcgap.study.tell import NAMES, Evidence, points, told, too_few
 
 SURE = 0.05  # p-value below which chance is ruled out, over both tasks together
 FEW = 5  # Bloats of each kind below which a prediction decides nothing

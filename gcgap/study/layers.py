@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcgap.gap import Array, rank, rank_correlation
+from gcgap.importance.gap import Array, rank, rank_correlation
 from gcgap.study.arrays import Mask, Measured
 from gcgap.study.seeds import CONFIDENCE, RESAMPLES
 

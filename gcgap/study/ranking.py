@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from gcgap.study.arrays import Measured, measured, with_roles
-from gcgap.study.emergence import following
+from gcgap.study.evidence import NAMES, Evidence, above, ends, every, plain, told, too_few
 from gcgap.study.groups import Group, Run
 from gcgap.study.identity import stability
 from gcgap.study.layers import layer_gap, layer_index_rho
+from gcgap.study.over_training import following
 from gcgap.study.seeds import FEW, Summary, difference, summary
-from gcgap.study.tell import NAMES, Evidence, above, ends, every, plain, told, too_few
 
 SURE = 0.05  # p-value below which chance is ruled out
 MISSED = "5"  # how many of the causally largest components the share of missed ones counts

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from gcgap.study.arrays import measured, with_roles
+from gcgap.study.evidence import NAMES, Evidence, above, below, every, points, told, too_few
 from gcgap.study.groups import Group, Run
 from gcgap.study.seeds import Summary, ratio, summary
 from gcgap.study.selection import single_costs, single_costs_by_selection
-from gcgap.study.tell import NAMES, Evidence, above, below, every, points, told, too_few
 
 NEGLIGIBLE = 0.05  # exact-match drop below which the removal of a component counts as harmless
 

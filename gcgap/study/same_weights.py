@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcgap.gap import Array, rank, rank_correlation
-from gcgap.records import Record, named_step
+from gcgap.importance.gap import Array, rank, rank_correlation
+from gcgap.records.record import Record, named_step
 from gcgap.study.groups import Group, Run
 from gcgap.study.seeds import Summary, summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gcgap.gap import Array, rank
+from gcgap.importance.gap import Array, rank
 from gcgap.study.arrays import Measured
 
 SHUFFLES = 200

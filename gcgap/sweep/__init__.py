@@ -1,1 +1,1 @@
-"""`gcgap sweep`: many runs, each in a process of its own."""
+"""Many runs: plan, workers, engines and the live table."""

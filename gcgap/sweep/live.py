@@ -11,10 +11,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from gcgap.display import showing
-from gcgap.records import Record
+from gcgap.records.record import Record
 from gcgap.report.terminal import WholeTable
 from gcgap.sweep.plan import Run
+from gcgap.training.display import showing
 
 ACTIVE = ("running", "resumed", "measuring again")
 COLOURS = {"failed": "red", "done": "green", "done before": "green", "waiting": "dim"}

@@ -18,8 +18,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from gcgap.cli import main
-from gcgap.launchers import without_launcher
-from gcgap.records import Record
+from gcgap.records.record import Record
+from gcgap.training.launchers import without_launcher
 
 
 @dataclass(frozen=True)

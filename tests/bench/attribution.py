@@ -9,7 +9,7 @@ from bench.subject import LENGTH, Reference
 from bench.timing import Rows, spread, turns
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.setup import Setup
-from gcgap.subject import Subject
+from gcgap.importance.experiment import Subject
 
 SEQUENCES = 64
 

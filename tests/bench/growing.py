@@ -14,11 +14,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import gcgap
 from bench.subject import REFERENCE
 from bench.timing import Rows, ratios, spread
-from gcgap.batches import Source
-from gcgap.protocol import Protocol
-from gcgap.records import Record
-from gcgap.report.emergence import Column, is_due
-from gcgap.run import Run
+from gcgap.data.batches import Source
+from gcgap.importance.protocol import Protocol
+from gcgap.records.record import Record
+from gcgap.report.emergence_figure import Column, is_due
+from gcgap.training.run import Run
 
 COUNTS = (10, 496, 1984)  # after which the next checkpoint is drawn
 FILES = 100

@@ -11,14 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import gcgap
 from bench.subject import BASELINES, LENGTH, REFERENCE, Reference
 from bench.timing import Rows, ratios, spread, turns
-from gcgap.gates import gated
+from gcgap.data.tasks import END, SEP
+from gcgap.importance.ablation import base_scores
 from gcgap.importance.baselines import Baseline
-from gcgap.importance.causal import base_scores
-from gcgap.records import find_records
-from gcgap.report.emergence import emergence
-from gcgap.report.logs import pixels, png
+from gcgap.importance.gates import gated
+from gcgap.records.record import find_records
+from gcgap.report.emergence_figure import emergence
 from gcgap.report.scatter import scatter
-from gcgap.tasks import END, SEP
+from gcgap.report.tensorboard import pixels, png
 
 FEW = 10  # sequences generated one by one; the loop's cost is proportional to their number
 MEAN = [Baseline.MEAN]

@@ -14,13 +14,13 @@ from torch.optim import Adam
 
 from bench.subject import Reference
 from bench.timing import Rows
-from gcgap.batches import Purpose, Source
-from gcgap.importance import causal
+from gcgap.data.batches import Purpose, Source
+from gcgap.importance import ablation as causal
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, mean_activations, replacements
 from gcgap.importance.gradient import gradient_norms
-from gcgap.model import Transformer
-from gcgap.packing import packed_logits
+from gcgap.models.packing import packed_logits
+from gcgap.models.transformer import Transformer
 
 BASELINES = [one for one in Baseline if one != Baseline.PATCH_PROMPT]
 LONGEST = 11  # integers per example: the longest that the paper measures

@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 
 import gcgap
-from gcgap.batches import Purpose, Source, partners
-from gcgap.components import Wiring
-from gcgap.gates import Activations, gated, undisturbed
+from gcgap.data.batches import Purpose, Source, partners
+from gcgap.importance.ablation import Intervention, ablated_scores
 from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
-from gcgap.importance.causal import Intervention, ablated_scores
+from gcgap.importance.gates import Activations, gated, undisturbed
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import score
-from gcgap.model import Transformer
-from gcgap.precision import in_precision
-from gcgap.protocol import Protocol
+from gcgap.models.number_format import in_precision
+from gcgap.models.transformer import Transformer
+from gcgap.models.wiring import Wiring
 
 REFERENCE = Path(__file__).parents[2] / "checkpoints" / "sort-seed42"
 LENGTH = 9

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bench.timing import Rows, ratios, spread
-from gcgap.batches import Batch, Source
-from gcgap.callbacks import StepProgress
-from gcgap.data import SequenceData
-from gcgap.model import Transformer
-from gcgap.packing import scored_logits
-from gcgap.tasks import END, LARGEST, PAD, SEP, START
-from gcgap.training import SequenceModel
+from gcgap.data.batches import Batch, Source
+from gcgap.data.tasks import END, LARGEST, PAD, SEP, START
+from gcgap.models.packing import scored_logits
+from gcgap.models.transformer import Transformer
+from gcgap.training.callbacks import StepProgress
+from gcgap.training.datamodule import SequenceData
+from gcgap.training.module import SequenceModel
 
 WARM, STEPS, SIZE = 3, 25, 64  # steps before the clock starts, steps that are timed, examples per step
 LOG = 10  # steps from one logged loss to the next

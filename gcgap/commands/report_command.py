@@ -1,0 +1,99 @@
+"""`gcgap report`: tables, figures and one page from records alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from gcgap.cli import ArgumentParser, UsageError
+from gcgap.records.atomic import check_folder
+from gcgap.records.manifest import Manifest
+from gcgap.training.imports import add_import_option, import_modules
+
+TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
+
+Runs of one model under one protocol are a group, and nothing is averaged over two groups. DIR/index.html shows everything."""
+TITLE = "The gradient-causal gap: report"
+METHODS = (
+    "Every attribution method beside the exact effect of every component, on the same sequences: rank correlation ρ, with the "
+    "noise ceiling, the largest ρ that independent measurements would reach; what each method misses; and what it costs. Effects "
+    "are drops, positive where a component is needed."
+)
+
+
+def build_parser() -> ArgumentParser:
+    """The options of `gcgap report`."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser("gcgap report", description=TEXT, formatter_class=form, allow_abbrev=False)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directories with runs, or their record files")
+    texts = {
+        "out": "where the report goes; it replaces what an earlier report wrote there, and nothing else",
+        "records": "also copy the records to DIR, those of checkpoints packed into gap/steps.jsonl.xz of each run, "
+        "so that `gcgap report DIR --out DIR` makes the report again",
+        "attention": "draw the attention patterns of the strongest Heroes and Bloats among the heads of a trained model: a run "
+        "directory or .ckpt file with its record gap/final.json (loads torch)",
+        "force": "replace also those files of an earlier report that were changed since",
+    }
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=texts["out"])
+    parser.add_argument("--records", action="store_true", help=texts["records"])
+    parser.add_argument("--attention", type=Path, metavar="RUN", help=texts["attention"])
+    parser.add_argument("--force", action="store_true", help=texts["force"])
+    add_import_option(parser)
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    """Write the report that the arguments ask for."""
+    options = build_parser().parse_args(arguments[1:])
+    import_modules(options.imports)
+    for path in options.paths:
+        if not path.exists():
+            raise UsageError(f"`{path}` does not exist; give directories with runs, or record files.")
+    check_folder(options.out, "--out")
+    write_report(options.paths, options.out, options.records, options.attention, options.force)
+    return 0
+
+
+def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None, force: bool = False) -> None:
+    """Write a report of all runs below the paths, with progress in the terminal."""
+    from gcgap.report.circuit_tables import known_files, known_sections
+    from gcgap.report.contents import contents, lead, method_sections
+    from gcgap.report.copy_records import ship
+    from gcgap.report.table_parts import Drawing
+    from gcgap.report.wording import counted
+    from gcgap.report.write import COPIES, check, write
+    from gcgap.study.groups import gather, has_runs
+    from gcgap.study.methods_over_seeds import gather_methods
+    from gcgap.study.same_weights import doubts
+
+    console = Console()
+    with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("Reading records", total=None)
+        methods, extra = gather_methods(paths), known_sections(paths)
+        measured = [path for path in paths if has_runs(path)]
+        groups = gather(measured or paths) if measured or not (methods or extra) else []
+        extra += method_sections(methods)
+        if attention is not None:
+            from gcgap.report.attention import attention_section
+
+            extra.append(attention_section(attention))
+        progress.update(task, description="Tables")
+        sections = contents(groups, extra)
+        copies = ship(groups, methods, known_files(paths)) if records else {}
+        check(out, sections, force)
+        if copies:
+            Manifest(out / COPIES, clears=False).write(copies, force)
+        figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
+        progress.update(task, description="Figures", total=figures)
+        write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task), force)
+    for told in (told for group in groups for run in group.runs for told in doubts(run)):
+        print(f"gcgap: warning: {told}; put the right one there and measure again with `gcgap measure --force`.", file=sys.stderr)
+    runs = sum(len(group.runs) for group in groups)
+    found = [f"{counted(runs, 'run')} in {counted(len(groups), 'group')}"] * bool(groups)
+    attributed = counted(sum(len(group.records) for group in methods), "attribution record")
+    found += [f"{attributed} in {counted(len(methods), 'group')}"] * bool(methods)
+    console.print(f"{out / 'index.html'}: {', '.join(found)}.", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Tokens: tasks, batches as pure functions, layouts, corruption and prompts."""

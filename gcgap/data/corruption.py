@@ -1,0 +1,92 @@
+"""Corrupted inputs for activation patching: what differs from the clean input, and what stays.
+
+Prompts come with a corrupted twin each. Of sequences only the integers x change. The target y that follows SEP, which every
+later position reads and is scored on, stays the clean one: the metric of a corrupted run is log p(y | corrupted x). Owns no model
+and no intervention.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gcgap.data.batches import Batch, Purpose, generator
+from gcgap.data.tasks import LARGEST
+
+Integers = NDArray[np.int64]
+
+
+class Corruption(StrEnum):
+    """What of the input changes."""
+
+    SEQUENCE = "sequence"
+    """All integers: another random sequence."""
+    TOKEN = "token"
+    """One integer, at a random place, becomes another one."""
+    SWAP = "swap"
+    """Two neighbouring integers that differ change places. Sorting must not care, reversal must."""
+    PROMPT = "prompt"
+    """The prompt's own corrupted twin."""
+
+
+def corruptions(batch: Batch) -> tuple[Corruption, ...]:
+    """Those that a batch can have."""
+    return OF_SEQUENCES if batch.corrupted is None else (Corruption.PROMPT,)
+
+
+def corrupted(batch: Batch, corruption: Corruption, seed: int) -> Batch:
+    """The batch with corrupted inputs and the clean targets; equal arguments give equal batches.
+
+    The twin of a prompt has the clean prompt as its own corrupted twin.
+
+    Args:
+        batch: Sequences of one length, or prompts.
+        corruption: What changes.
+        seed: Seed of the random stream.
+
+    Raises:
+        ValueError: A sequence has no two neighbours that differ, so that no swap would change it; or prompts are asked for what
+            only sequences have, or the other way round.
+    """
+    if (batch.corrupted is None) == (corruption == Corruption.PROMPT):
+        kind = (
+            "prompts with a corrupted twin" if batch.corrupted is None else "sequences of integers; prompts have `patch_prompt`"
+        )
+        raise ValueError(f"`patch_{corruption}` needs {kind}.")
+    if batch.corrupted is not None:
+        return batch._replace(inputs=batch.corrupted, corrupted=batch.inputs)
+    length = batch.inputs.shape[1] - batch.last - 1  # START x SEP y, of which END is scored too and not read
+    random = generator(seed, Purpose.CORRUPTION, length, list(Corruption).index(corruption))
+    clean = batch.inputs[:, 1 : length + 1].cpu().numpy()
+    inputs = batch.inputs.clone()
+    inputs[:, 1 : length + 1] = torch.from_numpy(CHANGES[corruption](clean, random)).to(inputs)
+    return batch._replace(inputs=inputs)
+
+
+def _another_sequence(clean: Integers, random: np.random.Generator) -> Integers:
+    return random.integers(1, LARGEST + 1, clean.shape)
+
+
+def _another_token(clean: Integers, random: np.random.Generator) -> Integers:
+    rows, places = np.arange(len(clean)), random.integers(clean.shape[1], size=len(clean))
+    changed = clean.copy()
+    changed[rows, places] = (clean[rows, places] - 1 + random.integers(1, LARGEST, len(clean))) % LARGEST + 1
+    return changed
+
+
+def _swapped(clean: Integers, random: np.random.Generator) -> Integers:
+    differ = clean[:, 1:] != clean[:, :-1]
+    if not differ.any(-1).all():
+        raise ValueError("`patch_swap` needs sequences in which two neighbours differ; got one that holds a single value only.")
+    rows = np.arange(len(clean))
+    places = np.where(differ, random.random(differ.shape), -1.0).argmax(-1)
+    changed = clean.copy()
+    changed[rows, places], changed[rows, places + 1] = clean[rows, places + 1], clean[rows, places]
+    return changed
+
+
+OF_SEQUENCES = (Corruption.SEQUENCE, Corruption.TOKEN, Corruption.SWAP)
+CHANGES = {Corruption.SEQUENCE: _another_sequence, Corruption.TOKEN: _another_token, Corruption.SWAP: _swapped}

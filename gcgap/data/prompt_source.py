@@ -1,0 +1,87 @@
+"""Where the batches of prompts come from: to a measurement what `gcgap.data.batches.Source` is for the tasks of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gcgap.data.batches import Batch, Purpose, Source, check_seed
+from gcgap.data.prompt_parts import Parts
+from gcgap.data.prompt_tokens import Encoded, as_batch
+
+Draw = Callable[[Purpose, int, int, int], Sequence[Encoded]]
+"""Gives the prompts of a batch by its purpose, size and index, and the number of batches that there are to be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSource(Source):
+    """What fixes every batch of prompts but its purpose and index. All prompts of a source have one length.
+
+    Args:
+        task: Its name.
+        seed: Seed of all streams.
+        draw: Gives the prompts of a batch; equal arguments give equal ones.
+        given_length: Filler sentences of every prompt, 0 where there are none.
+        file_sha256: Hash of the file that the prompts are from, if they are from one.
+
+    Raises:
+        ValueError: A seed below 0 or of more than 32 bits.
+    """
+
+    lengths: tuple[int, int] = field(default=(0, 0), init=False)
+    ood_lengths: tuple[int, ...] = field(default=(), init=False)
+    draw: Draw
+    given_length: int = 0
+    file_sha256: str | None = None
+
+    @property
+    def only_length(self) -> int | None:
+        """That of all prompts."""
+        return self.given_length
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed, "seed")
+        object.__setattr__(self, "lengths", (self.given_length, self.given_length))
+
+    @property
+    def most_batches(self) -> int | None:
+        """Batches at most that share no prompt; None where there is no limit."""
+        return self.draw.most_batches if isinstance(self.draw, Parts) else None
+
+    def told(self) -> dict[str, Any]:
+        """What a record's protocol says of the data."""
+        return super().told() | {"prompts_sha256": self.file_sha256}
+
+    def check_ood(self, lengths: Iterable[int], key: str) -> None:
+        """Raise a ValueError unless every length is the source's own: prompts have no other, and no training lengths."""
+        for length in lengths:
+            if length != self.given_length:
+                raise ValueError(f"`{key}` must be {self.given_length}, that of the prompts; got {length}.")
+
+    def check_context(self, lengths: Iterable[int], n_ctx: int | None, key: str) -> None:
+        """Pass: how many tokens prompts have is known when they are made, and the model refuses too many."""
+
+    def training_batch(self, index: int, size: int) -> Batch:
+        """Raise a TypeError: prompts train nothing."""
+        raise TypeError("prompts are for measuring; models are trained on a task")
+
+    def batch(self, purpose: Purpose, length: int, size: int, index: int = 0) -> Batch:
+        """Batch `index` of prompts; fewer than `size` if a file has no more for this purpose.
+
+        Raises:
+            ValueError: Another length than that of the prompts, or a size below 1.
+        """
+        self.check_ood([length], "length")
+        if size < 1:
+            raise ValueError(f"`size` must be at least 1; got {size}.")
+        return as_batch(self.draw(purpose, size, index, 1))
+
+    def batches(self, purpose: Purpose, length: int, count: int, size: int) -> list[Batch]:
+        """So many batches; those of a file share no prompt, and are smaller than `size` if it has no more."""
+        self.check_ood([length], "length")
+        return [as_batch(self.draw(purpose, size, index, count)) for index in range(count)]
+
+    def length_of(self, batch: Batch) -> int:
+        """That of all prompts."""
+        return self.given_length

@@ -1,0 +1,175 @@
+"""C, the causal importance: what a model loses when components are ablated, on the same sequences (paired).
+
+    C_S = M(0) - M(1_S), per sequence and metric; positive means that the set S is needed
+
+`ablated_scores` gives the values of M from which every drop follows, for any list of interventions in one pass over the
+sequences. What lies below the ablated components is computed once per chunk of sequences and shared by all interventions and
+baselines; an MLP that is replaced wholly is not computed; the last layer is computed at scored positions only; chunks are small
+enough to stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gcgap.data.batches import Batch
+from gcgap.importance.baselines import Baseline, Replacement
+from gcgap.importance.gates import Activations, Site, gated, skip_mlp, undisturbed
+from gcgap.importance.scores import METRICS, Scores, score
+from gcgap.models.transformer import Decoder, State, Transformer
+from gcgap.models.wiring import Wiring
+
+CHUNK = 16  # sequences whose shared prefix is held at once
+ROWS = 80  # sequences x interventions that run together: five interventions of one layer on one chunk
+LARGER = 5  # times as many of both off the CPU: fewer and larger kernels, still below twice the memory of a training step
+
+
+class Intervention(NamedTuple):
+    """All `members` (positions in `Wiring.components`) off at once, with one baseline's replacements."""
+
+    members: frozenset[int]
+    baseline: Baseline
+
+
+@torch.no_grad()
+def ablated_scores(
+    model: Decoder,
+    wiring: Wiring,
+    batch: Batch,
+    interventions: Sequence[Intervention],
+    replacement: Mapping[Baseline, Replacement],
+    site: Site = Site.COMPONENT,
+    where: Bool[Tensor, " pos"] | None = None,
+) -> tuple[Scores, Scores]:
+    """M(0) of every sequence and M(1_S) of every intervention and sequence.
+
+    Args:
+        model: The model.
+        wiring: Where its components are.
+        batch: Sequences of one length.
+        interventions: What to ablate; every set needs a member.
+        replacement: The replacement of each baseline that the interventions name, for this batch.
+        site: Where a head is replaced.
+        where: Positions that are replaced; all by default.
+
+    Returns:
+        Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
+    """
+    device, last, tokens = model.device, batch.last, batch.inputs.shape[1]
+    size = chunk_size(model, batch)
+    most = model.fits(ROWS * size // CHUNK, tokens, "forward")
+    groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
+    base, ablated = [], []
+    with undisturbed(model):
+        for start in range(0, len(batch.inputs), size):
+            rows = slice(start, min(start + size, len(batch.inputs)))
+            inputs = batch.inputs[rows].to(device)
+            states = model.states(inputs, last)
+            logits = model.finish(model.n_layers - 1, states[-1], last)
+            base.append(torch.stack(score(logits, *batch.answers(rows, device))))
+            ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
+            given = None, Activations([], [])  # of one baseline at a time
+            for first, numbers in groups.items():
+                given = given if given[0] == first.baseline else (first.baseline, replacement[first.baseline](rows))
+                for few in _pieces(numbers, max(1, most // len(inputs))):
+                    gates = _gates(wiring, [interventions[number].members for number in few], logits)
+                    changed = _ablated(model, wiring, states[first.layer], first, gates, given[1], site, where, last)
+                    names = [_name(wiring, interventions[number]) for number in few]
+                    scores = torch.stack(score(changed, *batch.answers(rows, device, len(few)), names=names))
+                    ablated[-1][:, few] = scores.unflatten(1, (len(few), -1))
+    return Scores(*torch.cat(base, -1).cpu()), Scores(*torch.cat(ablated, -1).cpu())
+
+
+@torch.no_grad()
+def base_scores(model: Decoder, batch: Batch) -> Scores:
+    """M(0) of every sequence of a batch of one length."""
+    size, pieces = chunk_size(model, batch), []
+    with undisturbed(model):
+        for start in range(0, len(batch.inputs), size):
+            rows = slice(start, start + size)
+            logits = model(batch.inputs[rows].to(model.device), batch.last)
+            pieces.append(torch.stack(score(logits, *batch.answers(rows, model.device))))
+    return Scores(*torch.cat(pieces, -1).cpu())
+
+
+def drops(base: Scores, ablated: Scores, metrics: Sequence[str] = METRICS) -> Float[Tensor, "metric intervention sequence"]:
+    """Per-sequence drops M(0) - M(1_S) by some metrics; positive where the ablation harms."""
+    return torch.stack([getattr(base, name) - getattr(ablated, name) for name in metrics])
+
+
+def chunk_size(model: Decoder, batch: Batch) -> int:
+    """Sequences of a batch that run together; their numbers do not depend on those of other chunks."""
+    return model.fits(CHUNK if model.device.type == "cpu" else CHUNK * LARGER, batch.inputs.shape[1], "forward")
+
+
+class First(NamedTuple):
+    """Where interventions first change the model, and with what: what lies below is shared."""
+
+    layer: int
+    baseline: Baseline
+    skips: bool
+    """No head of the layer is replaced, but its MLP is, at every position: what the MLP puts out is not needed."""
+
+
+def _by_first_layer(
+    model: Decoder, wiring: Wiring, interventions: Sequence[Intervention], everywhere: bool
+) -> dict[First, list[int]]:
+    """Numbers of the interventions that begin at the same place, baseline by baseline."""
+    groups = defaultdict(list)
+    for number, (members, baseline) in sorted(enumerate(interventions), key=lambda item: item[1].baseline):
+        layer = min(wiring.components[member].layer for member in members)
+        heads, _ = wiring.columns(layer)
+        apart = everywhere and members.isdisjoint(range(heads.start, heads.stop))
+        own = isinstance(model, Transformer) and wiring.module(model, wiring.mlp, layer) is model.blocks[layer].mlp
+        groups[First(layer, baseline, apart and own)].append(number)
+    return groups
+
+
+def _ablated(
+    model: Decoder,
+    wiring: Wiring,
+    state: State,
+    first: First,
+    gates: Float[Tensor, "set component"],
+    other: Activations,
+    site: Site,
+    where: Tensor | None,
+    last: int,
+) -> Float[Tensor, "rows last vocabulary"]:
+    """Logits of M(xi) for every set and sequence, from where the sets first change the model."""
+    rows, sets = len(state[0]), len(gates)
+    if first.skips:
+        assert isinstance(model, Transformer)
+        x = skip_mlp(model, model.blocks[first.layer].attend(*state), first.layer, wiring, other)
+        gates[:, wiring.columns(first.layer)[1]] = 0
+        with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site):
+            return model.rise(first.layer + 1, x.repeat(sets, 1, 1), last)
+    with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site, where):
+        return model.finish(first.layer, repeated(state, sets), last)
+
+
+def repeated(state: State, times: int) -> State:
+    """All rows of a state, so many times."""
+    return tuple(part.repeat(times, *[1] * (part.dim() - 1)) for part in state)
+
+
+def _name(wiring: Wiring, intervention: Intervention) -> str:
+    members = " + ".join(wiring.components[member].name for member in sorted(intervention.members))
+    return f"{intervention.baseline} ablation of {members}"
+
+
+def _pieces(numbers: list[int], size: int) -> list[list[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _gates(wiring: Wiring, sets: Sequence[frozenset[int]], like: Tensor) -> Float[Tensor, "set component"]:
+    gates = like.new_zeros(len(sets), len(wiring.components))
+    for row, members in enumerate(sets):
+        gates[row, list(members)] = 1
+    return gates

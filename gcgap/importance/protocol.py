@@ -1,0 +1,199 @@
+"""The protocol: every setting that shapes a measurement's numbers, in one place.
+
+The same block `protocol:` of a config serves `gcgap fit` and `gcgap measure`. Plain values only, so that a protocol can be read
+without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from gcgap.importance.attribution_settings import Attribution
+
+BaselineName = Literal[
+    "mean", "mean_by_position", "zero", "resample", "patch_sequence", "patch_token", "patch_swap", "patch_prompt"
+]
+SiteName = Literal["component", "released"]
+RanksName = Literal["average", "ordinal"]
+PrecisionName = Literal["float32", "float64", "bf16"]
+CHOICES = {"site": get_args(SiteName), "ranks": get_args(RanksName), "precision": get_args(PrecisionName)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many batches and sequences one measurement uses.
+
+    Args:
+        gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
+        mean_batches: OOD batches over which the means of mean ablation are taken.
+        sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
+        resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
+        random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
+        inside: Also measure what each single component causes in distribution.
+    """
+
+    gradient_batches: int = 50
+    mean_batches: int = 50
+    sequences: int = 500
+    resamples: int = 1000
+    random_pairs: int = 10
+    inside: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"gradient_batches": 2, "mean_batches": 1, "sequences": 2, "resamples": 100, "random_pairs": 0}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"`protocol`: `{name}` must be at least {smallest}; got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Tracking(Sizes):
+    """When checkpoints are measured during training, at which length, and with what sizes (smaller than the final ones).
+
+    Args:
+        length: Length of the OOD sequences (integers per example); one curve needs one length.
+        dense_every: Measure every so many optimiser steps ..
+        dense_until: .. up to this step ..
+        then_every: .. and every so many afterwards; step 0 and the last step are always measured.
+        gradient_batches: As in `protocol`, for the checkpoints of steps, also when they are measured again.
+        mean_batches: Likewise.
+        sequences: Likewise.
+        resamples: Likewise.
+        random_pairs: Likewise.
+        inside: Likewise.
+    """
+
+    length: int = 9
+    dense_every: int = 50
+    dense_until: int = 500
+    then_every: int = 250
+    gradient_batches: int = 10
+    mean_batches: int = 10
+    sequences: int = 100
+    resamples: int = 200
+    random_pairs: int = 0
+    inside: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("dense_every", "then_every", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`protocol.tracking.{name}` must be at least 1; got {getattr(self, name)}.")
+
+    def due(self, step: int) -> bool:
+        """Whether the checkpoint of this optimiser step is measured."""
+        return step % (self.dense_every if step <= self.dense_until else self.then_every) == 0
+
+
+@dataclass(frozen=True)
+class Protocol(Sizes):
+    """What is measured, and how.
+
+    Args:
+        baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample, or its output on a
+            corrupted input (activation patching): patch_sequence, patch_token, patch_swap, or for prompts patch_prompt.
+        site: `component` replaces a head's output before W_O; `released` overwrites a slice of W_O's output, as the first
+            public pipeline does (not a head).
+        batch_size: Sequences per gradient batch and per mean batch.
+        window: Lowest and highest OOD accuracy (share of sequences) at which component effects can be told; the first OOD
+            length inside is measured.
+        normalise_gradient: Divide each gradient norm by sqrt(N_i), as v3 of the paper does and v1 does not.
+        paired: Measure base and ablated accuracy on the same sequences; false draws new ones for C of each component, as the
+            first public pipeline does. Drops of sets (pruning, joint) are always paired.
+        ranks: `average` ranks for ties; `ordinal` breaks ties by position, which makes early layers look like Bloats.
+        threshold: Rank difference that makes a Hero or a Bloat, as a share of the number of components (0.3 of 20 is 6).
+        strict: Whether a rank difference equal to the threshold does not count.
+        confidence: Coverage of every interval.
+        precision: Number format of the measurement, whatever the training used: float32, float64, or bf16 (matrix products inside
+            the layers in bfloat16, all else in float32), which pays where the processor has units for it.
+        sets: Sets of components, by name, whose joint ablation is measured too, such as [[L0_H1, L1_H2]].
+        tracking: When and how large during training.
+        attribution: Which attribution methods are run beside G and C, under the first baseline.
+        gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
+        mean_batches: OOD batches over which the means of mean ablation are taken.
+        sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
+        resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
+        random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
+        inside: Also measure what each single component causes in distribution.
+    """
+
+    baselines: tuple[BaselineName, ...] = ("mean", "zero", "resample")
+    site: SiteName = "component"
+    batch_size: int = 64
+    window: tuple[float, float] = (0.20, 0.75)
+    normalise_gradient: bool = True
+    paired: bool = True
+    ranks: RanksName = "average"
+    threshold: float = 0.3
+    strict: bool = False
+    confidence: float = 0.95
+    precision: PrecisionName = "float32"
+    sets: tuple[tuple[str, ...], ...] = ()
+    tracking: Tracking = field(default_factory=Tracking)
+    attribution: Attribution = field(default_factory=Attribution)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = get_args(BaselineName)
+        if not self.baselines or len(set(self.baselines)) < len(self.baselines) or not set(self.baselines) <= set(known):
+            raise ValueError(f"`protocol.baselines` must be different ones of {', '.join(known)}; got {list(self.baselines)}.")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise ValueError(f"`protocol.window` must be [low, high] with 0 <= low <= high <= 1; got {list(self.window)}.")
+        for names in (*self.sets, [" ".join(sorted(members)) for members in self.sets]):
+            if len(set(names)) < len(names):
+                told = [list(members) for members in self.sets]
+                raise ValueError(f"`protocol.sets` must be different sets of different components; got {told}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`protocol.{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"`protocol.threshold` must be a share of the components, in (0, 1]; got {self.threshold}.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"`protocol.confidence` must be between 0 and 1; got {self.confidence}.")
+        if self.batch_size < 1:
+            raise ValueError(f"`protocol.batch_size` must be at least 1; got {self.batch_size}.")
+
+    def tracked(self) -> Protocol:
+        """This protocol at the sizes of tracking."""
+        sizes = {size.name: getattr(self.tracking, size.name) for size in fields(Sizes)}
+        return replace(self, **sizes)
+
+    def smallest(self) -> Protocol:
+        """This protocol with as little data as every stage can run on, for dry runs."""
+        tiny = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100, "random_pairs": 1}
+        return replace(self, **tiny, batch_size=4, tracking=replace(self.tracking, **tiny))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and values: what shaped one measurement, so without `tracking`, and without unused `attribution`."""
+        unused = {"tracking"} if self.attribution.methods else {"tracking", "attribution"}
+        return {name: _plain(value) for name, value in asdict(self).items() if name not in unused}
+
+
+PROMPTED = Protocol(
+    baselines=("mean", "zero", "resample", "patch_prompt"),
+    batch_size=16,
+    gradient_batches=10,
+    mean_batches=10,
+    sequences=100,
+    random_pairs=5,
+    inside=False,  # prompts have no training lengths to tell them from
+)
+"""What is measured of a model on prompts by default."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def window_length(accuracy: Iterable[tuple[int, float]], window: tuple[float, float]) -> int | None:
+    """The paper's window rule: the first length whose accuracy lies in the window (both ends included), or None."""
+    low, high = window
+    inside = (
+        length for length, value in accuracy if low <= value <= high or math.isclose(value, low) or math.isclose(value, high)
+    )
+    return next(inside, None)

@@ -1,0 +1,1 @@
+"""One measurement: a model in, a record out."""

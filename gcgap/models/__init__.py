@@ -1,0 +1,1 @@
+"""Networks, and where their components are: gcgap's transformer, pretrained families, loading, number formats."""

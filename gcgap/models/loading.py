@@ -1,0 +1,180 @@
+"""Loading a Hugging Face model by its name or from a directory: nothing that comes with it is ever run unasked."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from gcgap.data.find_prompts import find_prompts
+from gcgap.measurement.entries import Origin
+from gcgap.models.config_checks import check_attention, check_forward, needs_eager
+from gcgap.models.families import find_wiring
+from gcgap.models.fresh import check_installed
+from gcgap.models.pretrained import Pretrained
+from gcgap.models.tokenizer import first_lines, read_tokenizer
+from gcgap.models.weight_files import (
+    check_complete,
+    check_formats,
+    check_no_adapter,
+    check_tied,
+    stored_formats,
+    weights_sha256,
+)
+from gcgap.models.wiring import Wiring
+
+STEP_WORDS = ("(?:global[-_]?)?steps?", "iter(?:ation)?s?", "checkpoint|ckpt")
+"""Words before the number of a step in the name of a revision, as regular expressions."""
+THOUSANDS = {"": 1, "k": 1000, "m": 1_000_000}
+
+
+def load_pretrained(
+    name: str | Path,
+    revision: str | None = None,
+    *,
+    prompts: str | None = None,
+    seed: int = 42,
+    length: int = 0,
+    dtype: str = "float32",
+    device_map: str | None = None,
+    attention: str | None = None,
+    memory: float | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Pretrained:
+    """A model of the hub, or of a directory that `save_pretrained` has written, in evaluation mode.
+
+    Args:
+        name: Its name on the hub, such as `gpt2`, or a directory.
+        revision: A branch, tag or commit, such as `step1000` of Pythia; of a directory a directory in it.
+        prompts: What it is measured on: the name of a generator (`gcgap.data.find_prompts`), or a file of JSON lines.
+        seed: Of the prompts.
+        length: Of the prompts: filler sentences of `ioi`.
+        dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made
+            of them are float32 or wider.
+        device_map: Where the weights go, such as `auto` (needs the package accelerate); the CPU by default.
+        attention: `eager` or `sdpa`; if None the model's own default, or eager for a config that sdpa does not follow, such as
+            one with soft caps on attention scores. Both have second derivatives, flash attention has none.
+        memory: GiB that activations may take; as many rows as for small models by default.
+        trust_remote_code: Run Python code that comes with the model. Never without your word.
+        allow_pickle: Read weights that are no safetensors; a pickle file is read without running what it holds.
+
+    Raises:
+        ImportError: The extra `gcgap[hf]` is not installed.
+        ValueError: There is no such model, it cannot be reached, it is no causal decoder of a known family, its weights are not
+            all there or no floating point numbers, or it needs one of the permissions above.
+    """
+    if memory is not None and memory <= 0:
+        raise ValueError(f"`memory` must be more than 0 GiB; got {memory}.")
+    if attention not in (None, "eager", "sdpa"):
+        raise ValueError(f"`attention` must be eager or sdpa, which have second derivatives; got {attention!r}.")
+    where, version = local(name, revision)
+    options: dict[str, Any] = {"revision": version, "trust_remote_code": trust_remote_code}
+    given = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
+    try:
+        network, wiring = _network(where, options, allow_pickle, given)
+        model = Pretrained(network, wiring).eval()
+        check_forward(model)
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(f"`{name}` cannot be loaded as a model: {_hint(where, allow_pickle)}{first_lines(error)}") from error
+    model.settings["name"] = str(name)
+    model.memory = memory
+    if prompts is not None:
+        encode, vocabulary = read_tokenizer(where, options, network.config.get_text_config())
+        source = find_prompts(prompts, encode, vocabulary, seed, length)
+        model.origin = Origin(source, None, step_of(revision), weights_sha256(network))
+    return model
+
+
+def _network(where: str, options: dict[str, Any], allow_pickle: bool, given: dict[str, Any]) -> tuple[Any, Wiring]:
+    """The network of a family that is known, and where it keeps its components."""
+    check_installed()
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    from safetensors import SafetensorError
+
+    config = AutoConfig.from_pretrained(where, **options)
+    wiring = find_wiring(config)
+    check_attention(config, given["attn_implementation"])
+    if needs_eager(config) is not None:
+        given = given | {"attn_implementation": "eager"}
+    given = given | {"use_safetensors": None if allow_pickle else True, "output_loading_info": True}
+    check_no_adapter(where, options["revision"])
+    try:
+        check_formats(stored_formats(where, options["revision"], allow_pickle), one=given["dtype"] == "auto")
+        with _quiet_report():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(where, ignore_mismatched_sizes=True, **given, **options)
+    except SafetensorError as error:
+        raise ValueError(f"a file of weights is harmed ({error}); copy it again.") from error
+    network, report = loaded
+    check_complete(report)
+    check_tied(network)
+    return network, wiring
+
+
+@contextmanager
+def _quiet_report() -> Iterator[None]:
+    """Leave out what transformers warns of weights that are missing: `check_complete` makes an error of it."""
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "utils.loading_report")]
+
+    def other(record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in ("LOAD REPORT", "both are absent from the checkpoint"))
+
+    for logger in loggers:
+        logger.addFilter(other)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(other)
+
+
+def _hint(where: str, allow_pickle: bool) -> str:
+    """What may help with a model that cannot be loaded."""
+    path = Path(where)
+    if not path.exists():
+        return "there is no such directory, and on the hub: "
+    pickles = not allow_pickle and not any(path.glob("*.safetensors*")) and any(path.glob("*.bin"))
+    return "its weights are a pickle, which `--allow-pickle` reads. " if pickles else ""
+
+
+def local(name: str | Path, revision: str | None) -> tuple[str, str]:
+    """What to load at which revision: of a directory a revision is a directory in it.
+
+    Raises:
+        ValueError: A path, and there is no directory; or a directory without that revision.
+    """
+    path, is_path = Path(name), str(name).startswith((".", "~", "/")) or len(Path(name).parts) > 2 or Path(name).exists()
+    if is_path and not path.is_dir():
+        raise ValueError(f"`--model` {name} is no directory; give one that `save_pretrained` wrote, or a name on the hub.")
+    if not path.is_dir():
+        return str(path), revision or "main"
+    there = ", ".join(sorted(inner.parent.name for inner in path.glob("*/config.json"))) or "no directory of a model"
+    if revision is None:
+        if not (path / "config.json").exists():
+            raise ValueError(f"the directory {path} has no config.json in it, but {there}; choose one with `--revision`.")
+        return str(path), "main"
+    if not (path / revision).is_dir():
+        raise ValueError(f"`--revision`: the directory {path} has no directory {revision} in it, but {there}.")
+    return str(path / revision), "main"
+
+
+def step_of(revision: str | None) -> int | None:
+    """The optimiser step that a revision names; None if it names none, or several.
+
+    It is the number after one of `STEP_WORDS`: step1000, checkpoint-500, stage1-step101000-tokens424B, step-50K-105b. Where there
+    are two of these words, as in epoch-3-checkpoint-2-step-500, the first in their order counts.
+    """
+    for words in STEP_WORDS:
+        found = re.findall(rf"(?<![a-z\d])(?:{words})[-_=]?(\d+)([km]?)(?![a-z\d]|\.\d)", (revision or "").lower())
+        if steps := {int(number) * THOUSANDS[unit] for number, unit in found}:
+            return steps.pop() if len(steps) == 1 else None
+    return None

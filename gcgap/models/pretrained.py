@@ -1,0 +1,181 @@
+"""A pretrained model as one whose components can be measured: through the model itself, without folding or copying a weight.
+
+Owns how tokens of unequal length go in and logits come out. Interventions are hooks at the places that the wiring names
+(`gcgap.importance.gates`), so with all gates closed the logits are those of the bare model, bit for bit.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from gcgap.data.batches import NOTHING
+from gcgap.models.config_checks import check_attention, check_values
+from gcgap.models.memory import rows_within, saved_bytes
+from gcgap.models.transformer import Decoder, Kind
+from gcgap.models.wiring import Wiring, check_not_compiled
+
+CURVED = ("eager", "sdpa")  # ways of computing attention that have second derivatives; of the second one its math path
+
+
+class Pretrained(Decoder):
+    """A causal language model and where its components are.
+
+    Args:
+        network: The model: called with `input_ids`, it returns logits (batch, pos, vocabulary) or something that has them as
+            `.logits`. One of Hugging Face also takes `attention_mask` and `position_ids`, without which no row can be padded.
+        wiring: Where it keeps its components, in names of its own modules.
+
+    Raises:
+        ValueError: The wiring names a module or a part of a weight that the network does not have, or the network computes
+            attention in a way that has no second derivative or that leaves out what its config asks for, or it is not causal, or
+            it was compiled.
+    """
+
+    def __init__(self, network: nn.Module, wiring: Wiring) -> None:
+        check_not_compiled(network)
+        config = getattr(network, "config", None)
+        check_values(config)
+        super().__init__(wiring.n_layers, wiring.n_heads, 0, 0, _context(config), {})
+        self._saved: dict[tuple[int, Kind], int] = {}
+        self.network = network
+        self.wiring = _below("network.", wiring)
+        self._takes = frozenset(inspect.signature(network.forward).parameters)
+        attention = getattr(config, "_attn_implementation", None)
+        if attention not in (None, *CURVED):
+            raise ValueError(
+                f"attention must be computed by {' or '.join(CURVED)}, which have second derivatives; this network has "
+                f"{attention!r}. Call its `set_attn_implementation` first."
+            )
+        check_attention(config, attention)
+        for layer in range(wiring.n_layers):
+            self.wiring.module(self, self.wiring.out_projection, layer)
+            self.wiring.module(self, self.wiring.mlp, layer)
+            self.wiring.weight(self, self.wiring.mlp_down, layer)
+            if self.wiring.attention_norm is not None:
+                self.wiring.module(self, self.wiring.attention_norm, layer)
+            for slices in (self.wiring.value, self.wiring.output):
+                slices.of(self.wiring.weight(self, slices.module, layer), wiring.n_heads - 1, wiring.n_heads)
+        output = self.wiring.weight(self, self.wiring.output.module, 0)
+        self.d_model = output.shape[1 - self.wiring.output.axis]
+        self.d_head = output.shape[self.wiring.output.axis] // wiring.n_heads
+        d_ff = self.wiring.weight(self, self.wiring.mlp_down, 0).numel() // self.d_model
+        self.settings = {
+            "architecture": getattr(config, "model_type", type(network).__name__),
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "d_model": self.d_model,
+            "d_ff": d_ff,
+            "positions": _positions(config),
+            "d_head": self.d_head,
+            "heads_per_value": wiring.value.group,
+            "dtype": str(output.dtype).removeprefix("torch."),
+            "attention": attention,
+            "attention_for_curvature": "math" if attention == "sdpa" else attention,
+        }
+
+    def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits of the next token, float32 at least, at the `last` tokens of every row (at all positions by default).
+
+        Raises:
+            ValueError: A row has fewer than `last` tokens, or none at all, or a gap between two, or more than the model can read.
+        """
+        there = tokens != NOTHING
+        _check_rows(there, last or 1)
+        if self.n_ctx is not None and (longest := int(there.sum(1).max())) > self.n_ctx:
+            raise ValueError(f"`tokens` must be at most {self.n_ctx} per row, the model's context; got {longest}.")
+        if last is None:
+            return _float(self._logits(tokens.clamp(min=0), there))
+        ends = there.int().cumsum(1).argmax(1, keepdim=True)
+        wanted = ends - torch.arange(last - 1, -1, -1, device=ends.device)
+        made, kept = wanted.unique(return_inverse=True)  # the columns that some row needs
+        logits = _float(self._logits(tokens.clamp(min=0), there, made))
+        return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+
+    def fits(self, usual: int, tokens: int, kind: Kind) -> int:
+        """Rows of so many tokens that run together: `usual`, or fewer where memory is limited (`gcgap.models.memory`)."""
+        if self.memory is None:
+            return usual
+        if (tokens, kind) not in self._saved:
+            self._saved[tokens, kind] = saved_bytes(self, tokens, kind)
+        return min(usual, rows_within(self.memory, self._saved[tokens, kind], kind))
+
+    def run(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Run every layer at every position; of the logits only the last ones are made."""
+        self(tokens, 1)
+
+    @property
+    def shows_patterns(self) -> bool:
+        """Whether the network can be asked for them."""
+        return hasattr(self.network, "set_attn_implementation")
+
+    def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
+        """The attention pattern of every head, layer by layer, computed by plain matrix products for this call.
+
+        Raises:
+            ValueError: The network does not say what its attention patterns are.
+        """
+        network: Any = self.network
+        if not self.shows_patterns:
+            raise ValueError(f"{type(network).__name__} does not say what its attention patterns are.")
+        before = network.config._attn_implementation
+        try:
+            network.set_attn_implementation("eager")
+            return list(self._run(tokens.clamp(min=0), tokens != NOTHING, output_attentions=True).attentions)
+        finally:
+            network.set_attn_implementation(before)
+
+    def _logits(self, tokens: Tensor, there: Bool[Tensor, "batch pos"], columns: Tensor | None = None) -> Tensor:
+        """Logits at some columns, or at all."""
+        keeps = columns is not None and "logits_to_keep" in self._takes
+        found = self._run(tokens, there, **({"logits_to_keep": columns} if keeps else {}))
+        logits = found if isinstance(found, Tensor) else found.logits
+        return logits if keeps or columns is None else logits[:, columns]
+
+    def _run(self, tokens: Tensor, there: Bool[Tensor, "batch pos"], **given: Any) -> Any:
+        given |= {"input_ids": tokens} | ({"use_cache": False} if "use_cache" in self._takes else {})
+        if not bool(there[:, 0].all()):  # on its right a row needs no mask, since no token sees what comes after it
+            given |= {"attention_mask": there.long(), "position_ids": (there.long().cumsum(1) - 1).clamp(min=0)}
+        return self.network(**given)
+
+
+def _positions(config: Any) -> str:
+    """How the model tells positions apart, in the words of `model.positions` where they fit."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
+        return "rotary"
+    return "learned" if getattr(text, "model_type", None) in ("gpt2", "gpt_neo") else "its own"
+
+
+def _float(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _context(config: Any) -> int | None:
+    """Tokens that a row can have; None if the config says nothing."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found = getattr(text, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
+
+
+def _below(prefix: str, wiring: Wiring) -> Wiring:
+    """The wiring of a module that has the wired one as a part."""
+    names = {name: prefix + getattr(wiring, name) for name in ("out_projection", "mlp", "mlp_down")}
+    slices = (replace(part, module=prefix + part.module) for part in (wiring.value, wiring.output))
+    value, output = slices
+    norm = None if wiring.attention_norm is None else prefix + wiring.attention_norm
+    return replace(wiring, **names, value=value, output=output, attention_norm=norm)
+
+
+def _check_rows(there: Bool[Tensor, "batch pos"], last: int) -> None:
+    changes = (there[:, 1:] != there[:, :-1]).sum(1)
+    gap = (changes > 1) & ~((changes == 2) & ~there[:, 0] & ~there[:, -1])
+    if bool(gap.any()):
+        raise ValueError("`tokens` has a row with a gap between two tokens; pad rows on the left or on the right.")
+    if bool((there.sum(1) < last).any()):
+        raise ValueError(f"`last` must not be larger than the tokens of the shortest row, {int(there.sum(1).min())}; got {last}.")

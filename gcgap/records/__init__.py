@@ -1,0 +1,1 @@
+"""What was measured, on disk: the two kinds of record, their form, their checksum, and how they are written."""

@@ -1,0 +1,257 @@
+"""Attribution methods over runs: agreement with exact effects, the gap of each, Bloats, trust, patching, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gcgap.attribution.reliability import calibration, coverage
+from gcgap.report.notes import of_task, spread_note, title
+from gcgap.report.table_parts import Cell, Column, Table
+from gcgap.study import methods_over_seeds as study
+from gcgap.study.methods_over_seeds import MethodGroup
+from gcgap.study.seeds import Summary, summary
+
+SHORT = (
+    f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, and "
+    "cannot be told otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the scores, "
+    "run by run. Ranks are held against effects on other sequences, so exact effects lose to noise as much as any score."
+)
+
+
+LABELS = {"log_prob": "log-prob", "logit_difference": "logit difference", "exact_match": "exact match"}
+
+
+def tables(group: MethodGroup) -> list[Table]:
+    """All tables of a group."""
+    by_task = [agreement_table(group, task) for task in group.tasks]
+    by_task += [gap_table(group, task) for task in group.tasks if "exact" in group.methods]
+    bloats = [bloats_table(group, task) for task in group.tasks]
+    critical = [sets_table(group)] if group.settings["setup"]["direction"] == "noising" else []
+    rest = [patching_table(group), *critical, trust_table(group), bounds_table(group), error_table(group)]
+    return [*by_task, *bloats, *rest, workflow_table(group), cost_table(group), settings_table(group)]
+
+
+def agreement_table(group: MethodGroup, task: str) -> Table:
+    """Every method's agreement with the exact effects of a task."""
+
+    def column(effect: str, key: str, part: str = "all") -> list[Cell]:
+        return [study.over_seeds(group, task, method, effect, key, part) for method in group.methods]
+
+    columns = [Column("method", group.methods)]
+    for effect, name in ((effect, LABELS[effect]) for effect in group.effects):
+        columns += [
+            Column(f"ρ, {name}", column(effect, "rho")),
+            Column(f"noise ceiling, {name}", [_mean(cell) for cell in column(effect, "ceiling")]),
+            Column(f"heads, {name}", [_mean(cell) for cell in column(effect, "rho", "heads")]),
+            Column(f"MLPs, {name}", [_mean(cell) for cell in column(effect, "rho", "mlps")]),
+            Column(f"τ-b, {name}", [_mean(cell) for cell in column(effect, "tau_b")]),
+            Column(f"missed, {name}", [_mean(cell) for cell in column(effect, "missed")]),
+        ]
+    columns.append(Column("L1 (metric's units)", [_mean(cell) for cell in column(_units(group), "l1")], ".3f"))
+    notes = [
+        *spread_note(columns),
+        *_undefined(group, task),
+        "Missed: share of the largest quarter of exact effects that is not in the largest quarter of scores.",
+    ]
+    return Table(of_task("methods", task), f"Agreement with exact effects, {title(task)}", group.name, columns, notes)
+
+
+def _undefined(group: MethodGroup, task: str) -> list[str]:
+    """A sentence for each run, effect and reason for which methods have no rank correlation."""
+    lacking: dict[tuple[int, str, str], list[str]] = {}
+    for record in group.of_task(task):
+        for name, entry in record["methods"].items():
+            for effect in group.effects:
+                if (found := entry["agreement"][effect]["all"])["rho"] is None:
+                    lacking.setdefault((record["seed"], effect, found["reason"]), []).append(name)
+    told = {key: "every method" if len(of) == len(group.methods) else ", ".join(of) for key, of in lacking.items()}
+    return [
+        f"Left out: {task} seed {seed}, {of}, {effect.replace('_', ' ')}: {reason}."
+        for (seed, effect, reason), of in told.items()
+    ]
+
+
+def gap_table(group: MethodGroup, task: str) -> Table:
+    """For which methods the gradient-causal gap remains."""
+    columns = [Column("method", [name for name in group.methods if name != "exact"])]
+    for effect, name in ((effect, LABELS[effect]) for effect in group.effects):
+        short = [study.shortfall(group, task, str(method), effect) for method in columns[0].cells]
+        columns += [Column(f"shortfall in ρ, {name}", short), Column(f"gap, {name}", [study.answer(one) for one in short])]
+    text = f"Does the gap remain? {title(task)}"
+    return Table(of_task("methods-gap", task), text, group.name, columns, [*spread_note(columns), SHORT])
+
+
+def bloats_table(group: MethodGroup, task: str) -> Table:
+    """Heroes and Bloats by each method's scores in the place of the gradient, and by Shapley values in the place of C."""
+    records = group.of_task(task)
+    rows: list[tuple[str, list[study.Roles | None]]] = []
+    rows += [(name, [study.roles(record, name) for record in records]) for name in group.methods]
+    others = [name for name in ("shapley_exact_match", "shapley_value") if name in group.methods]
+    for causal in (*study.AGAIN, *others) if "gradient" in group.methods else ():
+        rows.append(
+            (f"gradient, C = {study.AGAIN.get(causal, causal)}", [study.roles(record, "gradient", causal) for record in records])
+        )
+    first = dict(rows).get("gradient", [None] * len(records))
+    columns = [
+        Column("score", [name for name, _ in rows]),
+        Column("Heroes", [summary([one.heroes for one in found if one]) for _, found in rows], ".1f"),
+        Column("Bloats", [summary([len(one.bloats) for one in found if one]) for _, found in rows], ".1f"),
+        Column("Bloats by chance", [_mean(summary([one.bloats_by_chance for one in found if one])) for _, found in rows], ".1f"),
+        Column("share of the gradient's Bloats that stay", [_stay(first, found) for _, found in rows]),
+    ]
+    notes = [
+        *spread_note(columns),
+        "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other importances replace C: first "
+        "the same effects on other sequences, which says how many Bloats noise alone takes, and effects by log-probability; then "
+        "Shapley values. Only what they take beyond those first rows is redundancy that single effects do not see.",
+    ]
+    return Table(of_task("methods-bloats", task), f"Heroes and Bloats by method, {title(task)}", group.name, columns, notes)
+
+
+def _stay(first: Sequence[study.Roles | None], found: Sequence[study.Roles | None]) -> Summary:
+    both = [(a, b) for a, b in zip(first, found, strict=True) if a is not None and b is not None and a.bloats]
+    return summary([len(a.bloats & b.bloats) / len(a.bloats) for a, b in both])
+
+
+def patching_table(group: MethodGroup) -> Table:
+    """The paper's third check: the gradient's magnitude against activation patching."""
+    names = list(group.records[0]["patching"])
+    columns = [Column("patching", names)]
+    for task in group.tasks:
+        for effect, label in (("exact_match", "exact match"), ("log_prob", "log-prob")):
+            found = [[record["patching"][name][effect] for record in group.of_task(task)] for name in names]
+            rhos = [summary([one["rho"] for one in of if one["rho"] is not None]) for of in found]
+            ceilings = [_mean(summary([one["ceiling"] for one in of if one["ceiling"] is not None])) for of in found]
+            columns += [Column(f"ρ, {title(task)}, {label}", rhos), Column(f"noise ceiling, {title(task)}, {label}", ceilings)]
+    text = "Gradient magnitude against activation patching (noising, all positions)"
+    return Table("methods-patching", text, group.name, columns, [*spread_note(columns)])
+
+
+def sets_table(group: MethodGroup) -> Table:
+    """The smallest jointly critical set of every run."""
+    found = [record["sets"]["critical"] for record in group.records]
+    best = [one["sets"][0] if one["sets"] else one["greedy"] for one in found]
+    columns = [
+        Column("task", [title(record["task"]) for record in group.records]),
+        Column("seed", [record["seed"] for record in group.records]),
+        Column("dispensable", [len(one["dispensable"]) for one in found]),
+        Column("smallest critical set", [" + ".join(one["members"]) if one else "none" for one in best]),
+        Column("costs together (points)", [100 * one["effect"] if one else None for one in best], ".1f"),
+        Column("on other sequences", [100 * one["effect_again"] if one else None for one in best], ".1f"),
+        Column("standard error", [100 * one["error_again"] if one else None for one in best], ".1f"),
+        Column("smallest", [_proof(one) for one in found]),
+    ]
+    first = found[0]
+    note = (
+        f"Dispensable: costs at most {100 * first['tolerance']:.0f} points of exact match by itself, either way. Critical: costs "
+        f"{100 * first['critical']:.0f} points or more together. Of several sets of one size the costliest is shown."
+    )
+    return Table("methods-sets", "Jointly critical sets of dispensable components", group.name, columns, [note])
+
+
+def _proof(found: dict[str, Any]) -> str:
+    """What the search says of smaller sets."""
+    if found["sets"]:
+        return "yes: every smaller set was tried"
+    if found["greedy"]:
+        return f"no set of up to {found['searched']} is; larger ones were not all tried"
+    if len(found["dispensable"]) < 2:
+        return "there is no set: fewer than two are dispensable"
+    return f"none of up to {found['searched']} is, nor are all together"
+
+
+def trust_table(group: MethodGroup) -> Table:
+    """Calibration of the reliability ratio over all components of all runs."""
+    rows: list[dict[str, Any]] = []
+    for task in group.tasks:
+        pool = study.pooled_trust(group.of_task(task))
+        rows += [{"task": title(task)} | row for row in calibration(pool["slope"], pool["curvature"], pool["exact"])]
+    columns = [
+        Column("task", [row["task"] for row in rows]),
+        Column("R", [f"{row['low']:g} to {row['high'] or np.inf:g}" for row in rows]),
+        Column("components", [row["components"] for row in rows]),
+        Column("median relative error of AP", [row["ap_error"] for row in rows]),
+        Column("of HVP-corrected AP", [row["hvp_error"] for row in rows]),
+        Column("wrong sign of AP", [row["wrong_sign"] for row in rows]),
+    ]
+    note = "R = |F''(0)| / 2|F'(0)|, the correction over the estimate. A small R is no certificate: it knows nothing of F'''."
+    return Table("methods-reliability", "Does the reliability ratio keep its word?", group.name, columns, [note])
+
+
+def bounds_table(group: MethodGroup) -> Table:
+    """Coverage of the estimated bounds over all components of all runs."""
+    rows: list[tuple[str, str, dict[str, float | None]]] = []
+    for task in group.tasks:
+        pool = study.pooled_trust(group.of_task(task))
+        bounds = {name: pool[f"bound_{name}"] for name in ("ap", "hvp")}
+        found = coverage(bounds, pool["slope"], pool["curvature"], pool["exact"])
+        rows += [(title(task), name, of) for name, of in found.items()]
+    columns = [
+        Column("task", [task for task, _, _ in rows]),
+        Column("of", [{"ap": "attribution patching", "hvp": "HVP-corrected"}[name] for _, name, _ in rows]),
+        Column("share of errors below the bound", [of["covered"] for _, _, of in rows], ".3f"),
+        Column("median of bound / error", [of["bound_over_error"] for _, _, of in rows], ".1f"),
+    ]
+    note = "Taylor remainders with the largest derivative on a grid of five nodes: estimates of a bound, not bounds."
+    return Table("methods-bounds", "Do the estimated error bounds hold?", group.name, columns, [note])
+
+
+def error_table(group: MethodGroup) -> Table:
+    """Where the error of attribution patching comes from."""
+    parts = {
+        "total": "exact - tangent",
+        "downstream": "nonlinearity of the network downstream",
+        "metric": "nonlinearity of the metric",
+        "local": "the component's own, if taken at its input",
+        "frozen": "error with patterns, scales and slopes frozen",
+    }
+    columns = [Column("part", list(parts.values()))]
+    for task in group.tasks:
+        errors = [record["trust"]["error"] for record in group.of_task(task)]
+        found = [summary([one[name] for one in errors if one[name] is not None]) for name in parts]
+        columns.append(Column(f"mean |error|, {title(task)}", found, ".3f"))
+    note = "Means over components, in the metric's units. The component's own part exists for activation patching only."
+    text = "Where the error of attribution patching comes from"
+    return Table("methods-error", text, group.name, columns, [*spread_note(columns), note])
+
+
+def workflow_table(group: MethodGroup) -> Table:
+    """What Screen-Flag-Fix found and cost, beside exact effects for all."""
+    columns = [Column("number", ["flagged", "fixed exactly", "beyond the budget", "checked at random", "of those large"])]
+    for task in group.tasks:
+        found = [record["workflow"] for record in group.of_task(task)]
+        counts = [[len(one[key]) for one in found] for key in ("flags", "fixed", "unresolved", "verified", "above")]
+        columns.append(Column(title(task), [summary(of) for of in counts], ".1f"))
+    return Table("methods-workflow", "Screen-Flag-Fix", group.name, columns, [*spread_note(columns)])
+
+
+def cost_table(group: MethodGroup) -> Table:
+    """What every method costs."""
+    columns = [Column("method", group.methods)]
+    names = {"forward": "forward", "backward": "backward", "double_backward": "backward through backward"}
+    for key, name in names.items():
+        columns.append(Column(name, [study.cost(group, method, key).mean for method in group.methods], ".0f"))
+    columns.append(Column("forward-equivalents", [study.cost(group, method) for method in group.methods], ".1f"))
+    columns.append(Column("seconds", [study.cost(group, method, "seconds") for method in group.methods], ".1f"))
+    note = "In passes of all evaluation sequences. Forward-equivalents: seconds over those of one forward pass, in the same run."
+    return Table("methods-cost", "Cost of every method", group.name, columns, [*spread_note(columns), note])
+
+
+def settings_table(group: MethodGroup) -> Table:
+    """Every setting behind the numbers of a group."""
+    flat: dict[str, Any] = {}
+    for block in ("setup", "protocol", "model", "training"):
+        flat |= {f"{block}.{key}": value for key, value in (group.settings[block] or {}).items()}
+    columns = [Column("setting", list(flat)), Column("value", [str(value) for value in flat.values()])]
+    return Table("protocol", "Every setting behind the numbers of this group", group.name, columns)
+
+
+def _units(group: MethodGroup) -> str:
+    return group.settings["protocol"]["attribution"]["metric"]
+
+
+def _mean(cell: Cell) -> float | None:
+    return cell.mean if isinstance(cell, Summary) else None

@@ -1,1 +1,0 @@
-"""Tables over seeds: each a pure function of a group of runs."""

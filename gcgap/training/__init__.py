@@ -1,0 +1,1 @@
+"""The LightningModule, its data module, callbacks, run directory, checkpoints and resuming."""
