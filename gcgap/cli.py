@@ -8,15 +8,14 @@ gcgap. A `ValueError` of a library is a failure, and so is any once training has
 
 from __future__ import annotations
 
-import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from gcgap.training.display import unfailing_output
 from gcgap.training.signals import Interrupted, hand_over, handled_by, interrupt
+from gcgap.training.usage import UsageError
 
 COMMANDS = {
     "fit": ("gcgap.training.lightning_cli", "train a model to its accuracy target and measure every checkpoint"),
@@ -45,17 +44,6 @@ HELP = "\n".join(
         "example: gcgap fit --config configs/sort.yaml",
     ]
 )
-
-
-class UsageError(Exception):
-    """Something that the user typed is wrong."""
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose errors become a `UsageError`."""
-
-    def error(self, message: str) -> NoReturn:  # noqa: D102
-        raise UsageError(message)
 
 
 @unfailing_output()

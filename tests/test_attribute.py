@@ -31,7 +31,7 @@ from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline
 from gcgap.importance.experiment import Subject
 from gcgap.importance.protocol import Protocol
-from gcgap.measurement.entries import Origin
+from gcgap.models.origin import Origin
 from gcgap.models.transformer import Transformer
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
 from gcgap.records.checksum import SEAL

@@ -19,13 +19,14 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gcgap.cli import COMMANDS, UsageError, main
+from gcgap.cli import COMMANDS, main
 from gcgap.data import tasks
 from gcgap.data.tasks import TASKS
 from gcgap.importance.protocol import Protocol
 from gcgap.records.record import Record
 from gcgap.training.callbacks import GapTracker
 from gcgap.training.module import SequenceModel
+from gcgap.training.usage import UsageError
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

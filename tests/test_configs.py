@@ -10,10 +10,11 @@ import pytest
 import tiny
 import yaml
 
-from gcgap.cli import UsageError, main
+from gcgap.cli import main
 from gcgap.commands.measure_command import build_parser
 from gcgap.sweep.plan import read
 from gcgap.training.lightning_cli import ConfigOnly
+from gcgap.training.usage import UsageError
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

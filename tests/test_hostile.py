@@ -18,8 +18,7 @@ import sweeps
 import tiny
 from rich.console import Console
 
-from gcgap.cli import UsageError, main
-from gcgap.commands.measure_command import changed_folder
+from gcgap.cli import main
 from gcgap.data.batches import Source
 from gcgap.data.tasks import TASKS, Task
 from gcgap.records.record import Record
@@ -29,6 +28,8 @@ from gcgap.report.table_parts import slug
 from gcgap.report.tensorboard import png, role_table
 from gcgap.report.wording import plain_cell, plain_text
 from gcgap.sweep.plan import read
+from gcgap.training.usage import UsageError
+from gcgap.training.variants import changed_folder
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

@@ -20,8 +20,8 @@ from gcgap.importance.baselines import Baseline, mean_activations, replacements,
 from gcgap.importance.experiment import id_batches
 from gcgap.importance.gates import Site
 from gcgap.importance.protocol import Protocol, window_length
-from gcgap.measurement.entries import Origin
 from gcgap.models.number_format import in_precision
+from gcgap.models.origin import Origin
 from gcgap.models.transformer import Transformer
 from gcgap.models.wiring import Wiring
 from gcgap.records.record import METRICS, Record

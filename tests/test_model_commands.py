@@ -33,10 +33,10 @@ from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
 from gcgap.importance.experiment import Subject
 from gcgap.importance.protocol import PROMPTED
-from gcgap.measurement.entries import Origin
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
 from gcgap.models.loading import load_pretrained
+from gcgap.models.origin import Origin
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.wiring import Slices, Wiring
 from gcgap.records.attribution_record import AttributionRecord
@@ -242,7 +242,7 @@ def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: 
     for setup, protocol, origin in (*cases, cases[0]):
         with pytest.raises(OSError, match="that is all"):
             attribution.attribute(model, setup=setup, protocol=protocol, origin=origin, partial=tmp_path)
-    monkeypatch.setattr("gcgap.measurement.entries.version", lambda name: "another one")
+    monkeypatch.setattr("gcgap.importance.prepare.version", lambda name: "another one")
     with pytest.raises(OSError, match="that is all"):
         attribution.attribute(model, setup=patch, protocol=usual, origin=sourced(), partial=tmp_path)
     assert kept[0] == kept[-2], "equal calls go on where the other one was"

@@ -31,7 +31,7 @@ import gcgap.records.record
 import gcgap.sweep.plan
 import gcgap.training.config_file
 import gcgap.training.lightning_cli
-from gcgap.cli import UsageError, main
+from gcgap.cli import main
 from gcgap.models.checkpoints import read_checkpoint
 from gcgap.models.fresh import new_model
 from gcgap.models.transformer import Decoder
@@ -40,6 +40,7 @@ from gcgap.records.checksum import sealed
 from gcgap.records.record import PACKED, Record, find_records, pack
 from gcgap.report.circuit_tables import read_truth
 from gcgap.training.lightning_cli import ConfigOnly
+from gcgap.training.usage import UsageError
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 many = settings(

@@ -30,10 +30,10 @@ from gcgap.importance.gates import Site
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import log_prob, logit_difference
-from gcgap.measurement.entries import Origin
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
 from gcgap.models.memory import FACTORS, saved_bytes
+from gcgap.models.origin import Origin
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.transformer import Kind
 from gcgap.models.wiring import Component

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gcgap
+from gcgap.data.strict_text import parsed
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.records.checksum import SEAL, parsed, read_json, sealed
+from gcgap.records.checksum import SEAL, read_json, sealed
 from gcgap.records.record import METRICS, PACKED, Record, find_records, pack
 
 BASELINES = ("mean", "zero")

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import tiny
 
-from gcgap.cli import UsageError
 from gcgap.commands import pretrained_options as options
 from gcgap.commands import revisions
 from gcgap.commands.pretrained_options import Given, check_alone
 from gcgap.commands.revisions import Revisions
 from gcgap.data.prompt_source import PromptSource
 from gcgap.importance.protocol import Protocol
-from gcgap.measurement.entries import Origin
 from gcgap.models.loading import step_of
+from gcgap.models.origin import Origin
 from gcgap.records.record import Record
+from gcgap.training.usage import UsageError
 
 PROTOCOL = Protocol(sequences=9)
 Measured = Callable[..., tuple[list[str], Record]]

@@ -17,7 +17,7 @@ import gcgap
 from gcgap.data.batches import Source
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.sharing import ALONE, Sharing
-from gcgap.measurement.entries import Origin
+from gcgap.models.origin import Origin
 from gcgap.models.transformer import Transformer
 from gcgap.records.record import Record
 

@@ -274,27 +274,23 @@ def job(folder: Path, records: list[str] | None = None) -> Job:
     return Job("a", str(folder / "a"), str(folder / "a.log"), ["--x=1"], [["--protocol.y=2"]] * len(records or []), records or [])
 
 
-@pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that a worker would run; none does anything."""
+def working(job: Job) -> tuple[int, list[list[str]]]:
+    """The exit code of a worker, and the commands that it would run; none does anything."""
     calls: list[list[str]] = []
-    monkeypatch.setattr(worker, "main", lambda arguments: calls.append(arguments) or 0)
-    return calls
+    return worker.work(job, lambda arguments: calls.append(arguments) or 0), calls
 
 
-def test_a_worker_does_what_is_left(tmp_path: Path, called: list[list[str]], undisturbed: Path) -> None:
+def test_a_worker_does_what_is_left(tmp_path: Path, undisturbed: Path) -> None:
     a = job(tmp_path, ["gap/one/final.json", "gap/two/final.json"])
     measure = ["measure", str(a.last), "--force", "--protocol.y=2"]
-    assert (worker.work(a), called) == (0, [["fit", "--x=1"], measure, measure])
-    called.clear()
+    assert working(a) == (0, [["fit", "--x=1"], measure, measure])
     a.last.parent.mkdir(parents=True)
     a.last.touch()
-    assert (worker.work(a), called) == (0, [["fit", "--x=1", "--ckpt_path=last"], measure, measure])
-    called.clear()
+    assert working(a) == (0, [["fit", "--x=1", "--ckpt_path=last"], measure, measure])
     for name in ("gap/final.json", "gap/two/final.json"):
         (a.run / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(undisturbed / "runs" / "sort-seed1" / "gap" / "final.json", a.run / name)
-    assert (worker.work(a), called) == (0, [measure])
+    assert working(a) == (0, [measure])
     assert not a.is_done()
     shutil.copytree(a.run / "gap" / "two", a.run / "gap" / "one")
     assert a.is_done()
@@ -302,22 +298,18 @@ def test_a_worker_does_what_is_left(tmp_path: Path, called: list[list[str]], und
     assert not a.is_done()
 
 
-def test_a_worker_stops_at_the_first_command_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "main", lambda arguments: {"fit": 0, "measure": 2}[arguments[0]])
-    assert worker.work(job(tmp_path, ["gap/one/final.json"])) == 2
-    monkeypatch.setattr(worker, "main", lambda arguments: {"fit": 3}[arguments[0]])
-    assert worker.work(job(tmp_path, ["gap/one/final.json"])) == 3
+def test_a_worker_stops_at_the_first_command_that_fails(tmp_path: Path) -> None:
+    waiting = job(tmp_path, ["gap/one/final.json"])
+    assert worker.work(waiting, lambda arguments: {"fit": 0, "measure": 2}[arguments[0]]) == 2
+    assert worker.work(waiting, lambda arguments: {"fit": 3}[arguments[0]]) == 3
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "checkpoints/notes.txt", "gap/mine.png", "checkpoints/step=000150.ckpt"])
-def test_a_worker_removes_nothing_and_leaves_it_to_fit_to_refuse_what_is_there(
-    file: str, tmp_path: Path, called: list[list[str]]
-) -> None:
+def test_a_worker_removes_nothing_and_leaves_it_to_fit_to_refuse_what_is_there(file: str, tmp_path: Path) -> None:
     a = job(tmp_path)
     (a.run / file).parent.mkdir(parents=True, exist_ok=True)
     (a.run / file).write_text("mine: 1")
-    assert worker.work(a) == 0
-    assert called == [["fit", "--x=1"]]
+    assert working(a) == (0, [["fit", "--x=1"]])
     assert tiny.files(a.run) == {file: b"mine: 1"}
 
 

@@ -1,7 +1,7 @@
 """One attribution measurement: a model in, every method beside the exact effects out.
 
-Owns the order of the stages; `gcgap.measurement.measure` is its counterpart for G and C, and `gcgap.attribution.attribution_entries` says what of the
-results a record holds.
+Owns the order of the stages; `gcgap.measurement.measure` is its counterpart for G and C, and
+`gcgap.attribution.attribution_entries` says what of the results a record holds.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from gcgap.importance.baselines import Baseline, mean_activations
 from gcgap.importance.experiment import Subject
 from gcgap.importance.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.prepare import begin, judgement, known_origin
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import Scores
-from gcgap.measurement.entries import Origin, judgement
-from gcgap.measurement.measure import begin, known_origin
+from gcgap.models.origin import Origin
 from gcgap.models.transformer import Decoder
 from gcgap.records.attribution_record import AttributionRecord
 
@@ -83,6 +83,7 @@ def attribute(
     origin = known_origin(model, task, origin)
     setup = setup or default_setup(origin.source)
     protocol = with_methods(protocol or default_protocol(model, origin.source), model)
+    methods = find_methods(protocol.attribution.methods)
     model, wiring, source, length, record, seconds = begin(model, origin, length, protocol, WINDOW)
     if length is None:
         found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
@@ -97,7 +98,7 @@ def attribute(
         raise ValueError("`partial` needs a model whose weights are known by a hash, or it might take those of others.")
     kept = Partial(partial, {key: record.get(key) for key in DECIDING} | {"setup": setup.to_dict()})
     with seconds("methods"):
-        rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop), done, kept)
+        rows = scored(problem, methods, forward_seconds(problem.drop), done, kept)
     with seconds("exact"):
         effects, twins = (_effects(kept, name, drop) for name, drop in (("apart", apart), ("twins", problem.drop)))
         done("exact effects")

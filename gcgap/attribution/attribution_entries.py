@@ -14,9 +14,9 @@ from gcgap.attribution.sets import CriticalSets, Interactions
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.workflow import Workflow
 from gcgap.importance.gap import Array, Gap, Judgement
+from gcgap.importance.prepare import judgement
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import Scores
-from gcgap.measurement.entries import judgement
 from gcgap.models.wiring import Component
 from gcgap.records.attribution_record import KIND
 

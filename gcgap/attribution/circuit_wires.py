@@ -5,7 +5,8 @@ LayerNorm stands before everything that reads. The pin, +A and -A at every posit
     LayerNorm(x) = (x - mean(x)) / SCALE,   SCALE = A sqrt(2 / WIDTH),   up to a share |the rest of x|^2 / (4 A^2) below 1 %
 
 Weights that read carry the factor SCALE. What they put on the channel BALANCE, where nobody writes, makes each row sum to zero,
-and thereby cancels mean(x). So `reads` sets a plain linear function of the stream. Owns no component: see `gcgap.attribution.circuit_parts`.
+and thereby cancels mean(x). So `reads` sets a plain linear function of the stream. Owns no component: see
+`gcgap.attribution.circuit_parts`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """D(xi) = M(0) - M(xi), the drop as a function of the gates: its values and its first and second derivatives.
 
-Every attribution method is made of these (see `gcgap.importance.gates` for M). D is positive where a component is needed, so every score
-made of it is a drop. All of it is per sequence: the mean over sequences is reported, and intervals are made of its spread. Owns
-no method. Rows of a batch do not see each other, hence one backward pass gives the gradient of every sequence.
+Every attribution method is made of these (see `gcgap.importance.gates` for M). D is positive where a component is needed, so
+every score made of it is a drop. All of it is per sequence: the mean over sequences is reported, and intervals are made of its
+spread. Owns no method. Rows of a batch do not see each other, hence one backward pass gives the gradient of every sequence.
 
 Gates are leaves of the call. The model's weights ask for no gradient meanwhile, and nothing of the model changes.
 """
@@ -21,8 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gcgap.data.batches import Batch
 from gcgap.importance.ablation import repeated
 from gcgap.importance.baselines import Replacement
-from gcgap.importance.gates import Activations, Site, gated, undisturbed
+from gcgap.importance.gates import Activations, Site, gated
 from gcgap.importance.scores import Metric, log_prob
+from gcgap.models.eval_mode import undisturbed
 from gcgap.models.transformer import Decoder, Kind, State
 from gcgap.models.wiring import Wiring
 

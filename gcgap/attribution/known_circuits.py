@@ -1,8 +1,9 @@
 """Transformers whose circuit is known, because every weight was set by hand.
 
-They are ordinary models of `gcgap.models.transformer`, two layers of four heads and an MLP, so that gates, metrics and attribution methods
-run on them as on any other. What is not in the circuit is active all the same: idle components with random weights, one head and
-one MLP that write loudly to where nobody reads, and a look-alike, which does what a head of the circuit does, unread as well.
+They are ordinary models of `gcgap.models.transformer`, two layers of four heads and an MLP, so that gates, metrics and
+attribution methods run on them as on any other. What is not in the circuit is active all the same: idle components with random
+weights, one head and one MLP that write loudly to where nobody reads, and a look-alike, which does what a head of the circuit
+does, unread as well.
 
 What a note says of effects holds for zero and for mean ablation. A replacement that itself carries an answer is another question:
 two answers at once spoil each other in the OR, and any answer keeps the backup silent (resample, patching; for the backup the

@@ -20,7 +20,6 @@ from gcgap.attribution.methods import METHODS, find_methods
 from gcgap.attribution.partial import discard
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
-from gcgap.cli import ArgumentParser, UsageError
 from gcgap.commands.pretrained_options import FLAGS, TEXTS, Given, check_alone, plain
 from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline
@@ -36,6 +35,7 @@ from gcgap.report.methods_files import OF_RECORD, OF_TRUTH, check_files, write_f
 from gcgap.training.config_file import check_numbers, load_of_run
 from gcgap.training.display import showing
 from gcgap.training.imports import add_import_option, import_modules
+from gcgap.training.usage import ArgumentParser, UsageError
 
 REVISION = "one branch, tag or commit of `--model`, such as step1000 of Pythia; `gcgap measure` takes several"
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())

@@ -6,11 +6,8 @@ that names them, `gap/site=released/` say, so that two protocols never mix.
 
 from __future__ import annotations
 
-import hashlib
-import re
 import sys
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.cli import UsageError
 from gcgap.commands.pretrained_options import FLAGS, TEXTS, Given, check_alone
 from gcgap.commands.revisions import Revisions
 from gcgap.commands.verify import verify
@@ -39,12 +35,13 @@ from gcgap.records.record import Record
 from gcgap.records.up_to_date import check_replaceable, check_same
 from gcgap.report.component_table import sentence, table
 from gcgap.report.wording import without_ticks
-from gcgap.training.config_file import check_given, check_numbers, load_of_run, read_run_config
+from gcgap.training.config_file import check_numbers, load_of_run, read_run_config
 from gcgap.training.display import showing
 from gcgap.training.imports import add_import_option, import_modules
 from gcgap.training.parser import Parser
+from gcgap.training.usage import UsageError
+from gcgap.training.variants import merged, protocol_of, variant
 
-LONGEST = 160  # characters of a folder's name; file systems allow 255
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 
 
@@ -128,18 +125,18 @@ def run(arguments: list[str]) -> int:
     check_numbers(options.items())
     import_modules(options.imports)
     if options.verify or "tolerance" in given:
-        return _verify(parser, options, given)
+        return _verify(options, given)
     changes = given.get("protocol", Namespace()).as_dict()
     if options.precision is not None:
         if "precision" in changes:
             raise UsageError("`--precision` is short for `--protocol.precision`; give one of the two.")
         changes["precision"] = options.precision
     if options.model:
-        return _of_model(parser, changes, options)
+        return _of_model(changes, options)
     check_alone(vars(options))
     if not options.paths:
         raise UsageError("give run directories or .ckpt files, or `--model`.")
-    planned = [job for path in options.paths for job in _jobs(parser, Path(path), changes, options)]
+    planned = [job for path in options.paths for job in _jobs(Path(path), changes, options)]
     jobs = _honest(planned)
     waiting = jobs if options.force else [job for job in jobs if not job.is_done()]
     for job in waiting:
@@ -163,15 +160,15 @@ def run(arguments: list[str]) -> int:
     return int(len(jobs) < len(planned))
 
 
-def _of_model(parser: Parser, changes: dict[str, Any], options: Namespace) -> int:
+def _of_model(changes: dict[str, Any], options: Namespace) -> int:
     """Measure a pretrained model at its revisions."""
     if options.paths or options.full:
         raise UsageError("`--model` is measured instead of checkpoints, in one size; leave out paths and `--full`.")
-    protocol = _protocol(parser, _merged(asdict(PROMPTED), changes))
+    protocol = protocol_of(merged(asdict(PROMPTED), changes))
     _check_used(changes, protocol)
     given = Given.of(vars(options), precision=protocol.precision)
     check_folder(Path(options.out), "--out")
-    folder = Path(options.out) / given.run / "gap" / _variant(PROMPTED, protocol, options)
+    folder = Path(options.out) / given.run / "gap" / variant(PROMPTED, protocol, options.length)
     revisions = Revisions(given, options.revision or [None], protocol, folder, options.force)
     console = Console()
     with Progress(*COLUMNS, console=console) as progress:
@@ -213,37 +210,26 @@ def _honest(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if not wrong[job.checkpoint]]
 
 
-def _verify(parser: Parser, options: Namespace, given: Namespace) -> int:
+def _verify(options: Namespace, given: Namespace) -> int:
     """Measure again what the records say, each as it says."""
     if other := next((key for key in vars(given.as_flat()) if key not in ("paths", "verify", "tolerance", "imports")), None):
         raise UsageError(f"`--verify` measures as each record says it was measured; leave out `--{other}`.")
     if not options.verify or not 0 <= options.tolerance < 1:
         raise UsageError(f"`--tolerance` belongs to `--verify`, and is a share from 0 to 1; got {options.tolerance}.")
     paths = [_numbered_twin(path) if path.name == "last.ckpt" and path.exists() else path for path in map(Path, options.paths)]
-    return verify(paths, options.tolerance, partial(_protocol, parser))
+    return verify(paths, options.tolerance, protocol_of)
 
 
-def changed_folder(saved: dict[str, Any], changes: dict[str, Any], length: int | None = None) -> str:
-    """Name of the folder below gap/ that a run with these protocol settings is measured again into; empty if nothing changes.
-
-    Raises:
-        UsageError: A change is no setting of the protocol, or has a wrong value.
-    """
-    parser = build_parser()
-    own, changed = _protocol(parser, saved), _protocol(parser, _merged(saved, changes))
-    return _variant(own, changed, Namespace(length=length, full=False))
-
-
-def _jobs(parser: Parser, path: Path, changes: dict[str, Any], options: Namespace) -> list[Job]:
+def _jobs(path: Path, changes: dict[str, Any], options: Namespace) -> list[Job]:
     """Every checkpoint of a run directory and its final measurement, or the one checkpoint of a file."""
     if not path.exists():
         raise UsageError(f"`{path}` does not exist; give a run directory or a .ckpt file.")
     home = path if path.is_dir() else run_directory(path)
     _check_configured(home / "config.yaml", path)
-    saved, own = _saved(parser, home / "config.yaml")
-    protocol = _protocol(parser, _merged(saved, changes))
+    saved, own = _saved(home / "config.yaml")
+    protocol = protocol_of(merged(saved, changes))
     _check_used(changes, protocol)
-    folder = home / "gap" / _variant(own, protocol, options)
+    folder = home / "gap" / variant(own, protocol, options.length, options.full)
     whole = path.is_dir() or path.name == "last.ckpt"
     files = step_checkpoints(path) if path.is_dir() else [_numbered_twin(path)] if whole else [path]
     if not files:
@@ -307,40 +293,11 @@ def _numbered_twin(last: Path) -> Path:
     return next(same, last)
 
 
-def _saved(parser: Parser, config: Path) -> tuple[dict[str, Any], Protocol]:
+def _saved(config: Path) -> tuple[dict[str, Any], Protocol]:
     """The protocol that a run was configured with, as its config says it and as it is; the defaults where there is no config."""
     found = read_run_config(config).get("protocol", {})
     try:
-        return found, _protocol(parser, found)
+        return found, protocol_of(found)
     except (UsageError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(f"`{config}` does not hold a run's config: {reason}") from error
-
-
-def _protocol(parser: Parser, settings: dict[str, Any]) -> Protocol:
-    config = parser.parse_object({"paths": ["-"], "protocol": settings})
-    check_given(item for item in config.items() if item[0].startswith("protocol"))
-    return parser.instantiate(config).protocol
-
-
-def _merged(saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The saved settings with the changes laid over them, block by block."""
-    inner = {key: _merged(saved.get(key, {}), value) for key, value in changes.items() if isinstance(value, dict)}
-    return saved | changes | inner
-
-
-def _variant(own: Protocol, protocol: Protocol, options: Namespace) -> str:
-    """A folder name that tells what differs from the run's own measurement; empty if nothing does."""
-    flat = [_flat(asdict(one)) for one in (own, protocol)]
-    names = [f"{key}={value}" for key, value in flat[1].items() if flat[0][key] != value]
-    names += [f"length={options.length}"] if options.length is not None else []
-    names += ["full"] if options.full else []
-    name = re.sub(r"[^\w=.,+-]+", "+", ",".join(names), flags=re.ASCII).strip("+")
-    return name if len(name) <= LONGEST else f"{name[:LONGEST]}+{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}

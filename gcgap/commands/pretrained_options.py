@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gcgap.cli import UsageError
 from gcgap.data.find_prompts import PROMPTS
+from gcgap.training.usage import UsageError
 
 TEXTS = {
     "model": "instead of checkpoints, a model of Hugging Face: its name on the hub, such as gpt2, or a directory",

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.cli import ArgumentParser, UsageError
 from gcgap.records.atomic import check_folder
 from gcgap.records.manifest import Manifest
 from gcgap.training.imports import add_import_option, import_modules
+from gcgap.training.usage import ArgumentParser, UsageError
 
 TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcgap.cli import UsageError
 from gcgap.commands.pretrained_options import Given
 from gcgap.importance.protocol import Protocol
 from gcgap.measurement.measure import measure
@@ -16,6 +15,7 @@ from gcgap.models.loading import local, step_of
 from gcgap.models.transformer import Decoder
 from gcgap.records.record import Record
 from gcgap.records.up_to_date import check_replaceable, check_same
+from gcgap.training.usage import UsageError
 
 FINAL = "final.json"
 STAGE = r"(?:stage|phase|ingredient|seed)[-_=]?(\d+)"

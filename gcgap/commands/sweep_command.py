@@ -13,7 +13,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from gcgap.cli import ArgumentParser, UsageError
 from gcgap.records.atomic import check_folder
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
@@ -21,6 +20,7 @@ from gcgap.sweep.plan import Run, read
 from gcgap.training.imports import add_import_option
 from gcgap.training.lightning_cli import other_run
 from gcgap.training.signals import Held, Interrupted
+from gcgap.training.usage import ArgumentParser, UsageError
 
 TEXT = """Run every combination of a sweep file as an independent run, each in a process of its own.
 

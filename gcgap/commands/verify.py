@@ -16,13 +16,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gcgap.cli import UsageError
 from gcgap.commands.compare import differences, told
 from gcgap.importance.protocol import Protocol
 from gcgap.measurement.measure import measure
 from gcgap.models.checkpoints import run_directory, sha256
 from gcgap.records.record import Record, find_records, named_step
 from gcgap.training.config_file import load_of_run
+from gcgap.training.usage import UsageError
 
 Make = Callable[[dict[str, Any]], Protocol]
 """Makes a protocol of settings."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gcgap.records.atomic import user_text
-from gcgap.records.checksum import parsed
+from gcgap.data.strict_text import parsed, user_text
 
 NEEDED, OPTIONAL = ("clean", "answer"), ("corrupted", "wrong")
 KEYS = ("clean", "corrupted", "answer", "wrong")

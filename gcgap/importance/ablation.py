@@ -20,8 +20,9 @@ from torch import Tensor
 
 from gcgap.data.batches import Batch
 from gcgap.importance.baselines import Baseline, Replacement
-from gcgap.importance.gates import Activations, Site, gated, skip_mlp, undisturbed
+from gcgap.importance.gates import Activations, Site, gated, skip_mlp
 from gcgap.importance.scores import METRICS, Scores, score
+from gcgap.models.eval_mode import undisturbed
 from gcgap.models.transformer import Decoder, State, Transformer
 from gcgap.models.wiring import Wiring
 

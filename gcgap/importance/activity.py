@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gcgap.data.batches import NOTHING, Batch
-from gcgap.importance.gates import recorded, undisturbed
+from gcgap.importance.gates import recorded
+from gcgap.models.eval_mode import undisturbed
 from gcgap.models.transformer import Decoder
 from gcgap.models.wiring import Wiring
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gcgap.data.batches import NOTHING, Batch, Purpose, Source, partner_rows
 from gcgap.data.corruption import Corruption, corrupted
-from gcgap.importance.gates import Activations, recorded, undisturbed
+from gcgap.importance.gates import Activations, recorded
+from gcgap.models.eval_mode import undisturbed
 from gcgap.models.transformer import Decoder
 from gcgap.models.wiring import Wiring
 

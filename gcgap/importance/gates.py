@@ -210,17 +210,3 @@ def recorded(model: nn.Module, wiring: Wiring, keep: Act = lambda value: value) 
 def _see(into: list[Tensor], n_heads: int | None, keep: Act, value: Tensor) -> Tensor:
     into.append(keep(value).unflatten(-1, (n_heads, -1)) if n_heads else keep(value))
     return value
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode and full precision, and leave every module's mode as it was found."""
-    training = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device.type
-    try:
-        model.eval()
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.data.batches import Batch
-from gcgap.importance.gates import undisturbed
+from gcgap.models.eval_mode import undisturbed
 from gcgap.models.transformer import Decoder
 from gcgap.models.wiring import Slices, Wiring
 

@@ -5,79 +5,19 @@ Owns which number stands where in a record; computes nothing but means and inter
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import repeat
 from typing import Any
 
 import numpy as np
-import torch
 
-from gcgap.data.batches import Source
-from gcgap.importance.gap import Array, Gap, Judgement
+from gcgap.importance.gap import Array, Gap
+from gcgap.importance.prepare import judgement
 from gcgap.importance.protocol import Protocol
 from gcgap.models.wiring import Component
-from gcgap.records.record import SCHEMA
 
 Gaps = Mapping[str, Mapping[str, Gap]]
 """The gap by baseline and metric."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from, as its record tells it.
-
-    Args:
-        source: Task, lengths and seed that it was trained with.
-        run: Name of its run.
-        step: Optimiser steps it was trained for.
-        checkpoint_sha256: Hash of its checkpoint file.
-        training: Settings of its training, where they are known.
-    """
-
-    source: Source
-    run: str | None = None
-    step: int | None = None
-    checkpoint_sha256: str | None = None
-    training: dict[str, Any] | None = None
-
-
-def judgement(protocol: Protocol) -> Judgement:
-    """The part of a protocol that turns numbers into ranks, roles and intervals."""
-    return Judgement(protocol.threshold, protocol.strict, protocol.ranks, protocol.confidence, protocol.resamples)
-
-
-def head(
-    origin: Origin,
-    model: dict[str, Any],
-    protocol: Protocol,
-    accuracy: dict[str, Any],
-    window: dict[str, Any],
-    length: int | None,
-) -> dict[str, Any]:
-    """What every record begins with: what was measured, how, and how good the model is."""
-    source = origin.source
-    foreign = ("transformers", "tokenizers") if "heads_per_value" in model else ()
-    libraries = {name: version(name) for name in ("gcgap", "torch", "numpy", "scipy", *foreign)}
-    return {
-        "schema": SCHEMA,
-        "task": source.task,
-        "seed": source.seed,
-        "step": origin.step,
-        "run": origin.run,
-        "model": model,
-        "training": origin.training,
-        "protocol": protocol.to_dict() | source.told(),
-        "checkpoint_sha256": origin.checkpoint_sha256,
-        "versions": libraries | {"python": platform.python_version(), "threads": str(torch.get_num_threads())},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "accuracy": accuracy,
-        "window": window,
-        "length": length,
-    }
 
 
 def skipped(protocol: Protocol, accuracy: dict[str, Any]) -> dict[str, Any]:

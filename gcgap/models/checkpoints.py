@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gcgap.data.batches import Layout, Source
 from gcgap.data.tasks import TASKS
-from gcgap.measurement.entries import Origin
 from gcgap.models.check_finite import check_formats, check_one_format, not_finite
 from gcgap.models.fresh import model_settings, new_model
+from gcgap.models.origin import Origin
 from gcgap.models.transformer import Decoder
 from gcgap.models.weight_files import prefix_advice
 from gcgap.records.record import named_step

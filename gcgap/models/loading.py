@@ -12,10 +12,10 @@ from pickle import UnpicklingError
 from typing import Any
 
 from gcgap.data.find_prompts import find_prompts
-from gcgap.measurement.entries import Origin
 from gcgap.models.config_checks import check_attention, check_forward, needs_eager
 from gcgap.models.families import find_wiring
 from gcgap.models.fresh import check_installed
+from gcgap.models.origin import Origin
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.tokenizer import first_lines, read_tokenizer
 from gcgap.models.weight_files import (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gcgap.importance.gates import undisturbed
+from gcgap.models.eval_mode import undisturbed
 from gcgap.models.transformer import Kind
 
 GIB = 2**30

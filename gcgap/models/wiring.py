@@ -1,7 +1,7 @@
 """Components: the heads and MLPs of a model, their names, and where a model keeps them.
 
-Owns the map from a component to modules and weights. What is done at those places belongs to `gcgap.importance.gates` (interventions) and
-`gcgap.importance` (measures). A new model family is one `Wiring`.
+Owns the map from a component to modules and weights. What is done at those places belongs to `gcgap.importance.gates`
+(interventions) and `gcgap.importance` (measures). A new model family is one `Wiring`.
 """
 
 from __future__ import annotations

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 from pathlib import Path
 
 _UNFINISHED = re.compile(r"\..+\.\d+\.gcgap")
-_BOMS = {  # that of UTF-32 begins with that of UTF-16
-    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
-    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
-}
-
-
-def user_text(content: bytes) -> str:
-    """The text of a file that a user wrote in UTF-8; a BOM of UTF-8 before it, as Windows writes, is left out.
-
-    Raises:
-        ValueError: It is not UTF-8. The message begins with the number of the line.
-    """
-    for name, boms in _BOMS.items():
-        if content.startswith(boms):
-            raise ValueError(f"line 1: it must be UTF-8; got the BOM (byte order mark) of {name}. Save the file as UTF-8.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, got = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
-        raise ValueError(f"line {line}: it must be UTF-8; got the byte {got:#04x}. Save the file as UTF-8.") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

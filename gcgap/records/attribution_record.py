@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gcgap.data.strict_text import check_numbers
 from gcgap.records.atomic import write_whole
-from gcgap.records.checksum import check_numbers, check_seal, encoded, read_json, sealed
+from gcgap.records.checksum import check_seal, encoded, read_json, sealed
 from gcgap.records.schema import attribution_check, check_form
 
 if TYPE_CHECKING:

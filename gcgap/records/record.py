@@ -18,9 +18,10 @@ from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
+from gcgap.data.strict_text import check_numbers, parsed
 from gcgap.records.atomic import write_whole
 from gcgap.records.attribution_record import KIND, AttributionRecord
-from gcgap.records.checksum import SEAL, check_numbers, check_seal, encoded, parsed, read_json, sealed
+from gcgap.records.checksum import SEAL, check_seal, encoded, read_json, sealed
 from gcgap.records.schema import check_form, record_check
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gcgap.records.checksum import parsed
+from gcgap.data.strict_text import parsed
 
 SHOWN = 60  # characters of a value that an error shows
 

@@ -18,8 +18,9 @@ from rich.console import Group
 from rich.markup import escape
 
 from gcgap.attribution.method_verdict import KIND, SCHEMA, cells, failures
+from gcgap.data.strict_text import parsed
 from gcgap.records.attribution_record import KNOWN
-from gcgap.records.checksum import check_seal, parsed
+from gcgap.records.checksum import check_seal
 from gcgap.report.render import ALL
 from gcgap.report.style import DIVERGING, DPI
 from gcgap.report.table_parts import Column, Drawing, Section, Table

@@ -14,12 +14,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gcgap.cli import UsageError
-from gcgap.commands.measure_command import changed_folder
 from gcgap.data.tasks import find_task
 from gcgap.sweep.worker import Job
 from gcgap.training.config_file import read_config
 from gcgap.training.lightning_cli import SHAPING, ConfigOnly
+from gcgap.training.usage import UsageError
+from gcgap.training.variants import changed_folder
 
 KEYS = {"directory": str, "configs": (dict, list), "grid": dict, "again": (dict, list)}
 OWN = ("trainer.default_root_dir", "trainer.devices", "trainer.num_nodes", "trainer.fast_dev_run", "trainer.enable_progress_bar")

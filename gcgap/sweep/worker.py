@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock
 
-from gcgap.cli import main
 from gcgap.records.record import Record
 from gcgap.training.launchers import without_launcher
 
@@ -84,12 +84,12 @@ def launch(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def work(job: Job) -> int:
-    """Do what is left of a job; the exit code of the first command that fails."""
-    if not job.is_trained() and (code := main(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()])):
+def work(job: Job, command: Callable[[list[str]], int]) -> int:
+    """Do what is left of a job; the exit code of the first command (as `gcgap.cli.main` runs them) that fails."""
+    if not job.is_trained() and (code := command(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()])):
         return code
     for options, record in zip(job.again, job.records, strict=True):
-        if not _readable(job.run / record) and (code := main(["measure", str(job.last), "--force", *options])):
+        if not _readable(job.run / record) and (code := command(["measure", str(job.last), "--force", *options])):
             return code
     return 0
 
@@ -102,8 +102,10 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    from gcgap.cli import main
+
     threading.Thread(target=_die_with_parent, daemon=True).start()
     job = Job(**json.loads(sys.argv[1]))
     job.run.mkdir(parents=True, exist_ok=True)
     with FileLock(job.run / ".lock", timeout=60):  # the worker of a sweep that was killed may take a moment to end
-        sys.exit(work(job))
+        sys.exit(work(job, main))

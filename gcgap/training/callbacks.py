@@ -1,7 +1,7 @@
 """The callbacks: save and measure checkpoints while a model trains, and show the steps left.
 
-Owns when something is saved and measured; where it goes is `gcgap.training.run`. Measures from train-side hooks, because tensors made
-under Lightning's validation (inference mode) can never have a gradient.
+Owns when something is saved and measured; where it goes is `gcgap.training.run`. Measures from train-side hooks, because tensors
+made under Lightning's validation (inference mode) can never have a gradient.
 """
 
 from __future__ import annotations

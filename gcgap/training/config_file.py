@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gcgap.data.strict_text import user_text
 from gcgap.models.checkpoints import load, run_directory
 from gcgap.models.transformer import Decoder
-from gcgap.records.atomic import user_text
 from gcgap.training import plain_yaml
 
 SHORT_NAMES = {"None": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's

@@ -1,7 +1,7 @@
 """The LightningDataModule: which batch each loader gives at which step on which rank.
 
-Every batch comes from `gcgap.data.batches` and is a pure function of its index, so the training stream starts at the optimiser step
-that a checkpoint holds and resuming needs no state.
+Every batch comes from `gcgap.data.batches` and is a pure function of its index, so the training stream starts at the optimiser
+step that a checkpoint holds and resuming needs no state.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from gcgap.cli import UsageError
+from gcgap.training.usage import UsageError
 
 TEXT = "a module, or a .py file, that is imported first and makes tasks of your own known; several separated by commas"
 

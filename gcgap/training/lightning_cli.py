@@ -25,7 +25,6 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from gcgap.cli import UsageError
 from gcgap.data.batches import check_seed
 from gcgap.data.tasks import find_task
 from gcgap.importance.protocol import Protocol
@@ -44,6 +43,7 @@ from gcgap.training.requeue import JOB, job
 from gcgap.training.resumable import AVERAGED, check_loops, check_state, check_weights
 from gcgap.training.resuming import of_another_run, overruled, overruled_training, rounded
 from gcgap.training.signals import Interrupted
+from gcgap.training.usage import UsageError
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 15_000,

@@ -15,8 +15,8 @@ import jsonargparse
 import yaml
 from jsonargparse import _loaders_dumpers
 
-from gcgap.cli import UsageError
 from gcgap.training import plain_yaml
+from gcgap.training.usage import UsageError
 
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 UNION = "Does not validate against any of the Union subtypes"

@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from gcgap.data.batches import Source
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.sharing import ALONE, Sharing
-from gcgap.measurement.entries import Origin
 from gcgap.measurement.measure import measure
 from gcgap.models.checkpoints import PREFIX, read_checkpoint, same_weights, sha256
+from gcgap.models.origin import Origin
 from gcgap.models.transformer import Decoder
 from gcgap.records.atomic import write_whole
 from gcgap.records.record import Record

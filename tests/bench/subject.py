@@ -10,10 +10,11 @@ import gcgap
 from gcgap.data.batches import Purpose, Source, partners
 from gcgap.importance.ablation import Intervention, ablated_scores
 from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
-from gcgap.importance.gates import Activations, gated, undisturbed
+from gcgap.importance.gates import Activations, gated
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import score
+from gcgap.models.eval_mode import undisturbed
 from gcgap.models.number_format import in_precision
 from gcgap.models.transformer import Transformer
 from gcgap.models.wiring import Wiring
