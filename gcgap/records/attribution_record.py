@@ -120,7 +120,7 @@ def component_row(entry: dict[str, Any]) -> dict[str, Any]:
     row = {key: entry[key] for key in ("name", "layer", "kind")}
     found = {f"{metric}_drop": of for metric, of in entry["exact"].items()} | entry["scores"]
     for name, of in found.items():
-        low, high = of["ci"] or (None, None)
+        low, high = of.get("ci") or (None, None)  # there is none from a single sample
         row |= {name: of["value"], f"{name}_low": low, f"{name}_high": high}
     return row | {"reliability": entry["trust"]["reliability"]}
 

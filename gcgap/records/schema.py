@@ -221,7 +221,8 @@ def attribution_check() -> Check:
     critical = {"dispensable": MEMBERS, "sets": [of_set], "greedy": Null(of_set), "size": (int, NOTHING)}
     critical |= {name: NUMBER for name in ("tolerance", "critical", "searched", "evaluated")}
     matrices = {"mean": [[MAYBE]], "error": [[MAYBE]], "single": [MAYBE]}
-    bins = {"components": WHOLE, "low": NUMBER, "high": MAYBE, **dict.fromkeys(("ap_error", "hvp_error", "wrong_sign"), MAYBE)}
+    bins = {"components": WHOLE, "low": NUMBER, "high": MAYBE}
+    bins |= dict.fromkeys(("ap_error?", "hvp_error?", "wrong_sign?"), MAYBE)
     together = {"bounds?": {"*": {"*": MAYBE}}, "calibration?": [bins], "completeness?": {"*": MAYBE}, "error?": {"*": MAYBE}}
     form = {
         "kind": TEXT,
@@ -233,7 +234,7 @@ def attribution_check() -> Check:
         "training": Null({"*": SCALAR}),
         "length_given": (bool,),
         "setup": {"baseline?": TEXT, "direction?": TEXT, "positions?": (str, list)},
-        "patching": {"*": {"*": GAP}},
+        "patching": {"*": {"*": {"rho": MAYBE} | {f"{name}?": of for name, of in GAP.items()}}},
         "sets": {"interactions?": {"*": matrices}, "among?": Null(MEMBERS), "critical?": Null(critical)},
         "trust": together | {"sequences?": WHOLE},
         "workflow": {name: MEMBERS for name in ("fixed?", "unresolved?", "verified?", "above?")}
