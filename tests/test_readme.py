@@ -1,4 +1,4 @@
-"""The README's commands and its Python run as written, but for sizes that keep a test short."""
+"""The commands and the Python of the README and of the pages run as written, but for sizes that keep a test short."""
 
 from __future__ import annotations
 
@@ -32,9 +32,13 @@ from gcgap.sweep.plan import read
 attribution = import_module("gcgap.attribution.attribute")  # the package has a function of this name
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    gcgap ")]
+STUDY = (ROOT / "docs" / "reproduction.md").read_text()
+PAGES = "\n".join([README, STUDY, (ROOT / "docs" / "commands.md").read_text()])
+SHOWN = [line.split("  #")[0].strip() for line in PAGES.splitlines() if line.startswith("    gcgap ")]
+COMMANDS = list(dict.fromkeys(SHOWN))
+LINKED = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SMALL = [f"--protocol.{key}={value}" for key, value in tiny.SIZES.items()]
+SMALL = [f"--protocol.{inner}{key}={value}" for key, value in tiny.SIZES.items() for inner in ("", "tracking.")]
 ATTRIBUTE = ["--sequences=8", "--methods=exact,attribution_patching,gradient"]
 EXTRA = {"fit": ["--trainer.fast_dev_run=1"], "measure": SMALL, "attribute": ATTRIBUTE}
 
@@ -79,12 +83,24 @@ def test_the_tables_of_the_attribution_page_are_those_of_its_report() -> None:
         assert line in report, line
 
 
-def test_the_tables_of_the_readme_are_those_of_the_report() -> None:
+def test_the_readme_is_short_and_every_link_of_the_pages_leads_somewhere() -> None:
+    assert len(README.splitlines()) <= 140
+    for page in LINKED:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert {page.name for page in LINKED[1:]} - {"index.md"} == set(re.findall(r"\]\((\w+\.md)\)", index))
+
+
+def test_the_tables_of_the_study_are_those_of_the_report() -> None:
     reports = {name: (ROOT / "docs" / name / "report.md").read_text() for name in ("reproduction", "checks")}
     of = {"checks": "checks", "lengths": "checks"}
     for name in ("table 1", "cells", "verdict", "checks", "lengths"):
         report = reports[of.get(name, "reproduction")]
-        shown = README.split(f"<!-- {name} -->\n")[1].split("\n\n")[0].splitlines()
+        shown = STUDY.split(f"<!-- {name} -->\n")[1].split("\n\n")[0].splitlines()
         assert len(shown) > 3, name
         for line in (line for line in shown if not line.startswith("| ---")):
             assert line in report or line.removesuffix("|") in report, line
