@@ -164,7 +164,7 @@ def test_the_python_of_the_page_on_pretrained_models_runs(checkout: Path, monkey
     assert set(record["methods"]) == set(METHODS)
     lines = [{"clean": f"the war of 17{year} and of 17", "answer": str(year), "wrong": str(year - 1)} for year in range(20, 50)]
     (checkout / "mine.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    names = {"network": Sixfold(), "tokenizer": toy_tokens.pieces}
+    names = {"network": Sixfold(), "encode": toy_tokens.pieces}
     exec(own, names)
     assert names["model"].d_head == 2
 
