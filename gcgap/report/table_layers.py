@@ -31,7 +31,8 @@ def layer_table(group: Group, task: str) -> Table:
     columns[0] = Column("layer", list(layers), foot=["all"])
     runs = len(ranked(group, task, baseline))
     sign = "beyond" if group.settings["strict"] else "at or beyond"
-    theirs = of_paper(group, f" (the paper: its sums over {seeds('v3', task)} seeds, divided by these)", task)
+    published = any(column.paper and column.cells[0] is not None for column in columns)
+    theirs = f" (the paper: its sums over {seeds('v3', task)} seeds, divided by these)" * published
     notes = [
         f"Means over {counted(runs, 'seed')}{theirs}, attention heads only; H: Heroes, B: Bloats, {sign} the threshold.",
         *left_out(group, [task], [baseline]),
