@@ -5,7 +5,7 @@ BIN := .venv/bin
 THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: env fit test lowest check bench clean
+.PHONY: env fit test robust lowest check bench clean
 
 env: .venv/installed
 
@@ -20,7 +20,11 @@ fit: env
 
 # Two processes of one thread beat one process of two threads on two cores.
 test: env
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses 2 -m 'not robust'
+
+# Faults injected at length: kills, full disks, mutated and hostile files, several processes.
+robust: env
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses 2 -m robust
 
 # The lowest version of every direct dependency but torch, whose older builds take gigabytes here: LOWEST_TORCH chooses another one.
 LOWEST_TORCH ?= 2.13.0
@@ -46,6 +50,7 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(MAKE) test
+	$(MAKE) robust
 
 bench: env
 	cd tests && ../$(BIN)/python -m bench

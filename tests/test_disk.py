@@ -19,6 +19,8 @@ from zygote import Zygote
 
 from gcgap.records.atomic import write_whole
 
+pytestmark = pytest.mark.robust
+
 PLACES = [
     *("write config.yaml", "write last.ckpt", "write step=*.ckpt", "write step=*.json", "write emergence.png", "write events*"),
     *("write final.json", "write *"),

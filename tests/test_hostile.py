@@ -31,7 +31,7 @@ from gcgap.sweep.plan import read
 from gcgap.training.usage import UsageError
 from gcgap.training.variants import changed_folder
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.robust, *(pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS)]
 
 PATHS = ["../../x", "/tmp/x", "..", "a/../../b", "a\\..\\b", "x\0y", "\n../x", "~/x", "C:/x"]
 EVIL = "<script>alert(1)</script>|\"><img src=x onerror=a()>' [red]$\\frac$ [a](http://x) \\|"

@@ -17,6 +17,8 @@ from zygote import Zygote
 
 from gcgap.records.atomic import remove_unfinished
 
+pytestmark = pytest.mark.robust
+
 PLACES = [
     *("write step=*.ckpt", "write last.ckpt", "write step=*.json", "write emergence.png", "write events*"),
     *("rename *", "hook on_train_batch_*", "hook *"),

@@ -42,7 +42,7 @@ from gcgap.report.circuit_tables import read_truth
 from gcgap.training.lightning_cli import ConfigOnly
 from gcgap.training.usage import UsageError
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.robust, *(pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS)]
 many = settings(
     max_examples=200, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -21,7 +21,7 @@ from gcgap.cli import main
 from gcgap.training.lightning_cli import ConfigOnly
 from gcgap.training.processes import TIMEOUT, Launcher, Together
 
-pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
+pytestmark = [pytest.mark.robust, *(pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS)]
 
 SIZES = {"mean_batches": 1, "gradient_batches": 2, "sequences": 20}
 SMALL = {f"protocol.{block}{name}": size for block in ("", "tracking.") for name, size in SIZES.items()}
