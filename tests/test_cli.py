@@ -81,7 +81,7 @@ def subprocess_of(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("model.d_model", "30", ("model.d_model", "30", "model.n_heads", "4")),
         ("model.d_model", "wide", ("model.d_model", "wide")),
         ("model.n_layers", "0", ("model.n_layers", "0")),
-        ("model.n_layers", "99999999999", ("model", "n_layers 99999999999")),
+        ("model.n_layers", "2147483647", ("model", "n_layers 2147483647")),
         ("model.positions", "spiral", ("model.positions", "spiral")),
         ("model.learning_rate", "-1", ("model.learning_rate", "-1")),
         ("protocol.sets", "[[L0_H0,L9_H9]]", ("protocol.sets", "'L9_H9'", "L0_H0")),

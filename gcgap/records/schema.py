@@ -238,7 +238,7 @@ def attribution_check() -> Check:
         "sets": {"interactions?": {"*": matrices}, "among?": Null(MEMBERS), "critical?": Null(critical)},
         "trust": together | {"sequences?": WHOLE},
         "workflow": {name: MEMBERS for name in ("fixed?", "unresolved?", "verified?", "above?")}
-        | {"tau?": NUMBER, "flags?": {"*": MEMBERS}, "limit?": NUMBER, "rule_of_three?": MAYBE},
+        | {"tau?": NUMBER, "flags?": {"*": MEMBERS}, "limit?": MAYBE, "rule_of_three?": MAYBE},
     }
     measured = {f"{name}?": of for name, of in MEASURED.items()}
     return compiled({key: of for key, of in HEAD.items() if key.removesuffix("?") not in form} | measured | form)
