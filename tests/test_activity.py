@@ -88,3 +88,17 @@ def test_looking_changes_nothing(unchanged: Callable[[nn.Module], AbstractContex
         activation_norms(model, WIRING, BATCH)
         attention_entropies(model, BATCH)
         mean_patterns(model, BATCH)
+
+
+def test_neither_a_default_dtype_nor_autocast_of_the_caller_changes_a_number() -> None:
+    model = Transformer(**SIZES)
+    usual = activation_norms(model, WIRING, BATCH), attention_entropies(model, BATCH)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = activation_norms(model, WIRING, BATCH), attention_entropies(model, BATCH)
+    torch.set_default_dtype(torch.float16)
+    try:
+        half = activation_norms(model, WIRING, BATCH), attention_entropies(model, BATCH)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for found in (cast, half):
+        assert all(torch.equal(one, other) for one, other in zip(found, usual, strict=True))

@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import random
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -278,7 +279,7 @@ def test_a_context_that_no_weight_bears_out_is_refused_before_it_is_made(
     ("block", "key", "value", "told"),
     [
         *[("hyper_parameters", key, True, f"`model.{key}` must be an integer") for key in ("n_layers", "n_heads", "vocabulary")],
-        ("hyper_parameters", "vocabulary", 10**12, "must be of size [1000000000000, 32]"),
+        ("hyper_parameters", "vocabulary", 10**12, "vocabulary 1000000000000"),
         ("datamodule_hyper_parameters", "ood_lengths", [10**9], "the model's context"),
         ("datamodule_hyper_parameters", "lengths", [1.0, 3], "`data.lengths` must be of integers"),
         ("training", "learning_rate", {"a": 1}, "`training` must hold settings"),
@@ -329,3 +330,29 @@ def test_a_checkpoint_whose_model_was_compiled_is_refused_by_that_name(content: 
     other["state_dict"] = {name.replace("model.", "model._orig_mod.", 1): w for name, w in content["state_dict"].items()}
     torch.save(other, tmp_path / "compiled.ckpt")
     assert "Their names carry `_orig_mod.`, which torch.compile adds" in refused(tmp_path / "compiled.ckpt")
+
+
+def test_a_folder_of_checkpoints_may_be_a_link(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "named")
+    (tmp_path / "named" / "checkpoints").rename(tmp_path / "elsewhere")
+    (tmp_path / "named" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    model = gcgap.load(tmp_path / "named")
+    assert model.origin is not None
+    assert model.origin.run == "named"
+
+
+def test_a_model_is_loaded_and_measured_inside_inference_mode_as_outside(run: Path) -> None:
+    protocol = gcgap.Protocol(**tiny.SIZES, baselines=("zero",))
+    with torch.inference_mode():
+        inside = gcgap.measure(gcgap.load(run), length=4, protocol=protocol)
+    outside = gcgap.measure(gcgap.load(run), length=4, protocol=protocol)
+    assert inside["components"] == outside["components"]
+    with torch.inference_mode():
+        model = Transformer(n_layers=1, n_heads=1, d_model=8, d_ff=8, n_ctx=16)
+    with pytest.raises(ValueError, match=r"made under `torch\.inference_mode`"):
+        gcgap.measure(model, "sort", protocol=protocol)
+
+
+def test_a_default_device_does_not_matter(run: Path) -> None:
+    with torch.device("meta"):
+        assert not any(weight.is_meta for weight in gcgap.load(run).parameters())

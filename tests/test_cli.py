@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gcgap.cli import COMMANDS, main
@@ -192,6 +193,14 @@ def test_a_directory_that_holds_any_part_of_a_run_is_left_alone(name: str, refus
     assert "trainer.default_root_dir" in said
     assert str(held) in said
     assert tiny.files(held) == {name: b"mine"}
+
+
+def test_two_processes_do_not_train_in_one_directory(refuse: Refuse, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    held.mkdir()
+    with FileLock(held / ".fit.lock"):
+        assert f"another process trains in {held} now" in refuse(*tiny.arguments(held, **tiny.SHORT))
+    assert tiny.files(held).keys() <= {".fit.lock"}
 
 
 def test_a_run_is_never_overwritten(run: Path, refuse: Refuse) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -40,7 +41,8 @@ def test_a_letter_that_an_encoding_lacks_is_replaced_by_one_letter() -> None:
 def test_streams_are_given_back_and_closed_ones_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = io.StringIO()
     closed.close()
-    for stream in (None, closed):
+    plain = SimpleNamespace(write=lambda text: len(text), flush=lambda: None)
+    for stream in (None, closed, plain):
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr(sys, "stderr", stream)
         assert main(["--version"]) == 0

@@ -241,3 +241,9 @@ def test_the_shipped_reports_are_known_as_gcgap_s_own(name: str) -> None:
     assert sorted([*listed, PAGES, COPIES]) == sorted(tiny.files(folder))
     for one in (PAGES, COPIES):
         Manifest(folder / one).check({})
+
+
+def test_a_list_with_line_ends_of_windows_is_the_same_list(mine: Manifest) -> None:
+    mine.path.write_bytes(mine.path.read_bytes().replace(b"\n", b"\r\n"))
+    mine.write(NEW)
+    assert set(tiny.files(mine.folder)) > set(NEW)

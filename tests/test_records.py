@@ -7,6 +7,7 @@ import json
 import lzma
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -625,3 +626,15 @@ def test_a_compact_record_is_the_same_record_on_one_line(tmp_path: Path) -> None
     assert Record.read(tmp_path / "narrow.json").data == Record.read(tmp_path / "wide.json").data == wide.data == narrow.data
     assert (tmp_path / "narrow.json").read_text().count("\n") == 1
     assert (tmp_path / "narrow.json").stat().st_size < 0.7 * (tmp_path / "wide.json").stat().st_size
+
+
+def test_records_are_in_the_order_of_their_steps_and_written_by_several_threads(tmp_path: Path) -> None:
+    record = tiny.ten()
+    for step in (1_000_000, 998_000):
+        Record(record.to_dict() | {"step": step}).write(tmp_path / f"step={step:06d}.json")
+    assert [one["step"] for one in find_records(tmp_path)] == [998_000, 1_000_000]
+    assert gcgap.read(tmp_path)["step"].drop_duplicates().tolist() == [998_000, 1_000_000]
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(lambda _: record.write(tmp_path / "final.json"), range(40)))
+    assert Record.read(tmp_path / "final.json") == written[0]
+    assert [path.name for path in tmp_path.glob(".*")] == []

@@ -50,6 +50,7 @@ SHARE = 50  # of the sequences then behind reliability, bounds and error split
 SETS = 300  # sets that the search for critical ones tries at most
 
 
+@torch.inference_mode(False)  # that of a caller, in which no gradient can be taken
 def attribute(
     model: Decoder,
     task: str | None = None,

@@ -1,7 +1,7 @@
 """Every attribution method on models whose circuit is known: does it find the circuit, and would that circuit work?
 
-Owns how the models are put before the methods. The models are in `gcgap.attribution.known_circuits`, the numbers of one ranking in
-`gcgap.attribution.circuits`, what all of them say in `gcgap.attribution.method_verdict`.
+Owns how the models are put before the methods. The models are in `gcgap.attribution.known_circuits`, the numbers of one
+ranking in `gcgap.attribution.circuits`, what all of them say in `gcgap.attribution.method_verdict`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from gcgap.importance.protocol import Protocol
 from gcgap.measurement.measure import measure
 from gcgap.models.loading import local, step_of
 from gcgap.models.transformer import Decoder
-from gcgap.records.record import Record
+from gcgap.records.record import Record, in_order
 from gcgap.records.up_to_date import check_replaceable, check_same
 from gcgap.training.usage import UsageError
 
@@ -114,7 +114,7 @@ class Revisions:
 
     def _steps(self) -> Iterator[Record]:
         """The records of the revisions that are there."""
-        return (Record.read(path) for path in sorted(self.folder.glob("step=*.json")))
+        return (Record.read(path) for path in sorted(self.folder.glob("step=*.json"), key=in_order))
 
 
 def _identity(record: Record) -> tuple[str, str | None]:

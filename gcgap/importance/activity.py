@@ -34,15 +34,16 @@ def _norms(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "rows pos"]) -> l
     norms: list[Tensor] = []
     with undisturbed(model), recorded(model, wiring) as seen, _scales(model, wiring) as scales:
         model.run(inputs)
-    for layer, (z, mlp) in enumerate(zip(seen.heads, seen.mlps, strict=True)):
-        weight = wiring.weight(model, wiring.output.module, layer)
-        parts = [wiring.output.of(weight, head, wiring.n_heads) for head in range(wiring.n_heads)]
-        into = torch.stack([part if wiring.output.axis == 0 else part.T for part in parts])
-        there = (inputs != NOTHING).to(z.device)
-        writes = torch.einsum("b p h d, h d m -> b p h m", z, into)
-        if (scale := scales[layer]) is not None:
-            writes = writes * scale.unsqueeze(2)
-        norms += [writes.norm(dim=-1)[there], mlp.norm(dim=-1)[there].unsqueeze(1)]
+    with undisturbed(model):
+        for layer, (z, mlp) in enumerate(zip(seen.heads, seen.mlps, strict=True)):
+            weight = wiring.weight(model, wiring.output.module, layer)
+            parts = [wiring.output.of(weight, head, wiring.n_heads) for head in range(wiring.n_heads)]
+            into = torch.stack([part if wiring.output.axis == 0 else part.T for part in parts])
+            there = (inputs != NOTHING).to(z.device)
+            writes = torch.einsum("b p h d, h d m -> b p h m", z, into)
+            if (scale := scales[layer]) is not None:
+                writes = writes * scale.unsqueeze(2)
+            norms += [writes.norm(dim=-1)[there], mlp.norm(dim=-1)[there].unsqueeze(1)]
     return norms
 
 
@@ -90,6 +91,6 @@ def _entropies(model: Decoder, inputs: Int[Tensor, "rows pos"]) -> list[Float[Te
     with undisturbed(model):
         for pattern in model.patterns(inputs.to(model.device)):
             share = pattern.double().cpu()
-            entropy = -torch.special.xlogy(share, share).sum(-1) / seen.clamp(min=2).log()[:, None]
+            entropy = -torch.special.xlogy(share, share).sum(-1) / seen.clamp(min=2).double().log()[:, None]
             found.append(entropy.transpose(1, 2)[query])
     return found

@@ -98,6 +98,8 @@ def begin(
         source.check_context([length], model.n_ctx, "length")
         source.check_ood([length], "length")
     check_formats(model.named_parameters())
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError("The weights were made under `torch.inference_mode` and have no gradient; make the model outside of it.")
     if name := not_finite(model.named_parameters()):
         raise FloatingPointError(f"The weight `{name}` is not finite.")
     model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()

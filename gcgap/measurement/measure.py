@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from gcgap.attribution.methods import find_methods
 from gcgap.attribution.track import track
@@ -30,6 +31,7 @@ from gcgap.models.transformer import Decoder
 from gcgap.records.record import Record
 
 
+@torch.inference_mode(False)  # that of a caller, in which no gradient can be taken
 def measure(
     model: Decoder,
     task: str | None = None,

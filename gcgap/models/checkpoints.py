@@ -27,6 +27,7 @@ FINAL = "final.ckpt"
 SCALAR = str | int | float | None
 
 
+@torch.inference_mode(False)  # tensors that are made in it never have a gradient
 def load(where: str | Path) -> Decoder:
     """The model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
 
@@ -48,7 +49,7 @@ def load(where: str | Path) -> Decoder:
         if not isinstance(training, dict | None) or not all(isinstance(one, SCALAR) for one in (training or {}).values()):
             raise TypeError(f"`training` must hold settings; got {training!r:.60}")
         check_weights(settings, weights)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             model = new_model(**settings).to(next(iter(weights.values())).dtype)
         model.load_state_dict({name.removeprefix(PREFIX): value for name, value in weights.items()})
         source.check_context([source.lengths[1], *source.ood_lengths], model.n_ctx, "data.ood_lengths")
@@ -188,7 +189,7 @@ def misnamed(path: Path) -> str:
 
 def run_directory(checkpoint: Path) -> Path:
     """The run directory that a checkpoint file lies in."""
-    folder = checkpoint.resolve().parent
+    folder = checkpoint.absolute().parent  # a link stays: a folder of checkpoints may lie on another disk
     return folder.parent if folder.name == "checkpoints" else folder
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
+
 from gcgap.data.find_prompts import find_prompts
 from gcgap.models.config_checks import check_attention, check_forward, needs_eager
 from gcgap.models.families import find_wiring
@@ -33,6 +35,7 @@ STEP_WORDS = ("(?:global[-_]?)?steps?", "iter(?:ation)?s?", "checkpoint|ckpt")
 THOUSANDS = {"": 1, "k": 1000, "m": 1_000_000}
 
 
+@torch.inference_mode(False)  # tensors that are made in it never have a gradient
 def load_pretrained(
     name: str | Path,
     revision: str | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from pathlib import Path
 
 _UNFINISHED = re.compile(r"\..+\.\d+\.gcgap")
@@ -15,7 +16,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: It cannot be written. The message names the file, and an earlier one of that name is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.gcgap")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbits(32)}.gcgap")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -76,7 +76,7 @@ class Manifest:
     def _read(self) -> Hashes:
         held: Hashes = {}
         text = os.fsdecode(self.path.read_bytes()) if self.path.exists() else ""
-        for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
+        for number, line in enumerate(text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else (), 1):
             found = LINE.fullmatch(line)
             name = "" if found is None else _unescaped(found[3]) if found[1] else found[3]
             if found is None or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

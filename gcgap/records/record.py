@@ -162,7 +162,7 @@ def _row(component: dict[str, Any], baseline: str) -> dict[str, Any]:
 
 
 def find_records(where: str | Path) -> list[Record]:
-    """Every record at or below a path, in the order of the file names; packed ones as if they lay beside their file.
+    """Every record at or below a path, by folder and step; packed ones as if they lay beside their file.
 
     Raises:
         ValueError: A file of that form is not a readable record, or there is none.
@@ -174,7 +174,12 @@ def find_records(where: str | Path) -> list[Record]:
     packed = [record for path in sorted(where.rglob(PACKED)) for record in unpack(path) if record.path not in paths]
     if not paths and not packed:
         raise ValueError(f"`{where}` holds no records; expected files such as gap/final.json below it. Run `gcgap fit` first.")
-    return sorted([Record.read(path) for path in sorted(paths)] + packed, key=lambda record: record.path or where)
+    return sorted([Record.read(path) for path in sorted(paths)] + packed, key=lambda record: in_order(record.path or where))
+
+
+def in_order(path: Path) -> tuple[Path, int, str]:
+    """What sorts files of records by folder, and within it by the steps that their names say; other names come first."""
+    return path.parent, -1 if (step := named_step(path)) is None else step, path.name
 
 
 def named_step(path: Path) -> int | None:
@@ -322,7 +327,8 @@ def every_record(where: Path) -> Iterator[Record | AttributionRecord]:
         ValueError: A file that has the name of a record or begins as one cannot be read, or there is none.
     """
     below = {path for pattern in ("*.json", PACKED) for path in where.rglob(pattern)}
-    paths = [where] if where.is_file() else sorted(path for path in below if _is_named(path) or not _is_hidden(path, where))
+    named = (path for path in below if _is_named(path) or not _is_hidden(path, where))
+    paths = [where] if where.is_file() else sorted(named, key=in_order)
     known = set(paths)
     found = False
     for path in _with_progress(paths):

@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from gcgap.records.record import Record
+from gcgap.records.record import Record, in_order
 from gcgap.report.terminal import WholeTable
 from gcgap.sweep.plan import Run
 from gcgap.training.display import showing
@@ -56,7 +56,7 @@ class Row:
 
     def look(self) -> None:
         """Read what its directory tells."""
-        newest = max((self.run.job.run / "gap").glob("step=*.json"), default=None)
+        newest = max((self.run.job.run / "gap").glob("step=*.json"), default=None, key=in_order)
         if newest is not None and newest != self._seen:
             try:
                 record = Record.read(newest)

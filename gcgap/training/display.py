@@ -25,6 +25,10 @@ class Output:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def isatty(self) -> bool:
+        """Whether it is a terminal; a stream that cannot say is none."""
+        return hasattr(self._stream, "isatty") and self._stream.isatty()
+
     def write(self, text: str) -> int:
         """Write a text as well as possible."""
         try:
@@ -80,7 +84,7 @@ def unfailing_output() -> Iterator[None]:
     """Wrap standard output and standard error while a command runs; a stream that was closed before Python began is replaced."""
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        wrapped = [Output(nowhere if stream is None or stream.closed else stream) for stream in before]
+        wrapped = [Output(nowhere if stream is None or getattr(stream, "closed", False) else stream) for stream in before]
         sys.stdout, sys.stderr = (cast(TextIO, output) for output in wrapped)
         try:
             yield

@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import yaml
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -129,7 +130,7 @@ class GapCLI(LightningCLI):
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
         saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
         self.step, self.loops = saved.get("global_step", 0), saved.get("loops", {})
-        self.averaged = AVERAGED in saved
+        self.averaged, self.saved = AVERAGED in saved, saved
         check_folder(self.run_directory, "trainer.default_root_dir")
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
             self._check_run_directory(saved)
@@ -189,7 +190,7 @@ class GapCLI(LightningCLI):
                 f"`trainer.default_root_dir`: {run} already holds a run, and nothing of it is overwritten.\n"
                 "Resume it with `--ckpt_path last`, or name another directory."
             )
-        own = run_directory(Path(self.chosen.ckpt_path)) == run.resolve()
+        own = run_directory(Path(self.chosen.ckpt_path)).resolve() == run.resolve()
         if told := other_run(run, asked) or of_another_run(run, saved, own, asked):
             advice = "Resume with that run's own config.yaml, or name another `trainer.default_root_dir`."
             raise UsageError(f"{told}.\n{advice}")
@@ -242,6 +243,9 @@ class GapCLI(LightningCLI):
         for callback in self.callbacks:
             if isinstance(callback, GapTracker):
                 callback.check(self.model, self.datamodule)
+        if self.trainer.is_global_zero and not self.chosen.trainer.fast_dev_run:
+            self.surroundings.enter_context(_alone_in(self.run_directory))
+            self._check_run_directory(self.saved)  # again: another run may have written there meanwhile
 
     @property
     def callbacks(self) -> list[L.Callback]:
@@ -314,6 +318,24 @@ class ConfigOnly(GapCLI):
         check_given(chosen.items())
         _import(chosen)
         return yaml.safe_load(self._parser("fit").dump(chosen, skip_none=False))
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keep every other run out of a run directory; the lock goes with the process that holds it."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / ".fit.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UsageError(
+            f"`trainer.default_root_dir`: another process trains in {run} now; wait until it ends, or name another directory."
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _import(chosen: Any) -> None:

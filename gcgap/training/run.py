@@ -24,7 +24,7 @@ from gcgap.models.checkpoints import PREFIX, read_checkpoint, same_weights, sha2
 from gcgap.models.origin import Origin
 from gcgap.models.transformer import Decoder
 from gcgap.records.atomic import write_whole
-from gcgap.records.record import Record
+from gcgap.records.record import Record, in_order
 from gcgap.report.emergence_figure import Column, emergence, is_due
 from gcgap.report.tensorboard import layout, png, scalars, write_pictures
 
@@ -138,7 +138,7 @@ class Run:
                 told = f"`{self.checkpoint(checkpoint)}` does not hold the weights that are measured"
                 raise RuntimeError(f"{told}: a callback changed them after they were saved. Leave it out, or let it act earlier.")
             digest = sha256(self.checkpoint(checkpoint))
-        origin = Origin(self.source, self.directory.name, step, digest, self.training)
+        origin = Origin(self.source, self.directory.absolute().name, step, digest, self.training)
         record = measure(model, length=length, protocol=protocol, origin=origin, sharing=self.sharing)
         record = Record(record.to_dict() | {"final": name == "final.json"})
         self.check_settled()
@@ -147,7 +147,7 @@ class Run:
     def _history(self, step: int) -> list[Column]:
         """The tracked checkpoints up to a step."""
         if self.history is None:
-            records = (Record.read(path) for path in sorted((self.directory / "gap").glob("step=*.json")))
+            records = (Record.read(path) for path in sorted((self.directory / "gap").glob("step=*.json"), key=in_order))
             self.history = [Column.of(record) for record in records]
         return [column for column in self.history if column.step <= step]
 
