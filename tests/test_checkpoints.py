@@ -348,7 +348,7 @@ def test_a_model_is_loaded_and_measured_inside_inference_mode_as_outside(run: Pa
     outside = gcgap.measure(gcgap.load(run), length=4, protocol=protocol)
     assert inside["components"] == outside["components"]
     with torch.inference_mode():
-        model = Transformer(n_layers=1, n_heads=1, d_model=8, d_ff=8, n_ctx=16)
+        model = Transformer(n_layers=1, n_heads=1, d_model=8, d_ff=8, n_ctx=32)
     with pytest.raises(ValueError, match=r"made under `torch\.inference_mode`"):
         gcgap.measure(model, "sort", protocol=protocol)
 

@@ -266,8 +266,8 @@ def test_a_value_error_is_what_was_typed_until_training_begins(
 
 def test_a_table_that_cannot_be_shown_fails_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tracker, barriers = GapTracker(Protocol()), []
-    strategy = SimpleNamespace(barrier=barriers.append)
-    tracker.run = SimpleNamespace(finish=lambda *_: tiny.ten())  # type: ignore[assignment]
+    strategy = SimpleNamespace(barrier=barriers.append, broadcast=lambda value: value)
+    tracker.run = SimpleNamespace(finish=lambda *_: tiny.ten(), writes=False)  # type: ignore[assignment]
     monkeypatch.setattr("gcgap.training.callbacks.table", lambda record: 1 / 0)
     module = SequenceModel(n_layers=1, n_heads=1, d_model=4, d_ff=4)
     trainer: Any = SimpleNamespace(global_step=3, is_global_zero=True, strategy=strategy)

@@ -38,7 +38,11 @@ def load(where: str | Path) -> Decoder:
     Raises:
         ValueError: There is no checkpoint, or the file is truncated, foreign, or of another model.
     """
-    path = last_checkpoint(where)
+    with torch.device("cpu"):  # whatever the default of the caller
+        return _loaded(last_checkpoint(where))
+
+
+def _loaded(path: Path) -> Decoder:
     content = read_checkpoint(path)
     _check_task(path, content)
     try:
@@ -49,7 +53,7 @@ def load(where: str | Path) -> Decoder:
         if not isinstance(training, dict | None) or not all(isinstance(one, SCALAR) for one in (training or {}).values()):
             raise TypeError(f"`training` must hold settings; got {training!r:.60}")
         check_weights(settings, weights)
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        with torch.random.fork_rng(devices=[]):
             model = new_model(**settings).to(next(iter(weights.values())).dtype)
         model.load_state_dict({name.removeprefix(PREFIX): value for name, value in weights.items()})
         source.check_context([source.lengths[1], *source.ood_lengths], model.n_ctx, "data.ood_lengths")
