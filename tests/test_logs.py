@@ -23,7 +23,7 @@ from gcgap.records.record import Record
 from gcgap.report.emergence_figure import Column, emergence, is_due
 from gcgap.report.scatter import scatter
 from gcgap.report.tensorboard import layout, pixels, png, role_table, scalars, write_pictures
-from gcgap.training.run import Run
+from gcgap.training.run import Run, checkpoint_name
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -283,6 +283,7 @@ class Long:
         patched.setattr("gcgap.report.emergence_figure.MOST", COLUMNS)
         patched.setattr("gcgap.training.run.measure", lambda *_, origin, **__: tiny.ten(step=origin.step))
         patched.setattr("gcgap.training.run.sha256", lambda _: "0" * 64)
+        patched.setattr(Run, "holds", lambda *_: True)
         patched.setattr("gcgap.training.run.emergence", self._emergence)
         patched.setattr("gcgap.training.run.png", lambda _: b"")
         patched.setattr(Record, "read", classmethod(lambda _, path: self.calls.update(["read"]) or read(path)))
@@ -316,7 +317,7 @@ def test_a_run_reads_its_earlier_records_once_and_draws_few_of_many_checkpoints(
     again = [step for step in range(COLUMNS, COLUMNS + 2) if is_due(step + 1)]
     assert sorted(long.drawn) == sorted(due + again)
     assert not is_due(end)
-    resumed.finish(long.model, end - 1)
+    resumed.finish(long.model, end - 1, checkpoint_name(end - 1))
     assert long.drawn[-1] == end - 1, "the last checkpoint is always drawn"
 
 
@@ -328,7 +329,7 @@ def test_pictures_of_a_checkpoint_that_is_not_drawn_come_at_the_end(tmp_path: Pa
     for step in range(COLUMNS + 2):
         run.track(long.model, step)
     assert shown == list(range(COLUMNS + 1))
-    run.finish(long.model, COLUMNS + 1)
+    run.finish(long.model, COLUMNS + 1, checkpoint_name(COLUMNS + 1))
     assert shown == list(range(COLUMNS + 2))
 
 

@@ -63,7 +63,7 @@ def draw_nothing() -> None:
         Image.fromarray(np.array([[[step % 256, 0, 0] for step in steps]], np.uint8)).save(buffer, format="png")
         return buffer.getvalue()
 
-    gcgap.training.run.emergence = lambda records: [record["step"] for record in records]  # type: ignore[assignment]
+    gcgap.training.run.emergence = lambda columns: [column.step for column in columns]  # type: ignore[assignment]
     gcgap.report.tensorboard.scatter = lambda record: [record["step"]]  # type: ignore[assignment]
     gcgap.training.run.png = gcgap.report.tensorboard.png = png  # type: ignore[assignment]
 
