@@ -173,7 +173,7 @@ SETTINGS |= {
 }
 FURTHER = {"attribution?": ATTRIBUTION_SETTINGS, "prompts_sha256?": (str, NOTHING)}
 HEAD = {"schema": WHOLE, "task": TEXT, "seed": WHOLE, "step": (int, NOTHING), "length": (int, NOTHING)}
-HEAD |= {"versions": {"*": TEXT}, "length_given?": (bool,), "sha256?": TEXT}
+HEAD |= {"versions": {"*": TEXT}, "length_given?": (bool,)}
 HEAD |= {"model?": {"*": SCALAR}, "training?": Null({"*": SCALAR}), "revision?": (str, NOTHING)}
 HEAD |= {"prompts?": {"evaluation?": WHOLE, "again?": WHOLE}}
 PLACE = {"name": TEXT, "layer": WHOLE, "kind": TEXT}
