@@ -91,7 +91,7 @@ def test_figures_2_and_3_have_the_counts_of_table_5_and_the_published_ones(group
     drawn(figure)
     assert bars(figure.axes[1]) == at_six
     published = [line.get_ydata() for line in figure.axes[1].lines]  # per seed, as ours are
-    np.testing.assert_allclose(published, [[0.6, 0.1, 0.7, 1.7], [1.0, 2.1, 0.4, 0]])
+    np.testing.assert_allclose(np.array(published), [[0.6, 0.1, 0.7, 1.7], [1.0, 2.1, 0.4, 0]])
     assert not figure.axes[0].lines  # nothing was published of reversal
     three = layers.thresholds(group)
     drawn(three)
@@ -320,7 +320,7 @@ def every_word(group: Group) -> str:
     return "\n".join(told)
 
 
-@pytest.mark.parametrize("group", [own("sort", **OWN), own("copy")])
+@pytest.mark.parametrize("group", [own("sort", seeds=(1,), **OWN), own("copy")])
 def test_a_report_of_one_s_own_runs_speaks_of_no_paper(group: Group) -> None:
     told = every_word(group)
     assert "Mean rank difference per component" in told

@@ -75,7 +75,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a weight of another size": (lambda content: weight(content, torch.ones(17)), "model.norm.bias must be of size [16]"),
     "a weight of another format": (lambda content: weight(content, torch.ones(16).double()), "one number format"),
     "a weight of whole numbers": (lambda content: weight(content, torch.ones(16).int()), "floating point"),
-    "a complex weight": (lambda content: weight(content, torch.ones(16).cfloat()), "floating point"),
+    "a complex weight": (lambda content: weight(content, torch.ones(16, dtype=torch.complex64)), "floating point"),
     "averages of whole numbers": (
         lambda content: content.update(current_model_state=content["state_dict"] | {"model.norm.bias": torch.ones(16).int()}),
         "floating point",
