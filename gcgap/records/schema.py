@@ -2,7 +2,7 @@
 
 A form is a tuple of types, a set of allowed values, `[form]` (a list of any length), `[form, form]` (a list of that length), a
 dictionary of forms, or `Null(form)`. In a dictionary a key that ends in `?` may be missing, and `*` stands for every other key.
-Kept by hand: with `jsonschema` checking a record takes tens of times as long as parsing it.
+Kept by hand, so that a record is checked in about a millisecond: `gcgap.read` takes thousands of them.
 """
 
 from __future__ import annotations
