@@ -190,7 +190,7 @@ def test_the_table_of_the_readme_is_that_of_the_shipped_record() -> None:
     console.print(table(Record.read(ROOT / "checkpoints" / "sort-seed42" / "gap" / "final.json")))
     assert isinstance(console.file, StringIO)
     shown = [line.strip() for line in console.file.getvalue().splitlines()]
-    told = [line.strip() for line in README.split("Expect a table like this one:\n")[1].split("\nand in `runs")[0].splitlines()]
+    told = [line.strip() for line in README.split("Expect this table:\n")[1].split("\nand in `runs")[0].splitlines()]
     assert " ".join(" ".join(told).split()) == " ".join(" ".join(shown).split())
     assert len(told) > 30
 
