@@ -88,6 +88,8 @@ def test_the_readme_is_short_and_every_link_of_the_pages_leads_somewhere() -> No
     for page in LINKED:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for file in re.findall(r"`((?:gcgap|attribution|importance)/[\w/]+\.\w+)`", page.read_text()):
+            assert (ROOT / file).exists() or (ROOT / "gcgap" / file).exists(), f"{page.name}: {file}"
 
 
 def test_every_page_is_in_the_index() -> None:
