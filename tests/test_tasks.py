@@ -72,7 +72,7 @@ def test_a_subclass_with_a_name_registers_itself(monkeypatch: pytest.MonkeyPatch
 
 def test_a_name_that_another_task_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gcgap.data.tasks.TASKS", dict(TASKS))
-    with pytest.raises(ValueError, match=r"'sort' is that of gcgap\.tasks\.Sort"):
+    with pytest.raises(ValueError, match=r"'sort' is that of gcgap\.data\.tasks\.Sort"):
         type("Other", (Task,), {"name": "sort"})
     assert type(find_task("sort")).__name__ == "Sort"
 
