@@ -295,7 +295,7 @@ def pruned(record: dict[str, Any]) -> Sequence[Column]:
 def test_tokens_of_sentences_are_numbered_and_those_of_integers_named() -> None:
     sort = tiny_record()
     assert token_names(sort)[:2] == ["START", "x1"]
-    assert token_names(Record(sort.to_dict() | {"task": "ioi", "length": 2}))[:3] == ["0", "1", "2"]
+    assert token_names(Record(sort.to_dict() | {"task": "ioi"}))[:3] == ["0", "1", "2"]
 
 
 OWN = {"d_model": 64, "d_ff": 256}

@@ -115,7 +115,7 @@ def test_what_changes_the_numbers_of_training_is_told_of_the_runs_own_config(
         "`trainer.precision`: the config's 64-true wins over the torch.float32 of the checkpoint's weights.",
         "`trainer.precision`: the config's 64-true wins over the 32-true of the run's config.yaml.",
         "`trainer.accumulate_grad_batches`: the config's 2 wins over the 1 of the run's config.yaml.",
-        "`trainer.gradient_clip_val`: the config's 1 wins over the None of the run's config.yaml.",
+        "`trainer.gradient_clip_val`: the config's 1.0 wins over the None of the run's config.yaml.",
         "`trainer.val_check_interval`: the config's 5 wins over the 10 of the run's config.yaml.",
     ]
 
