@@ -50,7 +50,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         SHAPE | {"num_layers": 2, "num_heads": 4, "window_size": 4, "attention_types": [[["global", "local"], 1]]},
     ),
     "phi": ("PhiConfig", GROUPED | {"qk_layernorm": True, "partial_rotary_factor": 0.7}),  # 4 of 6 entries turn
-    "gemma2": ("Gemma2Config", WIDE | {"query_pre_attn_scalar": 8}),
+    "gemma2": ("Gemma2Config", WIDE | {"query_pre_attn_scalar": 8, "attn_implementation": "eager"}),  # has soft caps
     "gemma3_text": ("Gemma3TextConfig", WIDE | {"query_pre_attn_scalar": 8}),
     "gemma3": ("Gemma3Config", SEEING),
 }
