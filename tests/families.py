@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from gcgap.data.sentences import WORDS
+from gcgap.data.ioi import WORDS
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40,

@@ -11,21 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcgap.data.batches import (
-    Batch,
-    Layout,
-    Purpose,
-    Source,
-    check_context,
-    length_batch,
-    mixed_batch,
-    needed_context,
-    partners,
-    rank_slice,
-)
+from gcgap.data.batches import Batch, Layout, Purpose, Source, partner_rows, rank_slice
 from gcgap.data.corruption import Corruption, corrupted
-from gcgap.data.sentences import NAMES, WORDS
-from gcgap.data.tasks import END, PAD, SEP, START, TASKS, Sentences, Task, find_task
+from gcgap.data.ioi import NAMES, WORDS
+from gcgap.data.tasks import END, PAD, SEP, START, TASKS, Sentences, Task
 
 INTEGERS = sorted(name for name, task in TASKS.items() if not isinstance(task, Sentences))
 
@@ -34,6 +23,10 @@ seeds = st.integers(0, 2**32 - 1)
 LAYOUTS = list(Layout)
 IOI = Source("ioi", seed=5, lengths=(1, 3), ood_lengths=(4, 5))
 IOI_PAD = len(WORDS)
+
+
+def partners(seed: int, length: int, size: int) -> torch.Tensor:
+    return partner_rows(Source("sort").batch(Purpose.EVALUATION, 3, size), seed, length)
 
 
 def equal(first: Batch, second: Batch) -> bool:
@@ -81,7 +74,7 @@ def test_in_the_released_layout_the_first_target_of_a_short_example_is_predicted
 @few
 @given(seed=seeds, index=st.integers(0, 1000), length=st.integers(1, 12), task=st.sampled_from(INTEGERS))
 def test_a_batch_of_one_length_has_no_pad_and_scores_its_last_positions(seed: int, index: int, length: int, task: str) -> None:
-    batch = length_batch(find_task(task), seed, Purpose.EVALUATION, index, 5, length)
+    batch = Source(task, seed).batch(Purpose.EVALUATION, length, 5, index)
     assert batch.inputs.shape == batch.targets.shape == (5, 2 * length + 2)
     assert PAD not in batch.inputs
     assert PAD not in batch.targets
@@ -90,7 +83,7 @@ def test_a_batch_of_one_length_has_no_pad_and_scores_its_last_positions(seed: in
 
 
 def test_the_layouts_agree_on_batches_of_one_length() -> None:
-    two = [mixed_batch(find_task("sort"), 2, Purpose.TRAIN, 0, 8, (4, 4), layout) for layout in LAYOUTS]
+    two = [Source("sort", 2, layout, (4, 4)).training_batch(0, 8) for layout in LAYOUTS]
     assert equal(*two)
 
 
@@ -288,7 +281,7 @@ def test_partners_form_one_cycle_so_that_none_is_its_own(seed: int, length: int,
 
 
 def test_a_single_example_has_no_partner() -> None:
-    with pytest.raises(ValueError, match=r"`protocol.sequences` must be at least 2 for resample ablation; got 1"):
+    with pytest.raises(ValueError, match=r"`resample` needs two examples .*; only one has 8\. Raise `protocol\.sequences`"):
         partners(0, 8, 1)
 
 
@@ -315,13 +308,13 @@ def test_a_source_that_cannot_be_is_refused(settings_: dict[str, object], text: 
 
 @pytest.mark.parametrize("length", [2, 3, 8, 31])
 def test_the_needed_context_is_that_of_the_batch_and_not_one_token_more(length: int) -> None:
-    n_ctx = needed_context(length)
+    n_ctx = 2 * length + 2
     assert Source("sort").batch(Purpose.MEAN, length, 2).inputs.shape[1] == n_ctx
-    check_context([length], n_ctx, "length")
+    Source("sort").check_context([length], n_ctx, "length")
     text = rf"`length` must be between 1 and {length - 1}, .* got {length}\. Raise `model\.n_ctx` to {n_ctx} or more"
     for short in (n_ctx - 1, n_ctx - 2):
         with pytest.raises(ValueError, match=text):
-            check_context([1, length], short, "length")
+            Source("sort").check_context([1, length], short, "length")
 
 
 TARGETS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -388,7 +381,7 @@ def test_sentences_need_room_for_fifteen_tokens_and_seven_for_each_filler(length
 @pytest.mark.parametrize("length", [0, -3])
 def test_a_length_below_one_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match=rf"`data\.ood_lengths` must be between 1 and 31, the model's context; got {length}\.$"):
-        check_context([8, length], 64, "data.ood_lengths")
+        Source("sort").check_context([8, length], 64, "data.ood_lengths")
 
 
 def test_training_lengths_include_both_ends() -> None:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gcgap.data.batches import Batch, Purpose, Source, length_batch, partners, rank_slice
+from gcgap.data.batches import Batch, Purpose, Source, partner_rows, rank_slice
 from gcgap.data.corruption import corrupted
-from gcgap.data.tasks import END, LARGEST, SEP, VOCABULARY, find_task
+from gcgap.data.tasks import END, LARGEST, SEP, VOCABULARY
 from gcgap.importance import ablation as causal
 from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, drops
 from gcgap.importance.baselines import Baseline, Replacement, mean_activations, replacements, zero_activations
@@ -66,7 +66,7 @@ def reference_others(
     state, n_heads, length = reference.float64(model.state_dict()), model.n_heads, int(batch.scored[0].sum()) - 1
     own = source.batches(Purpose.MEAN, length, MEAN_BATCHES, MEAN_SIZE)
     runs = [reference.run(state, one.inputs, n_heads, positions) for one in own]
-    partner = batch.inputs[partners(source.seed, length, len(batch.inputs))]
+    partner = batch.inputs[partner_rows(batch, source.seed, length)]
     return {
         Baseline.MEAN: reference.means(runs, by_position=False),
         Baseline.MEAN_BY_POSITION: reference.means(runs, by_position=True),
@@ -143,7 +143,7 @@ def test_resampling_uses_the_partner_of_each_row() -> None:
     source = Source("sort", seed=3)
     batch = source.batch(Purpose.EVALUATION, 4, 19)
     give: Replacement = all_replacements(model, source, batch)[Baseline.RESAMPLE]
-    partner = batch.inputs[partners(3, 4, 19)]
+    partner = batch.inputs[partner_rows(batch, 3, 4)]
     for rows in (slice(0, 16), slice(16, 19)):
         theirs = reference.run(reference.float64(model.state_dict()), partner[rows], 2, "none").parts
         torch.testing.assert_close(give(rows).heads[0][:, :, 1], theirs[0, 1], **CLOSE)
@@ -418,7 +418,7 @@ def test_the_drop_in_log_probability_of_the_only_working_head_is_that_worked_out
 def test_the_gradient_of_the_only_working_head_is_that_worked_out_by_hand() -> None:
     model = copier([lambda j: True])
     tokens = torch.tensor([[31, 4, 15, 92]])
-    one = length_batch(find_task("copy"), 0, Purpose.GRADIENT, 0, 1, N)
+    one = Source("copy", 0).batch(Purpose.GRADIENT, N, 1)
     one.inputs[:, 1 : N + 1] = one.inputs[:, N + 2 :] = tokens
     one.targets[:, :N] = one.targets[:, N + 1 : -1] = tokens
     mean = 3 / WIDTH

@@ -10,7 +10,7 @@ import torch
 from handmade import CLOSE, PARTS, WIRING, N, a_drop, bent_model
 from torch import Tensor
 
-from gcgap.data.batches import Batch, Purpose, Source, partners
+from gcgap.data.batches import Batch, Purpose, Source, partner_rows
 from gcgap.data.corruption import OF_SEQUENCES, Corruption, corrupted
 from gcgap.data.tasks import LARGEST, SEP, START, find_task
 from gcgap.importance.ablation import Intervention, ablated_scores
@@ -184,7 +184,7 @@ def test_causal_scores_of_patching_are_drops_to_the_corrupted_inputs() -> None:
     state, targets = reference.float64(model.state_dict()), batch.targets
     inputs = {
         Baseline.PATCH_TOKEN: corrupted(batch, Corruption.TOKEN, SORT.seed).inputs,
-        Baseline.RESAMPLE: batch.inputs[partners(SORT.seed, LENGTH, 19)],
+        Baseline.RESAMPLE: batch.inputs[partner_rows(batch, SORT.seed, LENGTH)],
     }
     for (members, baseline), scores in zip(asked, found.log_prob, strict=True):
         other = reference.run(state, inputs[baseline], 2, "none").parts

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import gcgap
-from gcgap.data.batches import Batch, Purpose, Source, partners
+from gcgap.data.batches import Batch, Purpose, Source, partner_rows
 from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, drops
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import Baseline, mean_activations, replacements, zero_activations
@@ -123,7 +123,7 @@ def test_the_numbers_of_a_record_are_those_of_the_reference(trained: Transformer
     assert column(record, "gradient", "value") == pytest.approx(G, rel=1e-9)
     batch = source.batch(Purpose.EVALUATION, 4, 40)
     runs = [reference.run(state, one.inputs, 2, "none") for one in source.batches(Purpose.MEAN, 4, 2, 8)]
-    partner = batch.inputs[partners(source.seed, 4, 40)]
+    partner = batch.inputs[partner_rows(batch, source.seed, 4)]
     others = {
         "mean": reference.means(runs, by_position=False),
         "mean_by_position": reference.means(runs, by_position=True),

@@ -27,8 +27,8 @@ from gcgap.attribution.sets import single_drops
 from gcgap.attribution.setup import Setup
 from gcgap.cli import main
 from gcgap.data.batches import Purpose
-from gcgap.data.find_prompts import find_prompts
-from gcgap.data.sentences import WORDS, word_ids
+from gcgap.data.ioi import WORDS, word_ids
+from gcgap.data.prompt_tasks import find_prompts
 from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
 from gcgap.importance.experiment import Subject

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.profiler import ProfilerActivity, profile
 
-from gcgap.data.batches import Batch, Layout, Purpose, Source, mixed_batch
-from gcgap.data.tasks import VOCABULARY, Task, find_task
+from gcgap.data.batches import Batch, Layout, Source
+from gcgap.data.tasks import VOCABULARY, Task
 from gcgap.models.packing import packed_logits, scored_logits
 from gcgap.models.transformer import Positions, Transformer
 
 
 def mixed(layout: Layout) -> Batch:
-    batch = mixed_batch(find_task("sort"), 3, Purpose.TRAIN, 0, 12, (2, 5), layout)
+    batch = Source("sort", 3, layout, (2, 5)).training_batch(0, 12)
     assert not batch.scored[:, -1].all(), "some rows are shorter than the longest"
     return batch
 
@@ -41,8 +41,8 @@ def test_packed_logits_are_those_of_the_padded_batch_for_any_number_of_targets(
     m: int, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gcgap.data.tasks.TASKS", {})
-    own = type("Own", (Task,), {"name": "own", "target": lambda self, inputs: inputs[:, :1].expand(-1, m)})()
-    model, batch = Transformer(2, 2, 16, 24, seed=1).double(), mixed_batch(own, 3, Purpose.TRAIN, 0, 12, (2, 5), layout)
+    type("Own", (Task,), {"name": "own", "target": lambda self, inputs: inputs[:, :1].expand(-1, m)})()
+    model, batch = Transformer(2, 2, 16, 24, seed=1).double(), Source("own", 3, layout, (2, 5)).training_batch(0, 12)
     packed = packed_logits(model, batch.inputs, batch.scored)
     assert len(packed) == 12 * (m + 1)
     torch.testing.assert_close(packed, model(batch.inputs)[batch.scored], atol=1e-13, rtol=1e-10)

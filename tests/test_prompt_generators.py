@@ -12,12 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_tokens import pieces
 
-from gcgap.data.find_prompts import single_token_names
-from gcgap.data.greater_than import CENTURIES, greater_than, two_digit_years
-from gcgap.data.induction import HALF, induction
-from gcgap.data.name_swaps import ioi
+from gcgap.data.ioi import CLOSINGS, FILLERS, NAMES, OBJECTS, OPENINGS, PLACES, WORDS, ioi, split, word_ids
+from gcgap.data.prompt_tasks import CENTURIES, HALF, greater_than, induction, single_token_names, two_digit_years
 from gcgap.data.prompt_tokens import encoded
-from gcgap.data.sentences import CLOSINGS, FILLERS, NAMES, OBJECTS, OPENINGS, PLACES, WORDS, split, word_ids
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32)

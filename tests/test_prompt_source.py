@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from toy_tokens import BOS, VOCABULARY, pieces
 
 from gcgap.data.batches import Batch, Layout, Purpose
-from gcgap.data.find_prompts import PROMPTS, find_prompts
+from gcgap.data.ioi import WORDS, word_ids
 from gcgap.data.prompt_source import PromptSource
-from gcgap.data.sentences import WORDS, word_ids
+from gcgap.data.prompt_tasks import PROMPTS, find_prompts
 from gcgap.importance.experiment import id_batches
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)

@@ -20,7 +20,8 @@ from gcgap.attribution.setup import Setup
 from gcgap.data.batches import NOTHING, Batch, partner_rows
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.data.prompt_source import PromptSource
-from gcgap.data.prompt_tokens import Encoded, as_batch
+from gcgap.data.prompt_tokens import as_batch
+from gcgap.data.prompts import Encoded
 from gcgap.importance import ablation as causal
 from gcgap.importance.ablation import base_scores, chunk_size
 from gcgap.importance.activity import activation_norms, attention_entropies

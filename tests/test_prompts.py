@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mutants import EDITS, Edit, harmed
 
 from gcgap.data.batches import NOTHING
-from gcgap.data.prompt import Prompt, read_prompts
-from gcgap.data.prompt_tokens import Encoded, Vocabulary, as_batch, check_vocabulary, encoded, next_token, token_ids
-from gcgap.data.random_token import corrupt
+from gcgap.data.corruption import corrupt
+from gcgap.data.prompt_tokens import Vocabulary, as_batch, check_vocabulary, encoded, next_token, token_ids
+from gcgap.data.prompts import Encoded, Prompt, read_prompts
 
 few = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 LINE = {"clean": "a b", "corrupted": "a c", "answer": " d", "wrong": " e"}

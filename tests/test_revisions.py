@@ -39,7 +39,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
             return SimpleNamespace(origin=Origin(source, None, step_of(name), weights.get(str(name), f"weights of {name}")))
 
         def measure(model: Any, protocol: Protocol) -> Record:
-            told = {"protocol": protocol.to_dict() | source.told(), "checkpoint_sha256": model.origin.checkpoint_sha256}
+            told = {"protocol": protocol.to_dict() | source.as_record(), "checkpoint_sha256": model.origin.checkpoint_sha256}
             return Record(tiny.ten(step=model.origin.step).to_dict() | told)
 
         def done(record: Record, known: bool) -> None:

@@ -17,11 +17,10 @@ from tokenizers import decoders, models, normalizers, processors, trainers
 from tokenizers import pre_tokenizers as pre
 
 from gcgap.data.batches import Batch, Purpose
-from gcgap.data.find_prompts import find_prompts
-from gcgap.data.name_swaps import ioi
+from gcgap.data.ioi import NAMES, ioi
 from gcgap.data.prompt_source import PromptSource
+from gcgap.data.prompt_tasks import find_prompts
 from gcgap.data.prompt_tokens import UnknownWordsError, Vocabulary, next_token, token_ids
-from gcgap.data.sentences import NAMES
 from gcgap.models.tokenizer import Tokenizer, read_tokenizer
 
 TEXTS = [f"{prompt.clean}{prompt.answer}" for prompt in ioi(np.random.default_rng(0), 60, 2, NAMES)]

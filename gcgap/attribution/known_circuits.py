@@ -21,8 +21,8 @@ import torch
 
 from gcgap.attribution.circuit_parts import SHARP, carry, clear, either, idle, looks, loud, moves, rows_of
 from gcgap.attribution.circuit_wires import ANSWER, CONTEXT, DIGITS, POSITION, SCRATCH, TOKEN, VOID, blank
-from gcgap.data.batches import Batch, Purpose, as_batch, generator, length_batch
-from gcgap.data.tasks import LARGEST, START, find_task
+from gcgap.data.batches import Batch, Purpose, Source, as_batch, generator
+from gcgap.data.tasks import LARGEST, START
 from gcgap.models.transformer import Transformer
 
 LENGTH = 6  # integers of an example of a task
@@ -55,7 +55,7 @@ class Known:
 
 def task_batch(task: str) -> Callable[[int, int], Batch]:
     """Draws (size, seed) examples of a task, all of LENGTH integers."""
-    return lambda size, seed: length_batch(find_task(task), seed, Purpose.EVALUATION, 0, size, LENGTH)
+    return lambda size, seed: Source(task, seed).batch(Purpose.EVALUATION, LENGTH, size)
 
 
 def repeated_batch(size: int, seed: int) -> Batch:

@@ -266,7 +266,7 @@ def _of_model(options: argparse.Namespace) -> list[Job]:
             one,
             protocol,
             given.length,
-            model.origin.source.told()["prompts_sha256"],
+            model.origin.source.as_record()["prompts_sha256"],
             {"run": given.run, "revision": options.revision},
         )
         for one in setups

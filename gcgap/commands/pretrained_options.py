@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gcgap.data.find_prompts import PROMPTS
+from gcgap.data.prompt_tasks import PROMPTS
 from gcgap.training.usage import UsageError
 
 TEXTS = {

@@ -84,7 +84,7 @@ class Revisions:
         if not path.exists():
             return None
         found = Record.read(path)
-        protocol = self.protocol.to_dict() | model.origin.source.told()
+        protocol = self.protocol.to_dict() | model.origin.source.as_record()
         check_same(path, found.data, {"checkpoint_sha256": model.origin.checkpoint_sha256, "protocol": protocol})
         return found
 

@@ -1,13 +1,13 @@
 """Batches as pure functions of (seed, purpose, index).
 
-Owns how examples are drawn and laid out as tokens. Any batch can be made again at any time, on any rank, after any restart,
-and there is no generator state to save. Owns no loader: see `gcgap.training.datamodule`.
+How examples are drawn and laid out as tokens. Any batch can be regenerated at any time, on any rank, after any restart, and there
+is no generator state to save. Loaders are in `gcgap.training.datamodule`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -108,41 +108,22 @@ def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
 
 
 def encode(
-    task: Task,
-    n: Int[np.ndarray, " batch"],
-    values: Int[np.ndarray, "batch most"],
-    longest: Int[np.ndarray, " batch"],
-    layout: Layout,
+    task: Task, n: Int[np.ndarray, " batch"], values: Int[np.ndarray, "batch most"], layout: Layout
 ) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
-    """Tokens of examples, and which of them are scored.
-
-    Example i is the first n_i of its values, laid out in the room that a batch whose longest example has longest_i needs; what
-    other examples need beyond that is PAD on the right.
-    """
-    m, targets = _targets(task, n, values)
-    first = n + 2 if layout == Layout.CONTIGUOUS else longest + 2
-    tokens = np.full((len(n), int((first + m).max()) + 1), PAD)
-    tokens[:, 0], every = START, np.arange(len(n))
-    tokens[every, n + 1], tokens[every, first + m] = SEP, END
-    rows, places = np.nonzero(np.arange(values.shape[1]) < n[:, None])
-    tokens[rows, places + 1] = values[rows, places]
-    rows, places = np.nonzero(np.arange(targets.shape[1]) < m[:, None])
-    tokens[rows, places + first[rows]] = targets[rows, places]
-    after = np.arange(tokens.shape[1]) - first[:, None]
-    return torch.from_numpy(tokens), torch.from_numpy((after >= 0) & (after <= m[:, None]))
-
-
-def _targets(
-    task: Task, n: Int[np.ndarray, " batch"], values: Int[np.ndarray, "batch most"]
-) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, "batch widest"]]:
-    """How many targets each example has, and the targets; a task takes examples of one length together."""
-    of = {int(length): np.flatnonzero(n == length) for length in np.unique(n)}
-    found = {length: task.checked_target(torch.from_numpy(values[rows, :length])).numpy() for length, rows in of.items()}
-    m, targets = np.zeros_like(n), np.full((len(n), max(one.shape[1] for one in found.values())), PAD)
-    for length, rows in of.items():
-        m[rows] = width = found[length].shape[1]
-        targets[rows, :width] = found[length]
-    return m, targets
+    """Tokens of examples, of which example i has the first n_i of its values, and which of them are scored: y and END."""
+    longest, parts = int(n.max()), []
+    for length in map(int, np.unique(n)):  # a task takes examples of one length together
+        rows = np.flatnonzero(n == length)
+        x = values[rows, :length]
+        y = task.checked_target(torch.from_numpy(x)).numpy()
+        first = (length if layout == Layout.CONTIGUOUS else longest) + 2
+        parts.append((rows, x, y, length + 1, first, first + y.shape[1]))
+    tokens = np.full((len(n), max(end for *_, end in parts) + 1), PAD)
+    scored = np.zeros(tokens.shape, dtype=bool)
+    for rows, x, y, sep, first, end in parts:
+        tokens[rows, 0], tokens[rows, sep], tokens[rows, end] = START, SEP, END
+        tokens[rows, 1:sep], tokens[rows, first:end], scored[rows, first : end + 1] = x, y, True
+    return torch.from_numpy(tokens), torch.from_numpy(scored)
 
 
 def as_batch(tokens: Int[Tensor, "batch tokens"], scored: Bool[Tensor, "batch tokens"]) -> Batch:
@@ -150,56 +131,24 @@ def as_batch(tokens: Int[Tensor, "batch tokens"], scored: Bool[Tensor, "batch to
     return Batch(tokens[:, :-1], tokens[:, 1:], scored[:, 1:], int(scored.sum()))
 
 
-def mixed_tokens(
-    task: Task, seeds: Sequence[int], purpose: Purpose, index: int, size: int, lengths: tuple[int, int], layout: Layout
-) -> tuple[Int[Tensor, "seed batch tokens"], Bool[Tensor, "seed batch tokens"]]:
-    """Tokens of batch `index` of every seed, and which are scored: each as its own `mixed_batch`, but PAD to a common length."""
-    drawn = [_drawn(generator(seed, purpose, index), size, lengths) for seed in seeds]
-    longest = np.repeat([n.max() for n, _ in drawn], size)
-    n, values = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    tokens, scored = encode(task, n, values, longest, layout)
-    return tokens.unflatten(0, (len(seeds), size)), scored.unflatten(0, (len(seeds), size))
-
-
-def _drawn(random: np.random.Generator, size: int, lengths: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The lengths of examples, and values for the longest that could be."""
-    return random.integers(lengths[0], lengths[1] + 1, size), random.integers(1, LARGEST + 1, (size, lengths[1]))
-
-
-def mixed_batch(
-    task: Task, seed: int, purpose: Purpose, index: int, size: int, lengths: tuple[int, int], layout: Layout
-) -> Batch:
-    """Batch `index` of examples whose lengths are uniform on `lengths` (both ends included), padded as `layout` says.
-
-    Of sentences every token is scored.
-    """
+def _draw(task: Task, random: np.random.Generator, n: Int[np.ndarray, " batch"], most: int, layout: Layout, every: bool) -> Batch:
+    """Examples of these lengths, `most` at most; of sentences the last token alone is scored, unless `every` one is."""
     if isinstance(task, Sentences):
-        random = generator(seed, purpose, index)
-        return _sentences(task, random, random.integers(lengths[0], lengths[1] + 1, size), every=True)
-    tokens, scored = mixed_tokens(task, [seed], purpose, index, size, lengths, layout)
-    return as_batch(tokens[0], scored[0])
+        return _sentences(task, random, n, every)
+    return as_batch(*encode(task, n, random.integers(1, LARGEST + 1, (len(n), most)), layout))
 
 
-def length_batch(task: Task, seed: int, purpose: Purpose, index: int, size: int, length: int) -> Batch:
-    """Batch `index` of `size` examples that all have `length` integers: no PAD, and the target and END at the end are scored."""
-    random, n = generator(seed, purpose, length, index), np.full(size, length)
-    if isinstance(task, Sentences):
-        return _sentences(task, random, n)
-    values = random.integers(1, LARGEST + 1, (size, length))
-    return as_batch(*encode(task, n, values, n, Layout.CONTIGUOUS))
-
-
-def _sentences(task: Sentences, random: np.random.Generator, n: Int[np.ndarray, " batch"], every: bool = False) -> Batch:
-    """Sentences of these lengths, padded on the right; the last token alone is scored, unless `every` one is."""
+def _sentences(task: Sentences, random: np.random.Generator, n: Int[np.ndarray, " batch"], every: bool) -> Batch:
+    """Sentences of these lengths, padded on the right."""
     rows = [task.row(random, int(length)) for length in n]
-    ends = torch.tensor([len(clean) for clean, *_ in rows])
+    ends = torch.tensor([len(row.clean) for row in rows])
     clean, corrupted = (torch.full((len(rows), int(ends.max()) + 1), task.pad) for _ in range(2))
-    for i, (one, other, answer, _) in enumerate(rows):
-        clean[i, : len(one) + 1] = torch.tensor([*one, answer])
-        corrupted[i, : len(other)] = torch.tensor(other)
+    for i, row in enumerate(rows):
+        clean[i, : len(row.clean) + 1] = torch.tensor([*row.clean, row.answer])
+        corrupted[i, : len(row.clean)] = torch.tensor(row.corrupted)
     place = torch.arange(clean.shape[1])
     scored = (place <= ends[:, None]) & ((place > 0) if every else (place == ends[:, None]))
-    return as_batch(clean, scored)._replace(wrong=torch.tensor([wrong for *_, wrong in rows]), corrupted=corrupted[:, :-1])
+    return as_batch(clean, scored)._replace(wrong=torch.tensor([row.wrong for row in rows]), corrupted=corrupted[:, :-1])
 
 
 def rank_slice(batch: Batch, rank: int, world: int, key: str) -> Batch:
@@ -215,36 +164,22 @@ def rank_slice(batch: Batch, rank: int, world: int, key: str) -> Batch:
 
 
 def partner_rows(batch: Batch, seed: int, length: int) -> Int[Tensor, " batch"]:
-    """For each row another one with as many tokens, at random.
+    """For each row another one with as many tokens: all such rows form a uniformly random cycle.
 
     Raises:
         ValueError: No other row has as many tokens as one of them.
     """
     tokens = (batch.inputs != NOTHING).sum(1)
-    kinds = tokens.unique().tolist()
-    if len(kinds) == 1:
-        return partners(seed, length, len(tokens))
-    random, found = generator(seed, Purpose.PARTNER, length), torch.empty_like(tokens)
-    for kind in kinds:
-        rows = torch.from_numpy(random.permutation((tokens == kind).nonzero().squeeze(1).numpy()))
+    random, partner = generator(seed, Purpose.PARTNER, length), torch.empty_like(tokens)
+    for count in tokens.unique().tolist():
+        rows = torch.from_numpy(random.permutation((tokens == count).nonzero().squeeze(1).numpy()))
         if len(rows) < 2:
-            raise ValueError(f"`resample` needs two prompts of each number of tokens; only one has {kind}. Use another baseline.")
-        found[rows] = rows.roll(1)
-    return found
-
-
-def partners(seed: int, length: int, size: int) -> Int[Tensor, " size"]:
-    """For each of `size` examples the index of another one: a uniformly random cycle, so no example is its own partner.
-
-    Raises:
-        ValueError: There is no other example.
-    """
-    if size < 2:
-        raise ValueError(f"`protocol.sequences` must be at least 2 for resample ablation; got {size}.")
-    order = generator(seed, Purpose.PARTNER, length).permutation(size)
-    partner = np.empty(size, dtype=np.int64)
-    partner[order] = np.roll(order, 1)
-    return torch.from_numpy(partner)
+            raise ValueError(
+                f"`resample` needs two examples of each number of tokens; only one has {count}. Raise `protocol.sequences`, or "
+                "use another baseline."
+            )
+        partner[rows] = rows.roll(1)
+    return partner
 
 
 @dataclass(frozen=True)
@@ -291,8 +226,8 @@ class Source:
         object.__setattr__(self, "ood_lengths", tuple(sorted(self.ood_lengths)))  # the window rule takes the first one inside
         self.check_ood(self.ood_lengths, "data.ood_lengths")
 
-    def told(self) -> dict[str, Any]:
-        """What a record's protocol says of the data."""
+    def as_record(self) -> dict[str, Any]:
+        """What the protocol of a record says of the data."""
         return {"layout": str(self.layout), "lengths": list(self.lengths), "ood_lengths": list(self.ood_lengths)}
 
     def check_ood(self, lengths: Iterable[int], key: str) -> None:
@@ -313,7 +248,16 @@ class Source:
 
     def check_context(self, lengths: Iterable[int], n_ctx: int | None, key: str) -> None:
         """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens (None: for any number)."""
-        check_context(lengths, n_ctx, key, find_task(self.task).input_tokens)
+        needed = find_task(self.task).input_tokens
+        for length in lengths:
+            if n_ctx is None or (1 <= length <= n_ctx and needed(length) <= n_ctx):
+                continue
+            longest = bisect_right(range(1, n_ctx + 1), n_ctx, key=needed)
+            advice = ""
+            if length > longest:
+                room = f" to {needed(length)} or more" if length <= n_ctx else ""
+                advice = f" Raise `model.n_ctx`{room}, or lower `{key}`."
+            raise ValueError(f"`{key}` must be between 1 and {longest}, the model's context; got {length}.{advice}")
 
     @property
     def training_lengths(self) -> range:
@@ -321,12 +265,15 @@ class Source:
         return range(self.lengths[0], self.lengths[1] + 1)
 
     def training_batch(self, index: int, size: int) -> Batch:
-        """Global training batch `index`."""
-        return mixed_batch(find_task(self.task), self.seed, Purpose.TRAIN, index, size, self.lengths, self.layout)
+        """Global training batch `index`: lengths uniform on `lengths`, padded as `layout` says; of sentences all is scored."""
+        random, (low, high) = generator(self.seed, Purpose.TRAIN, index), self.lengths
+        n = random.integers(low, high + 1, size)
+        return _draw(find_task(self.task), random, n, high, self.layout, every=True)
 
     def batch(self, purpose: Purpose, length: int, size: int, index: int = 0) -> Batch:
-        """Batch `index` of examples of one length."""
-        return length_batch(find_task(self.task), self.seed, purpose, index, size, length)
+        """Batch `index` of examples of one length: no PAD, and the target and END at the end are scored."""
+        random = generator(self.seed, purpose, length, index)
+        return _draw(find_task(self.task), random, np.full(size, length), length, Layout.CONTIGUOUS, every=False)
 
     def length_of(self, batch: Batch) -> int:
         """The length of the examples of a batch of one length."""
@@ -338,26 +285,3 @@ class Source:
     def batches(self, purpose: Purpose, length: int, count: int, size: int) -> list[Batch]:
         """The first `count` batches of one length."""
         return [self.batch(purpose, length, size, index) for index in range(count)]
-
-
-def needed_context(length: int) -> int:
-    """Input tokens of an example of `length` integers with as many targets: START x SEP y."""
-    return 2 * length + 2
-
-
-def check_context(lengths: Iterable[int], n_ctx: int | None, key: str, needed: Callable[[int], int] = needed_context) -> None:
-    """Raise a ValueError unless every length can be read by a model with room for `n_ctx` tokens (None: for any number).
-
-    `needed` says how many input tokens an example has, as `Task.input_tokens` does.
-    """
-    if n_ctx is None:
-        return
-    for length in lengths:
-        if 1 <= length <= n_ctx and needed(length) <= n_ctx:
-            continue
-        longest = bisect_right(range(1, n_ctx + 1), n_ctx, key=needed)
-        told = f"`{key}` must be between 1 and {longest}, the model's context; got {length}."
-        if length > longest:
-            room = f" to {needed(length)} or more" if length <= n_ctx else ""
-            told += f" Raise `model.n_ctx`{room}, or lower `{key}`."
-        raise ValueError(told)

@@ -1,8 +1,8 @@
 """Corrupted inputs for activation patching: what differs from the clean input, and what stays.
 
 Prompts come with a corrupted twin each. Of sequences only the integers x change. The target y that follows SEP, which every
-later position reads and is scored on, stays the clean one: the metric of a corrupted run is log p(y | corrupted x). Owns no model
-and no intervention.
+later position reads and is scored on, stays the clean one: the metric of a corrupted run is log p(y | corrupted x). Prompts of a
+file that have no twin get one by `corrupt`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gcgap.data.batches import Batch, Purpose, generator
+from gcgap.data.prompts import Encoded
 from gcgap.data.tasks import LARGEST
 
 Integers = NDArray[np.int64]
@@ -51,11 +52,9 @@ def corrupted(batch: Batch, corruption: Corruption, seed: int) -> Batch:
         ValueError: A sequence has no two neighbours that differ, so that no swap would change it; or prompts are asked for what
             only sequences have, or the other way round.
     """
-    if (batch.corrupted is None) == (corruption == Corruption.PROMPT):
-        kind = (
-            "prompts with a corrupted twin" if batch.corrupted is None else "sequences of integers; prompts have `patch_prompt`"
-        )
-        raise ValueError(f"`patch_{corruption}` needs {kind}.")
+    if corruption not in corruptions(batch):
+        others = "sequences of integers; prompts have `patch_prompt`"
+        raise ValueError(f"`patch_{corruption}` needs {'prompts with a corrupted twin' if batch.corrupted is None else others}.")
     if batch.corrupted is not None:
         return batch._replace(inputs=batch.corrupted, corrupted=batch.inputs)
     length = batch.inputs.shape[1] - batch.last - 1  # START x SEP y, of which END is scored too and not read
@@ -90,3 +89,31 @@ def _swapped(clean: Integers, random: np.random.Generator) -> Integers:
 
 OF_SEQUENCES = (Corruption.SEQUENCE, Corruption.TOKEN, Corruption.SWAP)
 CHANGES = {Corruption.SEQUENCE: _another_sequence, Corruption.TOKEN: _another_token, Corruption.SWAP: _swapped}
+
+
+def corrupt(prompt: Encoded, random: np.random.Generator, words: np.ndarray, special: frozenset[int] = frozenset()) -> Encoded:
+    """The prompt with a corrupted twin, in which one token at a random place is another random one.
+
+    Neither the first token changes, which may be a special one that says nothing, nor the last, from which the answer is
+    predicted: a change there would reach every component directly, not by way of the heads that move it.
+
+    Args:
+        prompt: What to corrupt.
+        random: Draws the place and the token.
+        words: The tokens that text can give; each other one is equally likely.
+        special: Tokens that do not change, such as those of a chat template.
+
+    Raises:
+        ValueError: There is no token between the first and the last that can change, or no other token.
+    """
+    places = [place for place, token in enumerate(prompt.clean[1:-1], start=1) if token not in special]
+    if not places:
+        raise ValueError(
+            "`clean` must have at least 3 tokens for one between the first and the last, and not special, to be changed at "
+            f"random; got {list(prompt.clean)}. Write a longer prompt, or give `corrupted`."
+        )
+    place = int(random.choice(places))
+    if not len(others := words[words != prompt.clean[place]]):
+        raise ValueError(f"there must be another token that text can give; got only {words.tolist()}. Give `corrupted`.")
+    token = int(random.choice(others))
+    return prompt._replace(corrupted=(*prompt.clean[:place], token, *prompt.clean[place + 1 :]))

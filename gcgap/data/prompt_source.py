@@ -6,12 +6,70 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gcgap.data.batches import Batch, Purpose, Source, check_seed
-from gcgap.data.prompt_parts import Parts
-from gcgap.data.prompt_tokens import Encoded, as_batch
+import numpy as np
+
+from gcgap.data.batches import Batch, Purpose, Source, check_seed, generator
+from gcgap.data.prompt_tokens import as_batch
+from gcgap.data.prompts import Encoded
 
 Draw = Callable[[Purpose, int, int, int], Sequence[Encoded]]
 """Gives the prompts of a batch by its purpose, size and index, and the number of batches that there are to be."""
+FEWEST_PROMPTS = 6
+"""Prompts of a file: two for each part, so that each has another one."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The prompts of a file in three parts of equal size, up to one: for evaluation, for its repetition, for everything else.
+
+    So no prompt that is evaluated also makes means or gradients.
+
+    Args:
+        prompts: All of them, none twice.
+        seed: Seed of all streams.
+
+    Raises:
+        ValueError: There are too few.
+    """
+
+    prompts: tuple[Encoded, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) < FEWEST_PROMPTS:
+            raise ValueError(
+                f"there must be at least {FEWEST_PROMPTS} prompts, since evaluation, its repetition and means and gradients get "
+                f"a third each; got {len(self.prompts)}. Write more."
+            )
+
+    def __call__(self, purpose: Purpose, size: int, index: int, count: int = 1) -> list[Encoded]:
+        """The first `size` prompts of the part of an evaluation; of everything else one of `count` batches that share no prompt.
+
+        There are fewer than `size` where the part has fewer.
+
+        Raises:
+            ValueError: The part has fewer prompts than batches.
+        """
+        part = self._part(purpose, index)
+        if purpose == Purpose.EVALUATION:
+            return [self.prompts[i] for i in part[:size]]
+        if (each := min(size, len(part) // count)) < 1:
+            raise ValueError(
+                f"a file must have a prompt for each of {count} batches among the third that means and gradients get; got "
+                f"{len(part)}. Write more, or lower `protocol.gradient_batches` and `protocol.mean_batches`."
+            )
+        part = generator(self.seed, purpose, 0, 0).permutation(part)
+        return [self.prompts[i] for i in part[index * each : (index + 1) * each]]
+
+    @property
+    def most_batches(self) -> int:
+        """Batches of means or gradients at most, each of one prompt."""
+        return len(self._part(Purpose.MEAN, 0))
+
+    def _part(self, purpose: Purpose, index: int) -> np.ndarray:
+        order = generator(self.seed, Purpose.ORDER, 0).permutation(len(self.prompts))
+        first, other, rest = np.array_split(order, 3)
+        return rest if purpose != Purpose.EVALUATION else other if index else first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +93,23 @@ class PromptSource(Source):
     given_length: int = 0
     file_sha256: str | None = None
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed, "seed")
+        object.__setattr__(self, "lengths", (self.given_length, self.given_length))
+
     @property
     def only_length(self) -> int | None:
         """That of all prompts."""
         return self.given_length
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed, "seed")
-        object.__setattr__(self, "lengths", (self.given_length, self.given_length))
 
     @property
     def most_batches(self) -> int | None:
         """Batches at most that share no prompt; None where there is no limit."""
         return self.draw.most_batches if isinstance(self.draw, Parts) else None
 
-    def told(self) -> dict[str, Any]:
-        """What a record's protocol says of the data."""
-        return super().told() | {"prompts_sha256": self.file_sha256}
+    def as_record(self) -> dict[str, Any]:
+        """What the protocol of a record says of the data."""
+        return super().as_record() | {"prompts_sha256": self.file_sha256}
 
     def check_ood(self, lengths: Iterable[int], key: str) -> None:
         """Raise a ValueError unless every length is the source's own: prompts have no other, and no training lengths."""

@@ -1,7 +1,7 @@
 """From prompts to the tokens that a model reads, and to batches of them.
 
 A tokenizer is any callable that gives the token ids of a text. It may put special tokens before a text, and none behind it, where
-the answer is read. Owns no tokenizer.
+the answer is read.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gcgap.data.batches import NOTHING, Batch
-from gcgap.data.prompt import Prompt
+from gcgap.data.prompts import Encoded, Prompt
 
 Encode = Callable[[str], list[int]]
 """Gives the token ids of a text."""
@@ -50,15 +49,6 @@ class Vocabulary:
         return np.setdiff1d(np.arange(self.size), list(self.special)) if self.words is None else self.words()
 
 
-class Encoded(NamedTuple):
-    """A prompt in tokens: `clean` and `corrupted` are equally long and differ, and `answer` follows the last token of `clean`."""
-
-    clean: tuple[int, ...]
-    corrupted: tuple[int, ...] | None
-    answer: int
-    wrong: int | None
-
-
 def encoded(prompt: Prompt, encode: Encode) -> Encoded:
     """The tokens of a prompt.
 
@@ -66,17 +56,39 @@ def encoded(prompt: Prompt, encode: Encode) -> Encoded:
         ValueError: An answer is not one token in its place, right after the clean prompt; the answers are equal; or clean and
             corrupted are equal or have unequal numbers of tokens.
     """
-    clean = _tokens(prompt.clean, encode)
+    clean, corrupted = (token_ids(text, encode) if isinstance(text, str) else text for text in (prompt.clean, prompt.corrupted))
     if not clean:
         raise ValueError(f"`clean` must have a token; the tokenizer gives none for {prompt.clean!r}. Write a longer prompt.")
-    corrupted = None if prompt.corrupted is None else _tokens(prompt.corrupted, encode)
-    if corrupted is not None:
-        _check_twins(clean, corrupted)
+    if corrupted is not None and len(clean) != len(corrupted):
+        raise ValueError(
+            f"`clean` and `corrupted` must have equally many tokens; got {len(clean)} and {len(corrupted)}. Change some words.\n"
+            f"clean: {list(clean)}\ncorrupted: {list(corrupted)}"
+        )
+    if clean == corrupted:
+        raise ValueError(f"`clean` and `corrupted` must differ, or patching does nothing; got the same tokens, {list(clean)}.")
     answer = _answer(prompt.clean, "answer", prompt.answer, encode)
     wrong = None if prompt.wrong is None else _answer(prompt.clean, "wrong", prompt.wrong, encode)
     if wrong == answer:
         raise ValueError(f"`wrong` must differ from `answer`; got {prompt.wrong!r}, the token {wrong}, for both. Change one.")
     return Encoded(clean, corrupted, answer, wrong)
+
+
+def _answer(clean: str | tuple[int, ...], key: str, answer: str | int, encode: Encode) -> int:
+    if isinstance(answer, int):
+        return answer
+    if not isinstance(clean, str):
+        raise ValueError(f"`{key}` must be a token id where `clean` is token ids; got {answer!r}. Give its id.")
+    if (token := next_token(clean, answer, encode)) is not None:
+        return token
+    try:
+        before, after = list(token_ids(clean, encode)), list(token_ids(clean + answer, encode))
+    except UnknownWordsError as error:
+        raise ValueError(f"`{key}` is {answer!r}: {error} Mind the space before it.") from error
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    raise ValueError(
+        f"`{key}` must be exactly one token after `clean`; with {answer!r} the end of the tokens, {before[same:]}, becomes "
+        f"{after[same:]}. Choose another answer, mind the space before it, or give a token id."
+    )
 
 
 def token_ids(text: str, encode: Encode) -> tuple[int, ...]:
@@ -149,34 +161,3 @@ def as_batch(prompts: Sequence[Encoded]) -> Batch:
 def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
     longest = max(len(row) for row in rows)
     return torch.tensor([list(row) + [NOTHING] * (longest - len(row)) for row in rows])
-
-
-def _tokens(text: str | tuple[int, ...], encode: Encode) -> tuple[int, ...]:
-    return token_ids(text, encode) if isinstance(text, str) else text
-
-
-def _check_twins(clean: tuple[int, ...], corrupted: tuple[int, ...]) -> None:
-    both = f"\nclean: {list(clean)}\ncorrupted: {list(corrupted)}"
-    if len(clean) != len(corrupted):
-        numbers = f"{len(clean)} and {len(corrupted)}"
-        raise ValueError(f"`clean` and `corrupted` must have equally many tokens; got {numbers}. Change some words.{both}")
-    if clean == corrupted:
-        raise ValueError(f"`clean` and `corrupted` must differ, or patching does nothing; got the same tokens, {list(clean)}.")
-
-
-def _answer(clean: str | tuple[int, ...], key: str, answer: str | int, encode: Encode) -> int:
-    if isinstance(answer, int):
-        return answer
-    if not isinstance(clean, str):
-        raise ValueError(f"`{key}` must be a token id where `clean` is token ids; got {answer!r}. Give its id.")
-    if (token := next_token(clean, answer, encode)) is not None:
-        return token
-    try:
-        before, after = token_ids(clean, encode), token_ids(clean + answer, encode)
-    except UnknownWordsError as error:
-        raise ValueError(f"`{key}` is {answer!r}: {error} Mind the space before it.") from error
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
-    raise ValueError(
-        f"`{key}` must be exactly one token after `clean`; with {answer!r} the end of the tokens, {list(before[same:])}, becomes "
-        f"{list(after[same:])}. Choose another answer, mind the space before it, or give a token id."
-    )

@@ -1,22 +1,22 @@
 """The tasks and their vocabulary.
 
-Owns what a task *is*: a function from the input integers to the target integers. How examples are laid out as tokens and
-drawn at random is the business of `gcgap.data.batches`; sentences are drawn whole, by `gcgap.prompts`.
+A task is a class: a function from the input integers to the target integers. `gcgap.data.batches` draws examples and lays them
+out as tokens; sentences are drawn whole, by `gcgap.data.ioi`.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gcgap.data import sentences
-from gcgap.data.name_swaps import ioi
+from gcgap.data import ioi
+from gcgap.data.prompts import Encoded
 
 LARGEST = 99  # the integers 1..99 are their own token ids; id 0 is unused
 PAD, START, SEP, END = 100, 101, 102, 103
@@ -102,15 +102,6 @@ class Copy(Task):
         return inputs.clone()
 
 
-class Row(NamedTuple):
-    """A sentence as token ids, its corrupted twin, the token that must follow the first, and the one that follows the other."""
-
-    clean: list[int]
-    corrupted: list[int]
-    answer: int
-    wrong: int
-
-
 class Sentences(Task):
     """Generated text of which only the last token is scored."""
 
@@ -121,7 +112,7 @@ class Sentences(Task):
         """Tokens that a model reads of a sentence."""
         return self.tokens[0] + self.tokens[1] * length
 
-    def row(self, random: np.random.Generator, length: int) -> Row:
+    def row(self, random: np.random.Generator, length: int) -> Encoded:
         """One sentence."""
         raise TypeError(f"{type(self).__name__} draws no sentences")
 
@@ -130,14 +121,14 @@ class IndirectObject(Sentences):
     """Indirect-object identification with name swap; an example's length is its number of filler sentences."""
 
     name = "ioi"
-    vocabulary = len(sentences.WORDS) + 1
-    pad = len(sentences.WORDS)
-    tokens = sentences.TOKENS
+    vocabulary = len(ioi.WORDS) + 1
+    pad = len(ioi.WORDS)
+    tokens = ioi.TOKENS
 
-    def row(self, random: np.random.Generator, length: int) -> Row:  # noqa: D102
-        (prompt,) = ioi(random, 1, length, sentences.NAMES)
-        clean, corrupted, answer, wrong = (sentences.word_ids(str(text)) for text in prompt)
-        return Row(clean, corrupted, answer[0], wrong[0])
+    def row(self, random: np.random.Generator, length: int) -> Encoded:  # noqa: D102
+        (prompt,) = ioi.ioi(random, 1, length, ioi.NAMES)
+        clean, corrupted, answer, wrong = (ioi.word_ids(str(text)) for text in prompt)
+        return Encoded(tuple(clean), tuple(corrupted), answer[0], wrong[0])
 
 
 def module_of(task: Task) -> str | None:

@@ -54,7 +54,7 @@ def head(
         "run": origin.run,
         "model": model,
         "training": origin.training,
-        "protocol": protocol.to_dict() | source.told(),
+        "protocol": protocol.to_dict() | source.as_record(),
         "checkpoint_sha256": origin.checkpoint_sha256,
         "versions": libraries | {"python": platform.python_version(), "threads": str(torch.get_num_threads())},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

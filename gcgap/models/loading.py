@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gcgap.data.find_prompts import find_prompts
+from gcgap.data.prompt_tasks import find_prompts
 from gcgap.models.config_checks import check_attention, check_forward, needs_eager
 from gcgap.models.families import find_wiring
 from gcgap.models.fresh import check_installed
@@ -55,7 +55,7 @@ def load_pretrained(
     Args:
         name: Its name on the hub, such as `gpt2`, or a directory.
         revision: A branch, tag or commit, such as `step1000` of Pythia; of a directory a directory in it.
-        prompts: What it is measured on: the name of a generator (`gcgap.data.find_prompts`), or a file of JSON lines.
+        prompts: What it is measured on: the name of a generator (`gcgap.data.prompt_tasks`), or a file of JSON lines.
         seed: Of the prompts.
         length: Of the prompts: filler sentences of `ioi`.
         dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made

@@ -1,4 +1,7 @@
-"""The sentences of indirect-object identification, and their words as a vocabulary for models that are trained on them.
+"""Indirect-object identification with name swap (Wang et al. 2022, arXiv:2211.00593), and its words as a vocabulary.
+
+"Then, Mary and John went to the store. John gave a drink to" goes on with " Mary". Corrupted, the second mention of the subject
+becomes the other name, "... Mary gave a drink to", and the wrong answer, " John", is the right one there.
 
 All openings have the same number of words and punctuation marks, as have all fillers and all closings, so that texts of one
 length are aligned wherever each of these is one token. No text begins with a name: there it would have no space before it, and so
@@ -8,6 +11,11 @@ often another token.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from gcgap.data.prompts import Prompt
 
 NAMES = (
     "Alice", "Amy", "Andrew", "Anna", "Anthony", "Brian", "Charles", "Daniel", "David", "Edward",
@@ -71,3 +79,39 @@ def word_ids(text: str) -> list[int]:
     if unknown := [word for word in words if word not in _IDS]:
         raise ValueError(f"every word must be one of the {len(WORDS)} of `WORDS`; got {unknown[0][:60]!r}. Use another word.")
     return [_IDS[word] for word in words]
+
+
+def ioi(random: np.random.Generator, size: int, length: int, names: Sequence[str]) -> list[Prompt]:
+    """Prompts whose pairs of names come in either order equally often (if `size` is odd, one of them at random once more).
+
+    Args:
+        random: Draws everything.
+        size: Number of prompts.
+        length: Number of filler sentences between the first and the last one. Some tell of a third name.
+        names: What to choose from. Each prompt has two, and one more for each filler that has one.
+
+    Raises:
+        ValueError: Fewer than three different names, or a negative length.
+    """
+    if length < 0:
+        raise ValueError(f"`length` must be 0 or larger, the number of filler sentences; got {length}.")
+    if len(set(names)) < 3:
+        raise ValueError(f"`names` must be at least 3 different names; got {list(names)}.")
+    subject_first = (random.permutation(size) + random.integers(2)) % 2 == 0
+    return [_prompt(random, length, list(dict.fromkeys(names)), bool(first)) for first in subject_first]
+
+
+def _prompt(random: np.random.Generator, length: int, names: list[str], subject_first: bool) -> Prompt:
+    subject, other = (names[i] for i in random.choice(len(names), 2, replace=False))
+    pair = (subject, other) if subject_first else (other, subject)
+    opening = _one(random, OPENINGS).format(first=pair[0], second=pair[1], place=_one(random, PLACES))
+    rest = [name for name in names if name not in pair]
+    chosen = random.choice(len(FILLERS), length, replace=length > len(FILLERS))
+    fillers = [FILLERS[i].format(third=_one(random, rest)) for i in chosen]
+    closing, given = _one(random, CLOSINGS), _one(random, OBJECTS)
+    clean, corrupted = (" ".join([opening, *fillers, closing.format(subject=name, object=given)]) for name in (subject, other))
+    return Prompt(clean, corrupted, f" {other}", f" {subject}")
+
+
+def _one(random: np.random.Generator, items: Sequence[str]) -> str:
+    return str(random.choice(items))
