@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import gcgap
-from gcgap.data.batches import Purpose, Source, partners
+from gcgap.data.batches import Purpose, Source, partner_rows
 from gcgap.importance.ablation import Intervention, ablated_scores
 from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
 from gcgap.importance.gates import Activations, gated
@@ -38,7 +38,7 @@ class Reference:
         self.mean = self.means(5)
         made = (self.model, self.wiring, self.source, self.batch, BASELINES, self.mean)
         self.other = replacements(*made, self.protocol.mean_batches, self.protocol.batch_size)
-        partner = self.batch.inputs[partners(self.source.seed, LENGTH, len(self.batch.inputs))]
+        partner = self.batch.inputs[partner_rows(self.batch, self.source.seed, LENGTH)]
         everywhere = activations_on(self.model, self.wiring, partner, partner.shape[1])
         self.whole = self.other | {Baseline.RESAMPLE: everywhere}  # for passes that compute all positions of the last layer too
 
