@@ -31,8 +31,7 @@ from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import Baseline
 from gcgap.importance.experiment import Subject
 from gcgap.importance.protocol import Protocol
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Transformer
+from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
 from gcgap.records.checksum import SEAL
 from gcgap.records.record import Record

@@ -31,8 +31,7 @@ from gcgap.importance.baselines import activations_on, zero_activations
 from gcgap.importance.gates import Activations
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Decoder, Transformer
+from gcgap.models.transformer import Decoder, Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report.methods_figures import FAMILIES
 from gcgap.report.methods_files import write_files

@@ -13,7 +13,7 @@ import yaml
 import gcgap
 from gcgap.cli import main
 from gcgap.data.tasks import VOCABULARY, find_task
-from gcgap.models.fresh import model_settings, new_model
+from gcgap.models.checkpoints import model_settings, new_model
 from gcgap.models.pretrained import Pretrained
 from gcgap.records.record import Record
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gcgap.data.batches import Purpose, Source
 from gcgap.importance.gates import Activations, NotFiredError, Site, gated, mix, recorded
-from gcgap.models.eval_mode import undisturbed
-from gcgap.models.transformer import Positions, Transformer
+from gcgap.models.transformer import Positions, Transformer, eval_mode
 from gcgap.models.wiring import Wiring
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
@@ -200,7 +199,7 @@ def test_an_intervention_that_did_not_fire_is_an_error_that_names_it(unchanged: 
             pass
         x, z = model.states(tokens)[1]
         with pytest.raises(NotFiredError, match="heads of layer 0"), gated(model, WIRING, gates[:1].expand(3, N), other):
-            model.finish(1, (x, z))
+            model.forward_from(1, (x, z))
         with pytest.raises(NotFiredError, match="heads of layer 0, heads of layer 1"), recorded(model, WIRING):
             pass
 
@@ -235,24 +234,24 @@ def test_gates_and_recordings_leave_the_model_as_it_was_after_success_and_after_
     tokens, other = random_tokens(), others(1, 1)
     with unchanged(model):
         gates = torch.rand(3, N, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-        with undisturbed(model), gated(model, WIRING, gates, other, site):
+        with eval_mode(model), gated(model, WIRING, gates, other, site):
             torch.autograd.grad(model(tokens).sum(), gates)
-        with undisturbed(model), recorded(model, WIRING):
+        with eval_mode(model), recorded(model, WIRING):
             model(tokens)
-    with unchanged(model), pytest.raises(ZeroDivisionError), undisturbed(model), gated(model, WIRING, gates, other, site):
+    with unchanged(model), pytest.raises(ZeroDivisionError), eval_mode(model), gated(model, WIRING, gates, other, site):
         raise ZeroDivisionError
-    with unchanged(model), pytest.raises(ZeroDivisionError), undisturbed(model), recorded(model, WIRING):
+    with unchanged(model), pytest.raises(ZeroDivisionError), eval_mode(model), recorded(model, WIRING):
         raise ZeroDivisionError
-    with unchanged(model), pytest.raises(IndexError), undisturbed(model), gated(model, WIRING, gates, other, site):
+    with unchanged(model), pytest.raises(IndexError), eval_mode(model), gated(model, WIRING, gates, other, site):
         model(tokens + 10_000)
 
 
-def test_undisturbed_runs_in_evaluation_mode_and_full_precision() -> None:
+def test_eval_mode_runs_in_evaluation_mode_and_full_precision() -> None:
     model = Transformer(**SIZES)
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model(random_tokens()).dtype == torch.bfloat16
-        with undisturbed(model):
+        with eval_mode(model):
             assert not any(module.training for module in model.modules())
             assert model(random_tokens()).dtype == torch.float32
         assert model(random_tokens()).dtype == torch.bfloat16

@@ -69,7 +69,7 @@ def test_a_name_that_cannot_be_reached_is_told() -> None:
 
 
 def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.models.fresh.find_spec", lambda name: None)
+    monkeypatch.setattr("gcgap.models.families.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"install `gcgap\[hf\]`"):
         load_pretrained("gpt2")
 

@@ -21,8 +21,7 @@ from gcgap.importance.experiment import id_batches
 from gcgap.importance.gates import Site
 from gcgap.importance.protocol import Protocol, window_length
 from gcgap.models.number_format import in_precision
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Transformer
+from gcgap.models.transformer import Origin, Transformer
 from gcgap.models.wiring import Wiring
 from gcgap.records.record import METRICS, Record
 

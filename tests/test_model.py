@@ -73,7 +73,7 @@ def test_finishing_from_the_state_of_any_layer_gives_the_logits_of_a_whole_run(p
     states = model.states(tokens, last)
     assert len(states) == 2
     for layer, (x, z) in enumerate(states):
-        assert torch.equal(model.finish(layer, (x, z), last), model(tokens, last))
+        assert torch.equal(model.forward_from(layer, (x, z), last), model(tokens, last))
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

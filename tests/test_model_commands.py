@@ -36,8 +36,8 @@ from gcgap.importance.protocol import PROMPTED
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
 from gcgap.models.loading import load_pretrained
-from gcgap.models.origin import Origin
 from gcgap.models.pretrained import Pretrained
+from gcgap.models.transformer import Origin
 from gcgap.models.wiring import Slices, Wiring
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record

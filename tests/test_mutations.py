@@ -32,8 +32,7 @@ import gcgap.sweep.plan
 import gcgap.training.config_file
 import gcgap.training.lightning_cli
 from gcgap.cli import main
-from gcgap.models.checkpoints import read_checkpoint
-from gcgap.models.fresh import new_model
+from gcgap.models.checkpoints import new_model, read_checkpoint
 from gcgap.models.transformer import Decoder
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.checksum import sealed

@@ -33,10 +33,8 @@ from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import log_prob, logit_difference
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
-from gcgap.models.memory import FACTORS, saved_bytes
-from gcgap.models.origin import Origin
-from gcgap.models.pretrained import Pretrained
-from gcgap.models.transformer import Kind
+from gcgap.models.pretrained import FACTORS, Pretrained, saved_bytes
+from gcgap.models.transformer import Kind, Origin
 from gcgap.models.wiring import Component
 
 NAMES = ["gpt2", "gpt_neox", "llama", "mistral", "qwen3", "gemma2"]

@@ -19,7 +19,7 @@ from gcgap.commands.revisions import Revisions
 from gcgap.data.prompt_source import PromptSource
 from gcgap.importance.protocol import Protocol
 from gcgap.models.loading import step_of
-from gcgap.models.origin import Origin
+from gcgap.models.transformer import Origin
 from gcgap.records.record import Record
 from gcgap.training.usage import UsageError
 

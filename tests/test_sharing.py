@@ -17,8 +17,7 @@ import gcgap
 from gcgap.data.batches import Source
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.sharing import ALONE, Sharing
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Transformer
+from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.record import Record
 
 EVERY = ("mean", "mean_by_position", "zero", "resample")

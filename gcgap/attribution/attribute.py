@@ -34,8 +34,7 @@ from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.prepare import begin, judgement, known_origin
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import Scores
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Decoder
+from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.attribution_record import AttributionRecord
 
 WINDOW = Protocol().sequences  # by which the window rule picks the length: the same one as a final measurement's

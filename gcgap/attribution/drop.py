@@ -23,8 +23,7 @@ from gcgap.importance.ablation import repeated
 from gcgap.importance.baselines import Replacement
 from gcgap.importance.gates import Activations, Site, gated
 from gcgap.importance.scores import Metric, log_prob
-from gcgap.models.eval_mode import undisturbed
-from gcgap.models.transformer import Decoder, Kind, State
+from gcgap.models.transformer import Decoder, Kind, State, eval_mode
 from gcgap.models.wiring import Wiring
 
 ROWS = 64  # rows of the batch that go through the model together
@@ -163,7 +162,7 @@ class Drop:
         columns = torch.tensor(members, device=path.device).repeat_interleave(size).unsqueeze(1)
         gates = path.new_zeros(len(path), self.components).scatter(1, columns, path)
         with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where, [layer]):
-            logits = self.model.finish(layer, repeated(state, len(members)), self.last)
+            logits = self.model.forward_from(layer, repeated(state, len(members)), self.last)
         value = self.metric(logits, *self.answers(rows, len(members)))
         orders = [_derivative(value, path, again=curvature)]
         if curvature:
@@ -209,7 +208,7 @@ class Drop:
         """Evaluation mode, weights that ask for no gradient, and attention that has second derivatives where they are needed."""
         asking = [weight for weight in self.model.parameters() if weight.requires_grad]
         path = sdpa_kernel(SDPBackend.MATH) if curved else nullcontext()
-        with undisturbed(self.model), path:
+        with eval_mode(self.model), path:
             try:
                 for weight in asking:
                     weight.requires_grad_(False)

@@ -84,7 +84,7 @@ def _effects(drop: Drop, moved: Moved) -> Float[Tensor, "component sequence"]:
         for rows in drop.slices():
             states = drop.model.states(drop.inputs(rows), drop.last)
             answers = drop.answers(rows)
-            base = drop.metric(drop.model.finish(drop.model.n_layers - 1, states[-1], drop.last), *answers)
+            base = drop.metric(drop.model.forward_from(drop.model.n_layers - 1, states[-1], drop.last), *answers)
             levels = [drop.metric(moved(drop, states, rows, i), *answers) for i in range(drop.components)]
             pieces.append(drop.sign * (base - torch.stack(levels)))
     drop.passes.forward += 1 + 2 * drop.components
@@ -98,7 +98,7 @@ def _tangent_logits(drop: Drop, states: list[State], rows: slice, i: int) -> Ten
         tangent[:, i] = 1
         gates = forward_ad.make_dual(torch.zeros_like(tangent), tangent)
         with gated(drop.model, drop.wiring, gates, drop.given(rows), drop.site, drop.where, [layer]):
-            logits, change = forward_ad.unpack_dual(drop.model.finish(layer, states[layer], drop.last))
+            logits, change = forward_ad.unpack_dual(drop.model.forward_from(layer, states[layer], drop.last))
     assert change is not None, "the logits do not depend on the gate"
     return logits + change
 

@@ -22,8 +22,7 @@ from gcgap.data.batches import Batch
 from gcgap.importance.baselines import Baseline, Replacement
 from gcgap.importance.gates import Activations, Site, gated, skip_mlp
 from gcgap.importance.scores import METRICS, Scores, score
-from gcgap.models.eval_mode import undisturbed
-from gcgap.models.transformer import Decoder, State, Transformer
+from gcgap.models.transformer import Decoder, State, Transformer, eval_mode
 from gcgap.models.wiring import Wiring
 
 CHUNK = 16  # sequences whose shared prefix is held at once
@@ -67,12 +66,12 @@ def ablated_scores(
     most = model.fits(ROWS * size // CHUNK, tokens, "forward")
     groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
     base, ablated = [], []
-    with undisturbed(model):
+    with eval_mode(model):
         for start in range(0, len(batch.inputs), size):
             rows = slice(start, min(start + size, len(batch.inputs)))
             inputs = batch.inputs[rows].to(device)
             states = model.states(inputs, last)
-            logits = model.finish(model.n_layers - 1, states[-1], last)
+            logits = model.forward_from(model.n_layers - 1, states[-1], last)
             base.append(torch.stack(score(logits, *batch.answers(rows, device))))
             ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
             given = None, Activations([], [])  # of one baseline at a time
@@ -91,7 +90,7 @@ def ablated_scores(
 def base_scores(model: Decoder, batch: Batch) -> Scores:
     """M(0) of every sequence of a batch of one length."""
     size, pieces = chunk_size(model, batch), []
-    with undisturbed(model):
+    with eval_mode(model):
         for start in range(0, len(batch.inputs), size):
             rows = slice(start, start + size)
             logits = model(batch.inputs[rows].to(model.device), batch.last)
@@ -150,9 +149,9 @@ def _ablated(
         x = skip_mlp(model, model.blocks[first.layer].attend(*state), first.layer, wiring, other)
         gates[:, wiring.columns(first.layer)[1]] = 0
         with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site):
-            return model.rise(first.layer + 1, x.repeat(sets, 1, 1), last)
+            return model.run_from(first.layer + 1, x.repeat(sets, 1, 1), last)
     with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site, where):
-        return model.finish(first.layer, repeated(state, sets), last)
+        return model.forward_from(first.layer, repeated(state, sets), last)
 
 
 def repeated(state: State, times: int) -> State:

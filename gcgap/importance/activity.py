@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from gcgap.data.batches import NOTHING, Batch
 from gcgap.importance.gates import recorded
-from gcgap.models.eval_mode import undisturbed
-from gcgap.models.transformer import Decoder
+from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Wiring
 
 
@@ -32,9 +31,9 @@ def activation_norms(model: Decoder, wiring: Wiring, batch: Batch) -> Float[Tens
 def _norms(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "rows pos"]) -> list[Float[Tensor, "token written"]]:
     """Norms of what the heads of each layer write, then of what its MLP does, at every token."""
     norms: list[Tensor] = []
-    with undisturbed(model), recorded(model, wiring) as seen, _scales(model, wiring) as scales:
+    with eval_mode(model), recorded(model, wiring) as seen, _scales(model, wiring) as scales:
         model.run(inputs)
-    with undisturbed(model):
+    with eval_mode(model):
         for layer, (z, mlp) in enumerate(zip(seen.heads, seen.mlps, strict=True)):
             weight = wiring.weight(model, wiring.output.module, layer)
             parts = [wiring.output.of(weight, head, wiring.n_heads) for head in range(wiring.n_heads)]
@@ -65,7 +64,7 @@ def _scales(model: Decoder, wiring: Wiring) -> Iterator[list[Tensor | None]]:
 @torch.no_grad()
 def mean_patterns(model: Decoder, batch: Batch) -> Float[Tensor, "layer head query key"]:
     """Every head's attention pattern, averaged over the rows of a batch of one length."""
-    with undisturbed(model):
+    with eval_mode(model):
         patterns = model.patterns(batch.inputs.to(model.device))
     return torch.stack([pattern.double().mean(0) for pattern in patterns]).cpu()
 
@@ -88,7 +87,7 @@ def _entropies(model: Decoder, inputs: Int[Tensor, "rows pos"]) -> list[Float[Te
     seen = (inputs != NOTHING).cumsum(1)
     query = (inputs != NOTHING) & (seen > 1)
     found = []
-    with undisturbed(model):
+    with eval_mode(model):
         for pattern in model.patterns(inputs.to(model.device)):
             share = pattern.double().cpu()
             entropy = -torch.special.xlogy(share, share).sum(-1) / seen.clamp(min=2).double().log()[:, None]

@@ -16,8 +16,7 @@ from torch import Tensor
 from gcgap.data.batches import NOTHING, Batch, Purpose, Source, partner_rows
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.importance.gates import Activations, recorded
-from gcgap.models.eval_mode import undisturbed
-from gcgap.models.transformer import Decoder
+from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Wiring
 
 
@@ -67,7 +66,7 @@ def batch_means(model: Decoder, wiring: Wiring, batches: Iterable[Batch], by_pos
     There is one position, the mean over all, unless `by_position`.
     """
     found = []
-    with undisturbed(model):
+    with eval_mode(model):
         for batch in batches:
             there = batch.inputs != NOTHING
             if by_position and not bool(there.all()):
@@ -115,7 +114,7 @@ def activations_on(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "batch po
 
     @torch.no_grad()
     def rows(index: slice) -> Activations:
-        with undisturbed(model), recorded(model, wiring) as seen:
+        with eval_mode(model), recorded(model, wiring) as seen:
             model(inputs[index].to(model.device), last)
         return seen
 

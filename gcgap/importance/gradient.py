@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.data.batches import Batch
-from gcgap.models.eval_mode import undisturbed
-from gcgap.models.transformer import Decoder
+from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Slices, Wiring
 
 HeadWeight = Literal["value", "output"]
@@ -70,7 +69,7 @@ def over_batches(
     frozen = [weight for weight in weights if not weight.requires_grad]
     own = _by_component(weights, wiring, slices)
     found = torch.empty(len(wiring.components), len(batches), dtype=torch.float64)
-    with undisturbed(model), torch.enable_grad():
+    with eval_mode(model), torch.enable_grad():
         for weight in frozen:
             weight.requires_grad_(True)
         try:

@@ -21,10 +21,8 @@ from gcgap.importance.gap import Judgement
 from gcgap.importance.gates import Site
 from gcgap.importance.protocol import Protocol, window_length
 from gcgap.importance.sharing import ALONE, Sharing
-from gcgap.models.check_finite import check_formats, not_finite
-from gcgap.models.number_format import in_precision
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Decoder
+from gcgap.models.number_format import check_formats, in_precision, not_finite
+from gcgap.models.transformer import Decoder, Origin
 from gcgap.models.wiring import Wiring
 from gcgap.records.record import SCHEMA
 

@@ -26,8 +26,7 @@ from gcgap.importance.protocol import PROMPTED, Protocol
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.measurement.entries import body, skipped
 from gcgap.measurement.joint import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Decoder
+from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.record import Record
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from gcgap.models.config_checks import check_settings
@@ -123,3 +124,9 @@ def find_wiring(config: Any) -> Wiring:
         )
     check_settings(config)
     return declared(config)
+
+
+def check_installed() -> None:
+    """Raise an ImportError unless transformers is there."""
+    if find_spec("transformers") is None:
+        raise ImportError("models of Hugging Face need the package transformers; install `gcgap[hf]`.")

@@ -15,11 +15,10 @@ import torch
 
 from gcgap.data.prompt_tasks import find_prompts
 from gcgap.models.config_checks import check_attention, check_forward, needs_eager
-from gcgap.models.families import find_wiring
-from gcgap.models.fresh import check_installed
-from gcgap.models.origin import Origin
+from gcgap.models.families import check_installed, find_wiring
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.tokenizer import first_lines, read_tokenizer
+from gcgap.models.transformer import Origin
 from gcgap.models.weight_files import (
     check_complete,
     check_formats,

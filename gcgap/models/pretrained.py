@@ -7,17 +7,18 @@ Owns how tokens of unequal length go in and logits come out. Interventions are h
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gcgap.data.batches import NOTHING
 from gcgap.models.config_checks import check_attention, check_values
-from gcgap.models.memory import rows_within, saved_bytes
-from gcgap.models.transformer import Decoder, Kind
+from gcgap.models.transformer import Decoder, Kind, eval_mode
 from gcgap.models.wiring import Wiring, check_not_compiled
 
 CURVED = ("eager", "sdpa")  # ways of computing attention that have second derivatives; of the second one its math path
@@ -179,3 +180,49 @@ def _check_rows(there: Bool[Tensor, "batch pos"], last: int) -> None:
         raise ValueError("`tokens` has a row with a gap between two tokens; pad rows on the left or on the right.")
     if bool((there.sum(1) < last).any()):
         raise ValueError(f"`last` must not be larger than the tokens of the shortest row, {int(there.sum(1).min())}; got {last}.")
+
+
+GIB = 2**30
+
+
+FACTORS: dict[Kind, float] = {"forward": 1.0, "backward": 2.0, "double": 6.0}
+"""Bytes that a row needs, as shares of what autograd saves for it."""
+
+
+def saved_bytes(model: nn.Module, tokens: int, kind: Kind) -> int:
+    """Bytes that autograd saves for one row of so many tokens, weights left out, with the attention that a kind of pass takes."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    asking = [weight for weight in model.parameters() if not weight.requires_grad]
+    seen: dict[int, int] = {}
+
+    def note(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+            kept.append(value)  # else its place may be taken by another one
+        return value
+
+    kept: list[Tensor] = []
+    device = next(model.parameters()).device
+    try:
+        for weight in asking:
+            weight.requires_grad_(True)
+        path = sdpa_kernel(SDPBackend.MATH) if kind == "double" else nullcontext()
+        with eval_mode(model), path, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+            model(torch.ones(1, tokens, dtype=torch.long, device=device), 1)
+    finally:
+        for weight in asking:
+            weight.requires_grad_(False)
+    return sum(seen.values())
+
+
+def rows_within(limit: float, row: int, kind: Kind) -> int:
+    """Rows that fit into `limit` GiB, where autograd saves `row` bytes for one.
+
+    Raises:
+        ValueError: Not even one does.
+    """
+    each = row * FACTORS[kind]
+    if (rows := int(limit * GIB // each)) < 1:
+        raise ValueError(f"`--memory` must be at least {each / GIB:.2g} GiB, what one prompt takes; got {limit:g}.")
+    return rows

@@ -1,7 +1,7 @@
 """The transformer: decoder-only, pre-LayerNorm, GELU, biases, untied output.
 
 Owns the forward pass, what all models have that can be measured (`Decoder`), and nothing of training or measurement. Names are
-the field's: W_Q, W_K, W_V, W_O, and z for the heads' outputs before W_O. `Transformer.finish` is the second half of
+the field's: W_Q, W_K, W_V, W_O, and z for the heads' outputs before W_O. `Transformer.forward_from` is the second half of
 `Transformer.forward`: it continues from the z of any layer, which is how measurements share the work below the component that
 they change.
 """
@@ -9,8 +9,9 @@ they change.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gcgap.data.batches import Source
 from gcgap.data.tasks import VOCABULARY
 
 MOST_WEIGHTS = 10**11  # 400 GB in float32; more is a typing error, which would fill the memory before it fails
@@ -183,10 +185,10 @@ class Decoder(nn.Module):
         return next(self.parameters()).device
 
     def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[State]:
-        """For every layer what `finish` continues from: here the tokens themselves, so that nothing is shared."""
+        """For every layer what `forward_from` continues from: here the tokens themselves, so that nothing is shared."""
         return [(tokens,)] * self.n_layers
 
-    def finish(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+    def forward_from(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits at the `last` positions from the state at `layer`."""
         return self(state[0], last)
 
@@ -266,10 +268,10 @@ class Transformer(Decoder):
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, at the `last` positions (all by default)."""
         x = self.embed(tokens)
-        return self.finish(0, (x, self.blocks[0].heads(x, self.kept(0, x, last))), last)
+        return self.forward_from(0, (x, self.blocks[0].heads(x, self.kept(0, x, last))), last)
 
     def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[State]:
-        """For every layer the residual stream x below it and its heads' outputs z: what `finish` continues from."""
+        """For every layer the residual stream x below it and its heads' outputs z: what `forward_from` continues from."""
         x = self.embed(tokens)
         states = [(x, self.blocks[0].heads(x, self.kept(0, x, last)))]
         for layer in range(1, self.n_layers):
@@ -298,12 +300,12 @@ class Transformer(Decoder):
             x = x + self.sinusoids[: tokens.shape[1]]
         return x
 
-    def finish(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+    def forward_from(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits from the residual stream x below `layer` and the outputs z of that layer's heads."""
         x, z = state
-        return self.rise(layer + 1, self.blocks[layer].write(x, z), last)
+        return self.run_from(layer + 1, self.blocks[layer].write(x, z), last)
 
-    def rise(
+    def run_from(
         self, layer: int, x: Float[Tensor, "batch kept d_model"], last: int | None = None
     ) -> Float[Tensor, "batch last vocabulary"]:
         """Logits from the residual stream x below `layer`; above the last one there are as many layers as `n_layers`."""
@@ -341,3 +343,36 @@ def check_sizes(
         raise ValueError(f"`model.n_ctx` must be at most {LONGEST} unless positions are learned; got {n_ctx}.")
     if attention not in get_args(AttentionPath):
         raise ValueError(f"`model.attention` must be one of {', '.join(get_args(AttentionPath))}; got {attention!r}.")
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode and full precision, and leave every module's mode as it was found."""
+    training = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device.type
+    try:
+        model.eval()
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, as its record tells it.
+
+    Args:
+        source: Task, lengths and seed that it was trained with.
+        run: Name of its run.
+        step: Optimiser steps it was trained for.
+        checkpoint_sha256: Hash of its checkpoint file.
+        training: Settings of its training, where they are known.
+    """
+
+    source: Source
+    run: str | None = None
+    step: int | None = None
+    checkpoint_sha256: str | None = None
+    training: dict[str, Any] | None = None

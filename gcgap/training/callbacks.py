@@ -22,8 +22,8 @@ from torch import Tensor
 
 from gcgap.attribution.methods import find_methods
 from gcgap.importance.protocol import Protocol
-from gcgap.models.check_finite import not_finite
 from gcgap.models.checkpoints import FINAL
+from gcgap.models.number_format import not_finite
 from gcgap.models.wiring import Wiring
 from gcgap.records.atomic import remove_unfinished
 from gcgap.report.component_table import table

@@ -29,8 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from gcgap.data.batches import check_seed
 from gcgap.data.tasks import find_task
 from gcgap.importance.protocol import Protocol
-from gcgap.models.checkpoints import read_checkpoint, run_directory
-from gcgap.models.fresh import MODEL_SETTINGS, SINCE
+from gcgap.models.checkpoints import MODEL_SETTINGS, SINCE, read_checkpoint, run_directory
 from gcgap.records.atomic import check_folder, write_whole
 from gcgap.training.callbacks import GapTracker, StepProgress
 from gcgap.training.config_file import check_given, read_config, read_run_config

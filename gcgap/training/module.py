@@ -15,8 +15,8 @@ from torchmetrics.classification import MulticlassExactMatch
 
 from gcgap.data.batches import Batch
 from gcgap.data.tasks import VOCABULARY, find_task, module_of
-from gcgap.models.check_finite import not_finite
-from gcgap.models.fresh import MODEL_SETTINGS, new_model
+from gcgap.models.checkpoints import MODEL_SETTINGS, new_model
+from gcgap.models.number_format import not_finite
 from gcgap.models.packing import scored_logits
 from gcgap.training.datamodule import SequenceData
 

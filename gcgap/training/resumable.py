@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from gcgap.models import checkpoints
-from gcgap.models.check_finite import not_finite
-from gcgap.models.checkpoints import PREFIX
-from gcgap.models.fresh import new_model
+from gcgap.models.checkpoints import PREFIX, new_model
+from gcgap.models.number_format import not_finite
 from gcgap.models.transformer import Decoder
 
 LIGHTNING = r"2(\.\d+)+((\.post|\.dev|rc)\d+)?"  # the versions that this project has had; of others Lightning changes the content

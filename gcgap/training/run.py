@@ -21,8 +21,7 @@ from gcgap.importance.protocol import Protocol
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.measurement.measure import measure
 from gcgap.models.checkpoints import PREFIX, read_checkpoint, same_weights, sha256
-from gcgap.models.origin import Origin
-from gcgap.models.transformer import Decoder
+from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.atomic import write_whole
 from gcgap.records.record import Record, in_order
 from gcgap.report.emergence_figure import Column, emergence, is_due

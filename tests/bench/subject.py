@@ -14,9 +14,8 @@ from gcgap.importance.gates import Activations, gated
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import score
-from gcgap.models.eval_mode import undisturbed
 from gcgap.models.number_format import in_precision
-from gcgap.models.transformer import Transformer
+from gcgap.models.transformer import Transformer, eval_mode
 from gcgap.models.wiring import Wiring
 
 REFERENCE = Path(__file__).parents[2] / "checkpoints" / "sort-seed42"
@@ -62,7 +61,7 @@ class Reference:
     def one_full_pass_each(self, baselines: list[Baseline]) -> torch.Tensor:
         """The same by one hooked full pass of all sequences per component and baseline."""
         found, rows, targets = [], len(self.batch.inputs), self.batch.targets[:, -LENGTH - 1 :]
-        with torch.no_grad(), undisturbed(self.model):
+        with torch.no_grad(), eval_mode(self.model):
             for baseline in baselines:
                 other = self.whole[baseline](slice(None))
                 for i in range(self.n):
