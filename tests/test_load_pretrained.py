@@ -105,7 +105,7 @@ def test_a_file_of_weights_that_is_cut_is_told(tmp_path: Path) -> None:
     network("gpt2").save_pretrained(tmp_path)
     (weights,) = tmp_path.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"`{tmp_path}` cannot be loaded as a model: a file of weights is harmed"):
+    with pytest.raises(ValueError, match=f"`{tmp_path}` cannot be loaded as a model: a file of weights is corrupted"):
         load_pretrained(tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_the_hash_of_weights_is_of_each_of_them_with_name_format_and_size() -> N
     tied = network("llama, tied")
     assert weights_sha256(copy.deepcopy(tied)) == weights_sha256(tied)
     assert weights_sha256(network("llama, tied", seed=1)) != weights_sha256(tied)
-    with torch.device("meta"), pytest.raises(ValueError, match=r"the weight `a` is not in memory .*`--device-map`"):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"the weight `a` is not in memory; .*`--device-map`"):
         hashed(a=torch.ones(2))
 
 
@@ -297,7 +297,7 @@ def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(
     def change(weights: Weights) -> Weights:
         return weights | {"model.norm.weight": weights["model.norm.weight"].to(dtype)}
 
-    with pytest.raises(ValueError, match=r"weights must be float64, [^\n]*; `model.norm.weight` is [A-Za-z_0-9]+\."):
+    with pytest.raises(ValueError, match=r"`model.norm.weight` must be dense and of floating point [^\n]*; got [A-Za-z_0-9]+"):
         load_pretrained(rewritten(tmp_path, "llama", change, pickled), allow_pickle=pickled)
 
 
@@ -306,7 +306,7 @@ def test_weights_of_several_formats_are_converted_to_the_one_asked_for_and_to_no
         tmp_path, "llama", lambda weights: weights | {"model.norm.weight": weights["model.norm.weight"].double()}
     )
     assert torch.equal(load_pretrained(directory)(TOKENS), network("llama")(input_ids=TOKENS).logits)
-    with pytest.raises(ValueError, match=r"one number format [^\n]*; `lm_head.weight` is F32 but `model.norm.weight` is F64"):
+    with pytest.raises(ValueError, match=r"one number format, float32; got float64 in `model.norm.weight`"):
         load_pretrained(directory, dtype="auto")
 
 
@@ -329,7 +329,7 @@ def test_a_model_from_the_hub_is_held_to_the_same(tmp_path: Path, monkeypatch: p
         (home / "refs" / revision).write_text(str(number) * 40)
     with pytest.raises(ValueError, match=r"`nobody/tiny` cannot be [^\n]*weights are missing: `model.norm.weight`"):
         load_pretrained("nobody/tiny", "step1")
-    with pytest.raises(ValueError, match=r"`nobody/tiny` cannot be [^\n]*weights must be float64"):
+    with pytest.raises(ValueError, match=r"`nobody/tiny` cannot be [^\n]*must be dense and of floating point"):
         load_pretrained("nobody/tiny", "step2")
 
 

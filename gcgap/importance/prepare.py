@@ -21,7 +21,7 @@ from gcgap.importance.gap import Judgement
 from gcgap.importance.gates import Site
 from gcgap.importance.protocol import Protocol, window_length
 from gcgap.importance.sharing import ALONE, Sharing
-from gcgap.models.number_format import check_formats, in_precision, not_finite
+from gcgap.models.number_format import check_tensors, in_precision, not_finite
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.models.wiring import Wiring
 from gcgap.records.record import SCHEMA
@@ -95,7 +95,7 @@ def begin(
     if length is not None:
         source.check_context([length], model.n_ctx, "length")
         source.check_ood([length], "length")
-    check_formats(model.named_parameters())
+    check_tensors(model.named_parameters())
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ValueError("The weights were made under `torch.inference_mode` and have no gradient; make the model outside of it.")
     if name := not_finite(model.named_parameters()):

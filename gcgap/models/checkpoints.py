@@ -1,4 +1,4 @@
-"""Checkpoints on disk: finding them in a run directory and loading them, always without unpickling."""
+"""The models that are trained here: new ones, and those of checkpoints, which are found and loaded without unpickling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from gcgap.data.batches import Layout, Source
 from gcgap.data.tasks import TASKS
 from gcgap.models.families import check_installed, find_wiring
-from gcgap.models.number_format import check_formats, check_one_format, not_finite
+from gcgap.models.number_format import check_one_format, check_tensors, not_finite
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.transformer import Decoder, Origin, Transformer, check_sizes
 from gcgap.models.weight_files import prefix_advice
@@ -118,14 +118,13 @@ def _check_archive(path: Path) -> None:
 def check_weights(settings: dict[str, Any], weights: dict[str, Any]) -> None:
     """Raise a ValueError unless the weights are those that the settings say, before any room is made for a model.
 
-    They must have the right names and sizes, be dense, of one format of floating point, and finite. Every way of loading a
-    checkpoint, resuming too, asks this.
+    They must have the right names and sizes, be dense, of one format of floating point, and finite.
 
     Args:
         settings: Of the model.
         weights: By their names in a checkpoint.
     """
-    check_formats(weights.items())
+    formats = check_tensors(weights.items())
     if settings["n_layers"] > len(weights):
         raise ValueError(f"`n_layers` is {settings['n_layers']}, of {len(weights)} weights")
     with torch.device("meta"):
@@ -138,19 +137,16 @@ def check_weights(settings: dict[str, Any], weights: dict[str, Any]) -> None:
     for name, weight in expected.items():
         if weights[name].shape != weight.shape:
             raise ValueError(f"{name} must be of size {list(weight.shape)}, as its settings say; got {list(weights[name].shape)}")
-    check_one_format(weights.items())
+    check_one_format(formats)
     if name := not_finite(weights.items()):
         raise ValueError(f"the weight `{name}` is not finite")
 
 
 def same_weights(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two sets of weights have the same names, number formats and numbers."""
-    return first.keys() == second.keys() and all(_same(weight, second[name]) for name, weight in first.items())
-
-
-def _same(first: Any, second: Any) -> bool:
-    are_tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
-    return are_tensors and first.dtype == second.dtype and torch.equal(first.cpu(), second.cpu())
+    if first.keys() != second.keys() or not all(isinstance(one, Tensor) for one in (*first.values(), *second.values())):
+        return False
+    return all(one.dtype == second[name].dtype and torch.equal(one.cpu(), second[name].cpu()) for name, one in first.items())
 
 
 def last_checkpoint(where: str | Path) -> Path:
@@ -258,10 +254,10 @@ def _gpt2(
     return Pretrained(network, find_wiring(config))
 
 
-def model_settings(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a model among those that a checkpoint tells.
+def model_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a model among those that a checkpoint holds.
 
     Raises:
         KeyError: One is missing that every checkpoint has.
     """
-    return {name: told.get(name, SINCE[name]) if name in SINCE else told[name] for name in MODEL_SETTINGS}
+    return {name: saved.get(name, SINCE[name]) if name in SINCE else saved[name] for name in MODEL_SETTINGS}

@@ -1,4 +1,4 @@
-"""What makes a pretrained model another one than gcgap measures: refused by name from its config, or by evidence from its logits.
+"""Settings in the config of a pretrained model that would make it another one than gcgap measures: refused by name.
 
 A setting of a declared family is known to be right at any value (`KNOWN`: the network itself computes it, between the places that
 the wiring names), or at some values (`CHECKED`), or it is refused unless it has the value that the family has by default.
@@ -6,12 +6,7 @@ the wiring names), or at some values (`CHECKED`), or it is refused unless it has
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-import torch
-
-from gcgap.models.transformer import Decoder
 
 _KNOWN = """
 _sliding_window_pattern activation_function attention_bias attention_dropout attention_layers attention_types
@@ -26,9 +21,9 @@ summary_first_dropout summary_proj_to_labels summary_type summary_use_proj text_
 use_parallel_residual use_sliding_window vision_config vocab_size window_size
 """
 KNOWN = frozenset(_KNOWN.split())
-"""Settings that may have any value. Attention that leaves one out is found by `check_forward`."""
+"""Settings that may have any value. Attention that leaves one out is found by `gcgap.models.loading.check_forward`."""
 
-_OTHER = "Measure another model: gcgap measures causal decoders with floating point weights."
+OTHER_MODEL = "Measure another model: gcgap measures causal decoders with floating point weights."
 _CAUSAL = "no token may see what comes after it"
 CHECKED: dict[str, tuple[tuple[Any, ...], str]] = {
     "is_causal": ((True, None), _CAUSAL),
@@ -45,81 +40,31 @@ LEFT_OUT = {"attn_logit_softcapping": None, "scale_attn_by_inverse_layer_idx": F
 
 def check_settings(config: Any) -> None:
     """Raise a ValueError for a setting of a declared family that is not known to leave the measurement right."""
+    from transformers import PretrainedConfig
+
     check_values(config)
+    common = set(PretrainedConfig().to_dict())  # which configs of all kinds of models have
     for part in _parts(config):
-        for name in sorted(set(part.to_dict()) - _common() - KNOWN - set(CHECKED)):
-            default = type(part)()
-            got, wanted = getattr(part, name), getattr(default, name, getattr(part, name))
-            if got != wanted:
+        for name in sorted(set(part.to_dict()) - common - KNOWN - set(CHECKED)):
+            got = getattr(part, name)
+            if got != (wanted := getattr(type(part)(), name, got)):
                 raise ValueError(
                     f"`{name}` in the model's config must be {wanted!r}, since gcgap does not know what it changes in "
-                    f"{part.model_type}; got {got!r:.60}.\n{_OTHER}"
+                    f"{part.model_type}; got {got!r:.60}.\n{OTHER_MODEL}"
                 )
 
 
 def check_values(config: Any) -> None:
     """Raise a ValueError for a setting with which numbers would be wrong in any family."""
-    for name, value in (found for part in _parts(config) for found in _checked_values(part)):
-        allowed, why = CHECKED[name]
-        if value not in allowed:
-            choice = " or ".join(repr(one) for one in allowed if one is not None) or "absent"
-            raise ValueError(f"`{name}` in the model's config must be {choice}, because {why}; got {value!r:.60}.\n{_OTHER}")
-
-
-def check_attention(config: Any, attention: str | None) -> None:
-    """Raise a ValueError if this way of computing attention leaves out what the config asks for."""
-    if attention == "sdpa" and (name := needs_eager(config)) is not None:
-        raise ValueError(
-            f"`attention` must be eager, because sdpa leaves out the `{name}` that this model's config sets.\n"
-            "Give `--attention eager`, or call the network's `set_attn_implementation('eager')`."
-        )
-
-
-def needs_eager(config: Any) -> str | None:
-    """The name of a setting that only eager attention takes; None if there is none."""
     for part in _parts(config):
-        for name, harmless in LEFT_OUT.items():
-            if getattr(part, name, None) not in (None, harmless):
-                return name
-    return None
-
-
-def check_forward(model: Decoder) -> None:
-    """Raise a ValueError unless no token sees later ones, and the attention used gives the logits of plain matrix products.
-
-    Two short rows that differ in their last token are run. Logits may differ by the square root of the format's precision,
-    relative to the largest one. A network that cannot run at all is left to say so when it is measured.
-    """
-    network: Any = model.network
-    text, length = network.config.get_text_config(), min(8, model.n_ctx or 8)
-    words = torch.tensor([word for word in range(min(10, text.vocab_size)) if word != text.pad_token_id], device=model.device)
-    tokens = words.repeat(length)[:length].repeat(2, 1)
-    tokens[1, -1] = words[length % len(words)]
-    with torch.no_grad():
-        try:
-            logits = model(tokens)
-        except RuntimeError:
-            return
-        if _differs(logits[1, :-1], logits[0, :-1], network.dtype):
-            raise ValueError(f"a token sees what comes after it: gcgap measures causal models only.\n{_OTHER}")
-        before = network.config._attn_implementation
-        if before == "eager":
-            return
-        try:
-            network.set_attn_implementation("eager")
-            plain = model(tokens)
-        finally:
-            network.set_attn_implementation(before)
-    if _differs(logits, plain, network.dtype):
-        apart, largest = float((logits - plain).abs().max()), float(plain.abs().max())
-        raise ValueError(
-            f"attention by {before} leaves out something of this model: its logits differ by {apart:.2g} from those of eager "
-            f"attention, of which the largest is {largest:.2g}.\nGive `--attention eager`."
-        )
-
-
-def _differs(found: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> bool:
-    return bool((found - wanted).abs().max() > torch.finfo(dtype).eps ** 0.5 * wanted.abs().max())
+        for name, (allowed, why) in CHECKED.items():
+            got = _rope_types(getattr(part, "rope_parameters", None)) if name == "rope_type" else getattr(part, name, None)
+            for value in (got or ()) if name in ("layer_types", "rope_type") else (got,):
+                if value not in allowed:
+                    choice = " or ".join(repr(one) for one in allowed if one is not None) or "absent"
+                    raise ValueError(
+                        f"`{name}` in the model's config must be {choice}, because {why}; got {value!r:.60}.\n{OTHER_MODEL}"
+                    )
 
 
 def _parts(config: Any) -> list[Any]:
@@ -130,21 +75,6 @@ def _parts(config: Any) -> list[Any]:
     return [config] if text is config else [config, text]
 
 
-def _common() -> set[str]:
-    """Settings that configs of all kinds of models have."""
-    from transformers import PretrainedConfig
-
-    return set(PretrainedConfig().to_dict())
-
-
-def _checked_values(part: Any) -> Iterator[tuple[str, Any]]:
-    """The values of one config that `CHECKED` speaks of."""
-    for name in CHECKED:
-        values = _rope_types(getattr(part, "rope_parameters", None)) if name == "rope_type" else getattr(part, name, None)
-        for value in values or () if name in ("layer_types", "rope_type") else (values,):
-            yield name, value
-
-
 def _rope_types(parameters: Any) -> list[str]:
     """Kinds of rotary positions: one for the model, or one for each type of layer."""
     if not isinstance(parameters, dict):
@@ -152,3 +82,19 @@ def _rope_types(parameters: Any) -> list[str]:
     if "rope_type" in parameters:
         return [parameters["rope_type"]]
     return [kind for inner in parameters.values() for kind in _rope_types(inner)]
+
+
+def needs_eager(config: Any) -> str | None:
+    """The name of a setting that only eager attention takes; None if there is none."""
+    return next(
+        (name for part in _parts(config) for name in LEFT_OUT if getattr(part, name, None) not in (None, LEFT_OUT[name])), None
+    )
+
+
+def check_attention(config: Any, attention: str | None) -> None:
+    """Raise a ValueError if this way of computing attention leaves out what the config asks for."""
+    if attention == "sdpa" and (name := needs_eager(config)) is not None:
+        raise ValueError(
+            f"`attention` must be eager, because sdpa leaves out the `{name}` that this model's config sets.\n"
+            "Give `--attention eager`, or call the network's `set_attn_implementation('eager')`."
+        )

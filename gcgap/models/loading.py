@@ -1,4 +1,8 @@
-"""Loading a Hugging Face model by its name or from a directory: nothing that comes with it is ever run unasked."""
+"""Loading a Hugging Face model by its name or from a directory: nothing that comes with it is ever run unasked.
+
+Name or directory -> its config, of a known family -> its files, complete and of one number format -> the network -> evidence of
+two short rows -> `Pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,13 @@ from typing import Any
 import torch
 
 from gcgap.data.prompt_tasks import find_prompts
-from gcgap.models.config_checks import check_attention, check_forward, needs_eager
+from gcgap.models.config_checks import OTHER_MODEL, check_attention, needs_eager
 from gcgap.models.families import check_installed, find_wiring
+from gcgap.models.number_format import check_formats, check_one_format
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.tokenizer import first_lines, read_tokenizer
 from gcgap.models.transformer import Origin
-from gcgap.models.weight_files import (
-    check_complete,
-    check_formats,
-    check_no_adapter,
-    check_tied,
-    stored_formats,
-    weights_sha256,
-)
+from gcgap.models.weight_files import check_complete, check_no_adapter, check_tied, stored_formats, weights_sha256
 from gcgap.models.wiring import Wiring
 
 STEP_WORDS = ("(?:global[-_]?)?steps?", "iter(?:ation)?s?", "checkpoint|ckpt")
@@ -54,7 +52,7 @@ def load_pretrained(
     Args:
         name: Its name on the hub, such as `gpt2`, or a directory.
         revision: A branch, tag or commit, such as `step1000` of Pythia; of a directory a directory in it.
-        prompts: What it is measured on: the name of a generator (`gcgap.data.prompt_tasks`), or a file of JSON lines.
+        prompts: What it is measured on: the name of a task (`gcgap.data.prompt_tasks`), or a file of JSON lines.
         seed: Of the prompts.
         length: Of the prompts: filler sentences of `ioi`.
         dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made
@@ -96,13 +94,12 @@ def load_pretrained(
 def _network(where: str, options: dict[str, Any], allow_pickle: bool, given: dict[str, Any]) -> tuple[Any, Wiring]:
     """The network of a family that is known, and where it keeps its components."""
     check_installed()
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     if not sys.stderr.isatty():
         disable_progress_bar()
-    from safetensors import SafetensorError
-
     config = AutoConfig.from_pretrained(where, **options)
     wiring = find_wiring(config)
     check_attention(config, given["attn_implementation"])
@@ -111,11 +108,14 @@ def _network(where: str, options: dict[str, Any], allow_pickle: bool, given: dic
     given = given | {"use_safetensors": None if allow_pickle else True, "output_loading_info": True}
     check_no_adapter(where, options["revision"])
     try:
-        check_formats(stored_formats(where, options["revision"], allow_pickle), one=given["dtype"] == "auto")
+        formats = stored_formats(where, options["revision"], allow_pickle)
+        check_formats(formats)
+        if given["dtype"] == "auto":
+            check_one_format(formats)
         with _quiet_report():
             loaded: Any = AutoModelForCausalLM.from_pretrained(where, ignore_mismatched_sizes=True, **given, **options)
     except SafetensorError as error:
-        raise ValueError(f"a file of weights is harmed ({error}); copy it again.") from error
+        raise ValueError(f"a file of weights is corrupted ({error}); copy it again.") from error
     network, report = loaded
     check_complete(report)
     check_tied(network)
@@ -146,6 +146,37 @@ def _hint(where: str, allow_pickle: bool) -> str:
         return "there is no such directory, and on the hub: "
     pickles = not allow_pickle and not any(path.glob("*.safetensors*")) and any(path.glob("*.bin"))
     return "its weights are a pickle, which `--allow-pickle` reads. " if pickles else ""
+
+
+def check_forward(model: Pretrained) -> None:
+    """Raise a ValueError unless no token sees later ones, and the attention used gives the logits of plain matrix products.
+
+    Two short rows that differ in their last token are run. Logits may differ by the square root of the format's precision,
+    relative to the largest one. A network that cannot run at all is left to say so when it is measured.
+    """
+    network: Any = model.network
+    text, length = network.config.get_text_config(), min(8, model.n_ctx or 8)
+    words = torch.tensor([word for word in range(min(10, text.vocab_size)) if word != text.pad_token_id], device=model.device)
+    tokens = words.repeat(length)[:length].repeat(2, 1)
+    tokens[1, -1] = words[length % len(words)]
+    near = torch.finfo(network.dtype).eps ** 0.5
+    with torch.no_grad():
+        try:
+            logits = model(tokens)
+        except RuntimeError:
+            return
+        if (logits[1, :-1] - logits[0, :-1]).abs().max() > near * logits[0, :-1].abs().max():
+            raise ValueError(f"a token sees what comes after it: gcgap measures causal models only.\n{OTHER_MODEL}")
+        if (used := network.config._attn_implementation) == "eager":
+            return
+        with model.eager():
+            plain = model(tokens)
+    apart, largest = float((logits - plain).abs().max()), float(plain.abs().max())
+    if apart > near * largest:
+        raise ValueError(
+            f"attention by {used} leaves out something of this model: its logits differ by {apart:.2g} from those of eager "
+            f"attention, of which the largest is {largest:.2g}.\nGive `--attention eager`."
+        )
 
 
 def local(name: str | Path, revision: str | None) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Training logits without work that is done twice or for nothing, on a CPU.
 
-Owns no mathematics: the products are the model's own, those of queries, keys and values made as one. Attention alone needs rows
+The products are the model's own, those of queries, keys and values made as one. Attention alone needs rows
 of equal length; everything else works on a flat row of tokens, from which three kinds are left out:
 
 - what stands behind the end of an example, which no scored token sees;

@@ -1,13 +1,14 @@
 """A pretrained model as one whose components can be measured: through the model itself, without folding or copying a weight.
 
-Owns how tokens of unequal length go in and logits come out. Interventions are hooks at the places that the wiring names
-(`gcgap.importance.gates`), so with all gates closed the logits are those of the bare model, bit for bit.
+Interventions are hooks at the places that the wiring names (`gcgap.importance.gates`), so with all gates closed the logits are
+those of the bare model, bit for bit. How many rows fit into memory together is measured on one row of the model itself.
 """
 
 from __future__ import annotations
 
 import inspect
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -54,24 +55,15 @@ class Pretrained(Decoder):
                 f"{attention!r}. Call its `set_attn_implementation` first."
             )
         check_attention(config, attention)
-        for layer in range(wiring.n_layers):
-            self.wiring.module(self, self.wiring.out_projection, layer)
-            self.wiring.module(self, self.wiring.mlp, layer)
-            self.wiring.weight(self, self.wiring.mlp_down, layer)
-            if self.wiring.attention_norm is not None:
-                self.wiring.module(self, self.wiring.attention_norm, layer)
-            for slices in (self.wiring.value, self.wiring.output):
-                slices.of(self.wiring.weight(self, slices.module, layer), wiring.n_heads - 1, wiring.n_heads)
-        output = self.wiring.weight(self, self.wiring.output.module, 0)
-        self.d_model = output.shape[1 - self.wiring.output.axis]
-        self.d_head = output.shape[self.wiring.output.axis] // wiring.n_heads
-        d_ff = self.wiring.weight(self, self.wiring.mlp_down, 0).numel() // self.d_model
+        self._check_wiring()
+        output, axis = self.wiring.weight(self, self.wiring.output.module, 0), self.wiring.output.axis
+        self.d_model, self.d_head = output.shape[1 - axis], output.shape[axis] // wiring.n_heads
         self.settings = {
             "architecture": getattr(config, "model_type", type(network).__name__),
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
             "d_model": self.d_model,
-            "d_ff": d_ff,
+            "d_ff": self.wiring.weight(self, self.wiring.mlp_down, 0).numel() // self.d_model,
             "positions": _positions(config),
             "d_head": self.d_head,
             "heads_per_value": wiring.value.group,
@@ -79,6 +71,16 @@ class Pretrained(Decoder):
             "attention": attention,
             "attention_for_curvature": "math" if attention == "sdpa" else attention,
         }
+
+    def _check_wiring(self) -> None:
+        """Raise a ValueError for a name or a part of a weight that the network does not have."""
+        wiring = self.wiring
+        for layer in range(wiring.n_layers):
+            for template in filter(None, (wiring.out_projection, wiring.mlp, wiring.attention_norm)):
+                wiring.module(self, template, layer)
+            wiring.weight(self, wiring.mlp_down, layer)
+            for slices in (wiring.value, wiring.output):
+                slices.of(wiring.weight(self, slices.module, layer), wiring.n_heads - 1, wiring.n_heads)
 
     def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
         """Logits of the next token, float32 at least, at the `last` tokens of every row (at all positions by default).
@@ -99,7 +101,7 @@ class Pretrained(Decoder):
         return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
     def fits(self, usual: int, tokens: int, kind: Kind) -> int:
-        """Rows of so many tokens that run together: `usual`, or fewer where memory is limited (`gcgap.models.memory`)."""
+        """Rows of so many tokens that run together: `usual`, or fewer where memory is limited."""
         if self.memory is None:
             return usual
         if (tokens, kind) not in self._saved:
@@ -121,13 +123,19 @@ class Pretrained(Decoder):
         Raises:
             ValueError: The network does not say what its attention patterns are.
         """
-        network: Any = self.network
         if not self.shows_patterns:
-            raise ValueError(f"{type(network).__name__} does not say what its attention patterns are.")
+            raise ValueError(f"{type(self.network).__name__} does not say what its attention patterns are.")
+        with self.eager():
+            return list(self._run(tokens.clamp(min=0), tokens != NOTHING, output_attentions=True).attentions)
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Compute attention by plain matrix products."""
+        network: Any = self.network
         before = network.config._attn_implementation
         try:
             network.set_attn_implementation("eager")
-            return list(self._run(tokens.clamp(min=0), tokens != NOTHING, output_attentions=True).attentions)
+            yield
         finally:
             network.set_attn_implementation(before)
 
@@ -145,9 +153,14 @@ class Pretrained(Decoder):
         return self.network(**given)
 
 
+def _text(config: Any) -> Any:
+    """The config of the text model in a model."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def _positions(config: Any) -> str:
     """How the model tells positions apart, in the words of `model.positions` where they fit."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = _text(config)
     if hasattr(text, "rope_parameters") or hasattr(text, "rope_theta"):
         return "rotary"
     return "learned" if getattr(text, "model_type", None) in ("gpt2", "gpt_neo") else "its own"
@@ -159,18 +172,19 @@ def _float(logits: Tensor) -> Tensor:
 
 def _context(config: Any) -> int | None:
     """Tokens that a row can have; None if the config says nothing."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found = getattr(text, "max_position_embeddings", None)
+    found = getattr(_text(config), "max_position_embeddings", None)
     return found if isinstance(found, int) else None
 
 
 def _below(prefix: str, wiring: Wiring) -> Wiring:
     """The wiring of a module that has the wired one as a part."""
-    names = {name: prefix + getattr(wiring, name) for name in ("out_projection", "mlp", "mlp_down")}
-    slices = (replace(part, module=prefix + part.module) for part in (wiring.value, wiring.output))
-    value, output = slices
-    norm = None if wiring.attention_norm is None else prefix + wiring.attention_norm
-    return replace(wiring, **names, value=value, output=output, attention_norm=norm)
+    paths = {name: getattr(wiring, name) for name in ("out_projection", "mlp", "mlp_down", "attention_norm")}
+    parts = {"value": wiring.value, "output": wiring.output}
+    return replace(
+        wiring,
+        **{name: path and prefix + path for name, path in paths.items()},
+        **{name: replace(part, module=prefix + part.module) for name, part in parts.items()},
+    )
 
 
 def _check_rows(there: Bool[Tensor, "batch pos"], last: int) -> None:
@@ -186,11 +200,15 @@ GIB = 2**30
 
 
 FACTORS: dict[Kind, float] = {"forward": 1.0, "backward": 2.0, "double": 6.0}
-"""Bytes that a row needs, as shares of what autograd saves for it."""
+"""Bytes that a row needs, as shares of what autograd saves for it: upper limits that a test holds to counted allocations.
+
+A forward pass alone holds the activations of about one layer, and the outputs of all components twice where a corrupted run is
+patched in; a backward pass holds all of them and their gradients; a backward pass through it, the graph of the first one too.
+"""
 
 
 def saved_bytes(model: nn.Module, tokens: int, kind: Kind) -> int:
-    """Bytes that autograd saves for one row of so many tokens, weights left out, with the attention that a kind of pass takes."""
+    """Bytes that autograd saves for one row, weights left out: every activation that a backward pass of this kind reads."""
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     asking = [weight for weight in model.parameters() if not weight.requires_grad]
     seen: dict[int, int] = {}

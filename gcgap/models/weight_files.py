@@ -1,16 +1,18 @@
-"""The weights of a model that comes in files of any form: whether all of them came, in which formats, and a hash of them."""
+"""The files that a pretrained model's weights come in: whether all of them came, in which number formats, and a hash of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from gcgap.models.number_format import plain
 
 PREFIXES = {
     "_orig_mod.": "torch.compile adds. Save the module inside, `compiled._orig_mod`",
@@ -26,8 +28,8 @@ PREFIXES = {
 OWN = ("transformer.", "model.")  # which some models' own names have too
 COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
 """Names of tables that models compute and older files hold too."""
-FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
-"""Number formats that have gradients, as safetensors and torch call them."""
+SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Number formats as safetensors call them."""
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -39,24 +41,51 @@ def weights_sha256(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(network.named_parameters()):
         if weight.is_meta:
-            raise ValueError(
-                f"the weight `{name}` is not in memory but on a disk; choose a `--device-map` that keeps all weights."
-            )
+            raise ValueError(f"the weight `{name}` is not in memory; choose a `--device-map` that keeps all weights there.")
         digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-        digest.update(_bytes(weight))
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _bytes(weight: Tensor) -> bytes:
-    return weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def check_no_adapter(where: str, revision: str) -> None:
     """Raise a ValueError if an adapter lies beside the weights: transformers applies it only if PEFT is installed."""
+    if _cached(where, "adapter_config.json", revision) is not None:
+        raise ValueError("an adapter lies beside its weights (adapter_config.json). Merge it (`merge_and_unload`) and save that.")
+
+
+def stored_formats(where: str, revision: str, pickles: bool) -> dict[str, str]:
+    """The number formats of the weights of a model, in a directory or on the hub, as its files give them; no weight is read."""
+    from safetensors import safe_open
+
+    found: dict[str, str] = {}
+    for file in _files(where, revision, pickles):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                kinds = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+            found |= {name: SAFETENSORS.get(kind, kind) for name, kind in kinds.items()}
+        else:
+            weights = torch.load(file, map_location="meta", weights_only=True)
+            found |= {name: plain(value.dtype) for name, value in weights.items()}
+    return {name: kind for name, kind in found.items() if not COMPUTED.search(name)}
+
+
+def _files(where: str, revision: str, pickles: bool) -> list[Path]:
+    """The files that transformers reads weights from: the first of these that is there, or the parts that it lists."""
+    for name in ("model.safetensors", "pytorch_model.bin")[: 1 + pickles]:
+        if (path := _cached(where, name, revision)) is not None:
+            return [path]
+        if (path := _cached(where, f"{name}.index.json", revision)) is not None:
+            parts = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+            return [found for part in parts if (found := _cached(where, part, revision)) is not None]
+    return []
+
+
+def _cached(where: str, name: str, revision: str) -> Path | None:
+    """A file of a model, from the hub if need be."""
     from transformers.utils import cached_file
 
-    if cached_file(where, "adapter_config.json", revision=revision, _raise_exceptions_for_missing_entries=False) is not None:
-        raise ValueError("an adapter lies beside its weights (adapter_config.json). Merge it (`merge_and_unload`) and save that.")
+    path = cached_file(where, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
 
 
 def check_complete(report: Mapping[str, Collection[Any]]) -> None:
@@ -68,13 +97,18 @@ def check_complete(report: Mapping[str, Collection[Any]]) -> None:
     missing, unexpected = (
         sorted(name for name in report[kind] if not COMPUTED.search(name)) for kind in ("missing_keys", "unexpected_keys")
     )
-    sizes = (f"`{name}` is {list(got)} for {list(wanted)}" for name, got, wanted in sorted(report["mismatched_keys"], key=str))
     problems = {
         "weights are missing": [f"`{name}`" for name in missing],
-        "weights have another size than config.json says": list(sizes),
+        "weights have another size than config.json says": [
+            f"`{name}` is {list(got)} for {list(wanted)}" for name, got, wanted in sorted(report["mismatched_keys"], key=str)
+        ],
         "weights are not of this model": [f"`{name}`" for name in unexpected],
     }
-    lines = [f"{what}: {_first(names)}" for what, names in problems.items() if names]
+    lines = [
+        f"{problem}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for problem, names in problems.items()
+        if names
+    ]
     if lines:
         advice = prefix_advice(missing, unexpected) or "Copy the model again, with the config.json of these weights."
         raise ValueError("; ".join(lines) + f".\n{advice}")
@@ -82,9 +116,8 @@ def check_complete(report: Mapping[str, Collection[Any]]) -> None:
 
 def check_tied(network: Any) -> None:
     """Raise a ValueError if the config ties input and output embedding, and the files hold two that differ."""
-    both = network.get_input_embeddings(), network.get_output_embeddings()
-    apart = both[0].weight is not both[1].weight and not torch.equal(both[0].weight, both[1].weight)
-    if apart and network.config.get_text_config().tie_word_embeddings:
+    first, last = network.get_input_embeddings().weight, network.get_output_embeddings().weight
+    if network.config.get_text_config().tie_word_embeddings and first is not last and not torch.equal(first, last):
         raise ValueError(
             "its config.json says that input and output embedding are one matrix (`tie_word_embeddings`), and its weights hold "
             "two that differ.\nIf the model was trained with two, set `tie_word_embeddings` to false."
@@ -99,56 +132,3 @@ def prefix_advice(missing: Collection[str], unexpected: Collection[str]) -> str 
         if meant or (carry and missing and not others and prefix not in OWN):  # transformers may rename the rest of a name too
             return f"Their names carry `{prefix}`, which {added}."
     return None
-
-
-def check_formats(formats: Mapping[str, str], one: bool = False) -> None:
-    """Raise a ValueError unless all weights are floating point numbers of 16 bits or more, and of `one` format if asked for.
-
-    Args:
-        formats: By the names of weights, as safetensors or torch call them.
-        one: Whether all must be of the same format.
-    """
-    for name, found in formats.items():
-        if found not in FLOATS:
-            raise ValueError(f"weights must be {', '.join(FLOATS[4:])}; `{name}` is {found}. Save the model in one of these.")
-    if one and len(set(formats.values())) > 1:
-        first = {found: name for name, found in reversed(list(formats.items()))}
-        mixed = " but ".join(f"`{name}` is {found}" for found, name in sorted(first.items()))
-        raise ValueError(f"weights must all have one number format to be loaded in it; {mixed}. Choose one: float32, say.")
-
-
-def stored_formats(where: str, revision: str, pickles: bool) -> dict[str, str]:
-    """The number formats of the weights of a model, in a directory or on the hub, as its files give them."""
-    files = _files(where, revision, pickles)
-    return {name: kind for file in files for name, kind in _formats(file) if not COMPUTED.search(name)}
-
-
-def _files(where: str, revision: str, pickles: bool) -> list[Path]:
-    """The files that transformers reads weights from: the first of these that is there, or the parts that it lists."""
-    from transformers.utils import cached_file
-
-    for name in ("model.safetensors", "pytorch_model.bin")[: 1 + pickles]:
-        for file in (name, f"{name}.index.json"):
-            path = cached_file(where, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-            if path is None:
-                continue
-            parts = sorted(set(json.loads(Path(path).read_text())["weight_map"].values())) if file != name else [file]
-            return [Path(found) for part in parts if (found := cached_file(where, part, revision=revision)) is not None]
-    return []
-
-
-def _formats(file: Path) -> Iterator[tuple[str, str]]:
-    """Names and number formats in a file; no weight is read."""
-    from safetensors import safe_open
-
-    if file.suffix == ".safetensors":
-        with safe_open(file, "pt") as weights:
-            yield from ((name, weights.get_slice(name).get_dtype()) for name in weights.keys())  # noqa: SIM118
-    else:
-        weights = torch.load(file, map_location="meta", weights_only=True)
-        yield from ((name, str(value.dtype).removeprefix("torch.")) for name, value in weights.items())
-
-
-def _first(names: list[str]) -> str:
-    """The first names of many."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
