@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import CONFIGS, config, network, save
+from families import CONFIGS, GROUPED, config, network, save
 from safetensors.torch import load_file, save_file
 from test_pretrained import TOKENS
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gcgap.models import config_checks as checks
+from gcgap.models import families as declared
 from gcgap.models.families import find_wiring
 from gcgap.models.loading import load_pretrained, step_of
 from gcgap.models.pretrained import Pretrained
@@ -80,6 +81,16 @@ def test_a_model_that_is_no_decoder_of_a_known_family_is_refused(kind: str, tmp_
     with pytest.raises(ValueError, match=r"no model family is declared for `model_type`[^\n]*known are [^\n]*llama") as refused:
         load_pretrained(tmp_path)
     assert "Pretrained(network, wiring)" in str(refused.value)
+
+
+def test_a_family_is_one_declaration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = transformers.AutoModelForCausalLM.from_config(transformers.StableLmConfig(**GROUPED)).eval()
+    saved.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no model family is declared for `model_type` 'stablelm'"):
+        load_pretrained(tmp_path)
+    monkeypatch.setattr(declared, "FAMILIES", dict(declared.FAMILIES))
+    declared.family("stablelm")(declared.llama)
+    assert torch.equal(load_pretrained(tmp_path)(TOKENS), saved(input_ids=TOKENS).logits)
 
 
 def test_a_pickle_is_refused_unless_it_is_allowed_and_never_run(tmp_path: Path) -> None:

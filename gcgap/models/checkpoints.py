@@ -225,29 +225,27 @@ def new_model(architecture: Architecture = "gcgap", seed: int = 0, **settings: A
     return Transformer(**settings, seed=seed) if architecture == "gcgap" else _gpt2(seed=seed, **settings)
 
 
-def _gpt2(
-    n_layers: int, n_heads: int, d_model: int, d_ff: int, positions: str, n_ctx: int, attention: str, vocabulary: int, seed: int
-) -> Pretrained:
-    check_sizes(n_layers, n_heads, d_model, d_ff, positions, n_ctx, attention, vocabulary)
-    if positions != "learned":
-        raise ValueError(f"`model.positions` must be learned for gpt2; got {positions!r}.")
+def _gpt2(seed: int, **settings: Any) -> Pretrained:
+    check_sizes(**settings)
+    if settings["positions"] != "learned":
+        raise ValueError(f"`model.positions` must be learned for gpt2; got {settings['positions']!r}.")
     check_installed()
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=vocabulary,
-        n_positions=n_ctx,
-        n_embd=d_model,
-        n_layer=n_layers,
-        n_head=n_heads,
-        n_inner=d_ff,
+        vocab_size=settings["vocabulary"],
+        n_positions=settings["n_ctx"],
+        n_embd=settings["d_model"],
+        n_layer=settings["n_layers"],
+        n_head=settings["n_heads"],
+        n_inner=settings["d_ff"],
         resid_pdrop=0.0,  # dropout would draw from the global generator
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         bos_token_id=None,
         eos_token_id=None,
     )
-    config._attn_implementation = "sdpa" if attention == "fused" else "eager"
+    config._attn_implementation = "sdpa" if settings["attention"] == "fused" else "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = GPT2LMHeadModel(config)

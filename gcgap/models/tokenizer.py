@@ -65,8 +65,14 @@ def read_tokenizer(name: str, options: dict[str, Any], config: Any) -> tuple[Enc
     try:
         tokenizer = _load(name, options)
     except ValueError as error:
-        return _refuses(str(error)), _without_texts(name, config)
-    return tokenizer, tokenizer.vocabulary(config.vocab_size)
+        reason = str(error)
+    else:
+        return tokenizer, tokenizer.vocabulary(config.vocab_size)
+
+    def encode(text: str) -> list[int]:
+        raise ValueError(reason)
+
+    return encode, _without_texts(name, config)
 
 
 def first_lines(error: Exception) -> str:
@@ -82,18 +88,14 @@ def _load(name: str, options: dict[str, Any]) -> Tokenizer:
         found: Any = AutoTokenizer.from_pretrained(name, **options)
     except Exception as error:  # of a broken file transformers raises nearly anything
         raise ValueError(f"{none}: {first_lines(error)}") from error
-    for token in _plain(found):
-        text = found.decode([token])
-        if core := _ids(found, text):
-            return Tokenizer(name, found, *_around(name, found(text)["input_ids"], core))
-    raise ValueError(f"{none}.")  # transformers makes one without words up
-
-
-def _around(name: str, whole: list[int], core: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What stands before and behind the tokens of a text that has no special ones."""
+    texts = (found.decode([token]) for token in _plain(found))
+    text = next((text for text in texts if _ids(found, text)), None)
+    if text is None:
+        raise ValueError(f"{none}.")  # transformers makes one without words up
+    core, whole = _ids(found, text), found(text)["input_ids"]
     for start in range(len(whole) - len(core) + 1):
         if whole[start : (end := start + len(core))] == core:
-            return tuple(whole[:start]), tuple(whole[end:])
+            return Tokenizer(name, found, tuple(whole[:start]), tuple(whole[end:]))
     raise ValueError(
         f"the tokenizer of `{name}` must put special tokens before and behind those of a text; it makes {core} {whole}. Give "
         "token ids as prompts."
@@ -114,13 +116,6 @@ def _plain(found: Any) -> list[int]:
     """The tokens that are neither special nor added, nor have the name of a control token, in their order."""
     out = _special(found) | set(found.added_tokens_decoder)
     return sorted(token for name, token in found.get_vocab().items() if token not in out and not CONTROL.fullmatch(name))
-
-
-def _refuses(reason: str) -> Encode:
-    def encode(text: str) -> list[int]:
-        raise ValueError(reason)
-
-    return encode
 
 
 def _without_texts(name: str, config: Any) -> Vocabulary:

@@ -1,9 +1,8 @@
 """The transformer: decoder-only, pre-LayerNorm, GELU, biases, untied output.
 
-Owns the forward pass, what all models have that can be measured (`Decoder`), and nothing of training or measurement. Names are
-the field's: W_Q, W_K, W_V, W_O, and z for the heads' outputs before W_O. `Transformer.forward_from` is the second half of
-`Transformer.forward`: it continues from the z of any layer, which is how measurements share the work below the component that
-they change.
+`Decoder` is what all models have that can be measured. Names are the field's: W_Q, W_K, W_V, W_O, and z for the heads' outputs
+before W_O. `Transformer.forward_from` is the second half of `Transformer.forward`: it continues from the z of any layer, which is
+how measurements share the work below the component that they change.
 """
 
 from __future__ import annotations
@@ -28,6 +27,12 @@ Positions = Literal["none", "learned", "sinusoidal", "rotary"]
 AttentionPath = Literal["fused", "math"]
 LONGEST = 2**16  # tokens of a context that no weight of a checkpoint bears out
 
+Tokens = Int[Tensor, "batch pos"]
+Residual = Float[Tensor, "batch pos d_model"]
+LastResidual = Float[Tensor, "batch last d_model"]
+Logits = Float[Tensor, "batch last vocabulary"]
+Patterns = Float[Tensor, "batch head query key"]
+
 
 def rotate(x: Float[Tensor, "batch head pos d_head"], start: int) -> Float[Tensor, "batch head pos d_head"]:
     """Rotary positions (Su et al. 2021): the pair (x_k, x_{k+d/2}) at position p turns by the angle p / 10000^(2k/d)."""
@@ -47,16 +52,6 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :d_model]
 
 
-class LearnedPositions(nn.Embedding):
-    """Adds to every position the vector that is learned for it."""
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The first positions, from 0 on."""
-        return x + self.weight[: x.shape[1]]
-
-
 class Attention(nn.Module):
     """Causal multi-head attention in two halves: `heads` gives every head's output z, `W_O` writes it."""
 
@@ -65,13 +60,11 @@ class Attention(nn.Module):
         self.n_heads, self.rotary, self.path = n_heads, rotary, path
         self.W_Q, self.W_K, self.W_V, self.W_O = (nn.Linear(d_model, d_model) for _ in range(4))
 
-    def heads(self, x: Float[Tensor, "batch pos d_model"], last: int) -> Float[Tensor, "batch last d_model"]:
+    def heads(self, x: Residual, last: int) -> LastResidual:
         """Outputs z = softmax(q k / sqrt(d_head)) v of all heads side by side, at the `last` positions only."""
         return self.attend(self.W_Q(x[:, x.shape[1] - last :]), self.W_K(x), self.W_V(x))
 
-    def attend(
-        self, q: Float[Tensor, "batch last d_model"], k: Float[Tensor, "batch pos d_model"], v: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch last d_model"]:
+    def attend(self, q: LastResidual, k: Residual, v: Residual) -> LastResidual:
         """z from the queries of the last positions, and the keys and values of all, of all heads side by side."""
         last, before = q.shape[1], k.shape[1] - q.shape[1]
         q, k = self._queries_and_keys(q, k)
@@ -80,7 +73,7 @@ class Attention(nn.Module):
             z = F.scaled_dot_product_attention(q, k, self._split(v), attn_mask=mask, is_causal=mask is None)
         return z.transpose(1, 2).flatten(2)
 
-    def pattern(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch head query key"]:
+    def pattern(self, x: Residual) -> Patterns:
         """The weights softmax(q k / sqrt(d_head)) with which `heads` sums the values; every row sums to 1."""
         q, k = self._queries_and_keys(self.W_Q(x), self.W_K(x))
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
@@ -108,7 +101,7 @@ class MLP(nn.Module):
         super().__init__()
         self.W_in, self.W_out = nn.Linear(d_model, d_ff), nn.Linear(d_ff, d_model)
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Residual) -> Residual:
         """One position at a time."""
         return self.W_out(F.gelu(self.W_in(x)))
 
@@ -121,20 +114,16 @@ class Block(nn.Module):
         self.norm_attention, self.attention = nn.LayerNorm(d_model), attention
         self.norm_mlp, self.mlp = nn.LayerNorm(d_model), mlp
 
-    def heads(self, x: Float[Tensor, "batch pos d_model"], last: int) -> Float[Tensor, "batch last d_model"]:
+    def heads(self, x: Residual, last: int) -> LastResidual:
         """The heads' outputs z, read from the residual stream x."""
         return self.attention.heads(self.norm_attention(x), last)
 
-    def write(
-        self, x: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch last d_model"]
-    ) -> Float[Tensor, "batch last d_model"]:
+    def write(self, x: Residual, z: LastResidual) -> LastResidual:
         """The residual stream after the heads, then the MLP, have written to it, at the positions that z has."""
         x = self.attend(x, z)
         return x + self.mlp(self.norm_mlp(x))
 
-    def attend(
-        self, x: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "batch last d_model"]
-    ) -> Float[Tensor, "batch last d_model"]:
+    def attend(self, x: Residual, z: LastResidual) -> LastResidual:
         """The residual stream after the heads alone have written to it, at the positions that z has."""
         return x[:, -z.shape[1] :] + self.attention.W_O(z)
 
@@ -142,7 +131,26 @@ class Block(nn.Module):
 Kind = Literal["forward", "backward", "double"]
 """What rows go through a model for: forward, backward, or backward through a backward pass."""
 State = tuple[Tensor, ...]
-"""What a model goes on from at some layer; the first axis of every tensor is the row."""
+"""What a model continues from at some layer; the first axis of every tensor is the row."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, as its record says it.
+
+    Args:
+        source: Task, lengths and seed that it was trained with.
+        run: Name of its run.
+        step: Optimiser steps it was trained for.
+        checkpoint_sha256: Hash of its checkpoint file.
+        training: Settings of its training, where they are known.
+    """
+
+    source: Source
+    run: str | None = None
+    step: int | None = None
+    checkpoint_sha256: str | None = None
+    training: dict[str, Any] | None = None
 
 
 class Decoder(nn.Module):
@@ -154,7 +162,7 @@ class Decoder(nn.Module):
         d_model: Width of the residual stream.
         d_head: Width of a head's output z.
         n_ctx: Largest number of input tokens; None if the model does not say.
-        settings: What a record tells of the model.
+        settings: What a record says of the model.
     """
 
     def __init__(
@@ -164,7 +172,7 @@ class Decoder(nn.Module):
         self.n_layers, self.n_heads, self.d_model, self.d_head = n_layers, n_heads, d_model, d_head
         self.n_ctx, self.settings = n_ctx, settings
         self.memory: float | None = None  # GiB that activations may take, if that is limited
-        self.origin: Any = None  # where the weights come from, set by who loads them
+        self.origin: Any = None  # an `Origin`, set by who loads the weights
 
     def fits(self, usual: int, tokens: int, kind: Kind) -> int:
         """Rows of so many tokens that run together forward, backward, or backward through a backward pass: `usual` at most.
@@ -184,26 +192,40 @@ class Decoder(nn.Module):
         """Where tokens go in."""
         return next(self.parameters()).device
 
-    def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[State]:
+    def states(self, tokens: Tokens, last: int | None = None) -> list[State]:
         """For every layer what `forward_from` continues from: here the tokens themselves, so that nothing is shared."""
         return [(tokens,)] * self.n_layers
 
-    def forward_from(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+    def forward_from(self, layer: int, state: State, last: int | None = None) -> Logits:
         """Logits at the `last` positions from the state at `layer`."""
         return self(state[0], last)
 
-    def run(self, tokens: Int[Tensor, "batch pos"]) -> None:
+    def run(self, tokens: Tokens) -> None:
         """Run every layer at every position, for those who look on; logits are not asked for."""
         self(tokens)
 
     @property
     def shows_patterns(self) -> bool:
-        """Whether `patterns` can tell the attention patterns."""
+        """Whether `patterns` gives the attention patterns."""
         return True
 
-    def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
+    def patterns(self, tokens: Tokens) -> list[Patterns]:
         """The attention pattern of every head, layer by layer."""
         raise TypeError(f"{type(self).__name__} does not say what its attention patterns are")
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode and full precision, and leave every module's mode as it was found."""
+    training = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device.type
+    try:
+        model.eval()
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
 
 class Transformer(Decoder):
@@ -244,7 +266,7 @@ class Transformer(Decoder):
         settings = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "positions": positions}
         super().__init__(n_layers, n_heads, d_model, d_model // n_heads, n_ctx, settings)
         self.embedding = nn.Embedding(vocabulary, d_model)
-        self.position = LearnedPositions(n_ctx, d_model) if positions == "learned" else None
+        self.position = nn.Embedding(n_ctx, d_model) if positions == "learned" else None
         fixed = sinusoids(n_ctx, d_model) if positions == "sinusoidal" else None
         self.register_buffer("sinusoids", fixed, persistent=False)
         rotary = positions == "rotary"
@@ -265,21 +287,22 @@ class Transformer(Decoder):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, generator=generator)
 
-    def forward(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+    def forward(self, tokens: Tokens, last: int | None = None) -> Logits:
         """Logits of the next token, at the `last` positions (all by default)."""
-        x = self.embed(tokens)
-        return self.forward_from(0, (x, self.blocks[0].heads(x, self.kept(0, x, last))), last)
+        return self.forward_from(0, self._state(0, self.embed(tokens), last), last)
 
-    def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None) -> list[State]:
+    def states(self, tokens: Tokens, last: int | None = None) -> list[State]:
         """For every layer the residual stream x below it and its heads' outputs z: what `forward_from` continues from."""
-        x = self.embed(tokens)
-        states = [(x, self.blocks[0].heads(x, self.kept(0, x, last)))]
+        states = [self._state(0, self.embed(tokens), last)]
         for layer in range(1, self.n_layers):
-            x = self.blocks[layer - 1].write(*states[-1])
-            states.append((x, self.blocks[layer].heads(x, self.kept(layer, x, last))))
+            states.append(self._state(layer, self.blocks[layer - 1].write(*states[-1]), last))
         return states
 
-    def patterns(self, tokens: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch head query key"]]:
+    def _state(self, layer: int, x: Residual, last: int | None) -> tuple[Tensor, Tensor]:
+        """x and z of a layer; the last layer makes z only where logits are asked for."""
+        return x, self.blocks[layer].heads(x, last if last and layer == self.n_layers - 1 else x.shape[1])
+
+    def patterns(self, tokens: Tokens) -> list[Patterns]:
         """The attention pattern of every head, layer by layer."""
         return [
             block.attention.pattern(block.norm_attention(x))
@@ -291,39 +314,32 @@ class Transformer(Decoder):
         """Whether the residual stream below the first layer tells where a token stands."""
         return self.position is not None or self.sinusoids is not None
 
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    def embed(self, tokens: Tokens) -> Residual:
         """The residual stream below the first layer."""
         x = self.embedding(tokens)
         if self.position is not None:
-            x = self.position(x)
+            x = x + self.position.weight[: tokens.shape[1]]
         if self.sinusoids is not None:
             x = x + self.sinusoids[: tokens.shape[1]]
         return x
 
-    def forward_from(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+    def forward_from(self, layer: int, state: State, last: int | None = None) -> Logits:
         """Logits from the residual stream x below `layer` and the outputs z of that layer's heads."""
         x, z = state
         return self.run_from(layer + 1, self.blocks[layer].write(x, z), last)
 
-    def run_from(
-        self, layer: int, x: Float[Tensor, "batch kept d_model"], last: int | None = None
-    ) -> Float[Tensor, "batch last vocabulary"]:
+    def run_from(self, layer: int, x: Float[Tensor, "batch kept d_model"], last: int | None = None) -> Logits:
         """Logits from the residual stream x below `layer`; above the last one there are as many layers as `n_layers`."""
         for above in range(layer, self.n_layers):
-            x = self.blocks[above].write(x, self.blocks[above].heads(x, self.kept(above, x, last)))
+            x = self.blocks[above].write(*self._state(above, x, last))
         return self.unembedding(self.norm(x[:, -last:] if last else x))
-
-    def kept(self, layer: int, x: Float[Tensor, "batch pos d_model"], last: int | None) -> int:
-        """How many positions layer `layer` must compute: in the last layer only those whose logits are asked for."""
-        return last if last and layer == self.n_layers - 1 else x.shape[1]
 
 
 def check_sizes(
     n_layers: int, n_heads: int, d_model: int, d_ff: int, positions: str, n_ctx: int, attention: str, vocabulary: int
 ) -> None:
     """Raise a ValueError that names the first size that cannot be."""
-    sizes = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "n_ctx": n_ctx}
-    sizes |= {"vocabulary": vocabulary}
+    sizes = {"n_layers": n_layers, "n_heads": n_heads, "d_model": d_model, "d_ff": d_ff, "n_ctx": n_ctx, "vocabulary": vocabulary}
     for name, size in sizes.items():
         if isinstance(size, bool) or not hasattr(size, "__index__"):
             raise ValueError(f"`model.{name}` must be an integer; got {size!r:.60}.")
@@ -331,8 +347,8 @@ def check_sizes(
             raise ValueError(f"`model.{name}` must be at least 1; got {size}.")
     weights = n_layers * d_model * (4 * d_model + 2 * d_ff) + d_model * (2 * vocabulary + n_ctx)
     if weights > MOST_WEIGHTS:
-        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(f"`model` must have at most {MOST_WEIGHTS} weights; got {weights:.0f} of {told}. Lower one of them.")
+        got = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"`model` must have at most {MOST_WEIGHTS} weights; got {weights:.0f} of {got}. Lower one of them.")
     if d_model % n_heads:
         raise ValueError(f"`model.d_model` must be divisible by `model.n_heads`; got {d_model} and {n_heads}.")
     if positions == "rotary" and d_model // n_heads % 2:
@@ -343,36 +359,3 @@ def check_sizes(
         raise ValueError(f"`model.n_ctx` must be at most {LONGEST} unless positions are learned; got {n_ctx}.")
     if attention not in get_args(AttentionPath):
         raise ValueError(f"`model.attention` must be one of {', '.join(get_args(AttentionPath))}; got {attention!r}.")
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode and full precision, and leave every module's mode as it was found."""
-    training = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device.type
-    try:
-        model.eval()
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from, as its record tells it.
-
-    Args:
-        source: Task, lengths and seed that it was trained with.
-        run: Name of its run.
-        step: Optimiser steps it was trained for.
-        checkpoint_sha256: Hash of its checkpoint file.
-        training: Settings of its training, where they are known.
-    """
-
-    source: Source
-    run: str | None = None
-    step: int | None = None
-    checkpoint_sha256: str | None = None
-    training: dict[str, Any] | None = None

@@ -1,7 +1,7 @@
 """Components: the heads and MLPs of a model, their names, and where a model keeps them.
 
-Owns the map from a component to modules and weights. What is done at those places belongs to `gcgap.importance.gates`
-(interventions) and `gcgap.importance` (measures). A new model family is one `Wiring`.
+What is done at those places belongs to `gcgap.importance`. A new model family is one `Wiring`, declared in
+`gcgap.models.families`.
 """
 
 from __future__ import annotations
@@ -145,16 +145,14 @@ class Wiring:
         Raises:
             ValueError: A name is not one of this model's, or stands there twice.
         """
-        names = list(names)
-        known = {component.name: number for number, component in enumerate(self.components)}
+        names, known = list(names), [component.name for component in self.components]
         if len(set(names)) < len(names):
             raise ValueError(f"`protocol.sets`: a component stands twice in {', '.join(names)}.")
-        for name in names:
-            if name not in known:
-                last = f"L{self.n_layers - 1}"
-                choice = f"L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP"
-                raise ValueError(f"`protocol.sets`: unknown component {name!r}; this model has {choice}.")
-        return [known[name] for name in names]
+        if unknown := [name for name in names if name not in known]:
+            last = f"L{self.n_layers - 1}"
+            choice = f"L0_H0 .. {last}_H{self.n_heads - 1} and L0_MLP .. {last}_MLP"
+            raise ValueError(f"`protocol.sets`: unknown component {unknown[0]!r}; this model has {choice}.")
+        return [known.index(name) for name in names]
 
     def check_sets(self, sets: Iterable[Iterable[str]]) -> None:
         """Raise a ValueError unless every set of names has members that this model has."""
