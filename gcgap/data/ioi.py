@@ -87,7 +87,7 @@ def ioi(random: np.random.Generator, size: int, length: int, names: Sequence[str
     Args:
         random: Draws everything.
         size: Number of prompts.
-        length: Number of filler sentences between the first and the last one. Some tell of a third name.
+        length: Number of filler sentences between the first and the last one. Some name a third person.
         names: What to choose from. Each prompt has two, and one more for each filler that has one.
 
     Raises:

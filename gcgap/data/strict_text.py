@@ -79,5 +79,5 @@ def _dictionary(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(number: str) -> NoReturn:
-    told = "which a float cannot hold" if number[-1].isdigit() else "and a missing number must be null"
-    raise ValueError(f"it holds {number:.40}, {told}")
+    why = "which a float cannot hold" if number[-1].isdigit() else "and a missing number must be null"
+    raise ValueError(f"it holds {number:.40}, {why}")

@@ -25,6 +25,9 @@ PREFIX = "model."
 FINAL = "final.ckpt"
 """The final model, where callbacks left other weights than those of the last step, such as averages."""
 SCALAR = str | int | float | None
+Architecture = Literal["gcgap", "gpt2"]
+MODEL_SETTINGS = ("n_layers", "n_heads", "d_model", "d_ff", "positions", "n_ctx", "attention", "architecture", "vocabulary")
+SINCE: dict[str, Any] = {"architecture": "gcgap", "vocabulary": 104}  # what older checkpoints, which do not say, have
 
 
 @torch.inference_mode(False)  # tensors that are made in it never have a gradient
@@ -197,15 +200,6 @@ def sha256(path: Path) -> str:
     """Hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-Architecture = Literal["gcgap", "gpt2"]
-
-
-MODEL_SETTINGS = ("n_layers", "n_heads", "d_model", "d_ff", "positions", "n_ctx", "attention", "architecture", "vocabulary")
-
-
-SINCE: dict[str, Any] = {"architecture": "gcgap", "vocabulary": 104}  # what older checkpoints, which do not say, have
 
 
 def new_model(architecture: Architecture = "gcgap", seed: int = 0, **settings: Any) -> Decoder:

@@ -311,7 +311,7 @@ class Transformer(Decoder):
 
     @property
     def adds_positions(self) -> bool:
-        """Whether the residual stream below the first layer tells where a token stands."""
+        """Whether the residual stream below the first layer depends on where a token stands."""
         return self.position is not None or self.sinusoids is not None
 
     def embed(self, tokens: Tokens) -> Residual:
