@@ -6,6 +6,7 @@ The modules that only compute are imported under jaxtyping's hook, so that every
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 import torch
 from beartype import BeartypeConf, beartype
 from ends import ENDS, fit
+from hypothesis import settings
 from jaxtyping import install_import_hook
+from pictures import draw_quickly
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from zygote import Zygote
@@ -51,6 +54,16 @@ with install_import_hook(PURE, "conftest.checked"):
     from gcgap.models.transformer import Transformer
 
 torch.set_num_threads(1)
+settings.register_profile("day", max_examples=25, deadline=None, derandomize=True, database=None)
+settings.register_profile("long", settings.get_profile("day"), max_examples=500)
+settings.load_profile("day")  # --hypothesis-profile=long takes the other one
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_figures() -> None:
+    """Runs of models draw quick pictures; those inside `pictures.figures()` draw the real ones."""
+    if "lightning" in sys.modules:  # else no test runs a model, or few do
+        draw_quickly()
 
 
 @pytest.fixture(scope="session")

@@ -118,13 +118,13 @@ def leave(arguments: list[str]) -> None:
 def command(arguments: list[str], output: str) -> None:
     """Run a command whose second rank is a standby, and which draws no figures, since they would take most of its time."""
     import lightning.pytorch.strategies.launchers.subprocess_script as launcher
-    from zygote import draw_nothing
+    from pictures import draw_quickly
 
     os.setsid()
     written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, written), (2, written)):
         os.dup2(source, number)
-    draw_nothing()
+    draw_quickly()
     launcher.subprocess = SimpleNamespace(Popen=Standby(arguments).start)  # type: ignore[assignment]
     leave(arguments)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -31,7 +31,6 @@ from gcgap.importance.gap import (
     reliability,
 )
 
-few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 KINDS: list[Ranks] = ["average", "ordinal"]
 values = st.lists(st.integers(0, 4), min_size=6, max_size=20)  # many ties
 
@@ -63,7 +62,6 @@ def noisy(components: int, samples: int, seed: int, noise: float = 0.3) -> tuple
     return norms, drops
 
 
-@few
 @given(values)
 def test_ranks_are_those_of_the_reference(numbers: list[int]) -> None:
     assert rank(array(numbers)).tolist() == reference.average_ranks(numbers)
@@ -75,7 +73,6 @@ def test_average_ranks_share_a_tie_and_ordinal_ranks_favour_the_first() -> None:
     assert rank(array([5, 1, 5, 1, 9]), "ordinal").tolist() == [3.0, 1.0, 4.0, 2.0, 5.0]
 
 
-@few
 @given(pairs(5, 20))
 def test_rho_is_spearmans(both: tuple[list[int], list[int]]) -> None:
     G, C = both
@@ -84,7 +81,6 @@ def test_rho_is_spearmans(both: tuple[list[int], list[int]]) -> None:
     assert rho == pytest.approx(theirs[0], abs=1e-12)
 
 
-@few
 @given(pairs(5, 20), st.sampled_from(KINDS), st.booleans(), st.sampled_from([0.2, 0.3, 0.5]))
 def test_deltas_and_roles_are_those_of_the_reference(
     both: tuple[list[int], list[int]], ranks: Ranks, strict: bool, threshold: float
@@ -102,7 +98,6 @@ def test_deltas_and_roles_are_those_of_the_reference(
     assert set(found.counts) == {f"{share:g}" for share in (0.2, threshold, 0.4)}
 
 
-@few
 @given(pairs(5, 20))
 def test_deltas_sum_to_zero_and_change_sign_when_gradient_and_cause_are_swapped(both: tuple[list[int], list[int]]) -> None:
     G, C = both
@@ -115,7 +110,6 @@ def test_deltas_sum_to_zero_and_change_sign_when_gradient_and_cause_are_swapped(
     assert other.role == [{"hero": "bloat", "bloat": "hero"}.get(role, role) for role in one.role or []]
 
 
-@few
 @given(pairs(5, 20), st.floats(1e-6, 1e6))
 def test_scaling_the_gradient_leaves_the_gap(both: tuple[list[int], list[int]], scale: float) -> None:
     G, C = both
@@ -149,7 +143,6 @@ def test_the_threshold_is_a_share_of_the_components_without_rounding_noise(share
     assert Judgement(share).cut(components) == Judgement().cut(components, share) == cut
 
 
-@few
 @given(pairs(5, 6), st.sampled_from(KINDS), st.booleans(), st.sampled_from([0.2, 0.3, 0.5]))
 def test_chance_counts_are_the_mean_over_every_pairing(
     both: tuple[list[int], list[int]], ranks: Ranks, strict: bool, threshold: float
@@ -181,7 +174,6 @@ def test_with_ordinal_ranks_a_tied_cause_makes_early_bloats_and_late_heroes_that
     assert average[1:18:2] == [average[1]] * 9
 
 
-@few
 @given(pairs(4, 5), st.integers(1, 3))
 def test_missed_components_are_counted_over_every_order_of_ties(both: tuple[list[int], list[int]], k: int) -> None:
     G, C = both
@@ -227,7 +219,6 @@ def test_constant_is_told_along_an_axis() -> None:
     assert constant(array([[1, 1], [1, 2]]), axis=0).tolist() == [True, False]
 
 
-@few
 @given(st.integers(0, 10_000), st.integers(2, 7), st.integers(2, 12), st.floats(0, 1))
 def test_a_nan_never_leaves_and_a_missing_number_has_a_reason(seed: int, components: int, samples: int, zeros: float) -> None:
     norms, drops = noisy(components, samples, seed)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from pictures import figures
 from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTHING_SIZE_GUIDANCE, EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -269,7 +270,8 @@ class Writer:
 def test_pictures_are_written_at_the_step_of_their_record() -> None:
     writer = Writer()
     history: list[Record] = [tiny.ten(step=0, reason="all alike"), tiny.ten(step=250)]
-    write_pictures(writer, history[1], png(emergence(history)))
+    with figures():
+        write_pictures(writer, history[1], png(emergence(history)))
     assert [(tag, step) for tag, step, _ in writer.seen] == [("gap/scatter", 250), ("gap/emergence", 250), ("role/table", 250)]
     assert writer.seen[2][2] == role_table(history[1])
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pictures import figures
 from scipy.stats import rankdata
 
 from gcgap.cli import main
@@ -51,7 +52,8 @@ def trained(base: Path) -> Path:
     """The tiny run below `base`; trained when it is first asked for."""
     directory = base / "sort-tiny"
     if not directory.exists():
-        assert main(arguments(directory)) == 0
+        with figures():
+            assert main(arguments(directory)) == 0
     return directory
 
 

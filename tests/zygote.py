@@ -1,7 +1,6 @@
 """A process that imports gcgap once and forks a child for each command: tests of faults need dozens of short processes.
 
-`Zygote` is what tests hold; run as a script, this file is the process. Its children draw no figures, which would take most of
-their time: in their place stands a row of pixels that tells the steps of the records that would be drawn.
+`Zygote` is what tests hold; run as a script, this file is the process. Its children draw quick pictures.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import os
 import subprocess
 import sys
 import traceback
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +48,6 @@ class Zygote:
         self.process.communicate()
 
 
-def draw_nothing() -> None:
-    """Let the pictures of a run be quick ones."""
-    import numpy as np
-    from PIL import Image
-
-    import gcgap.report.tensorboard
-    import gcgap.training.run
-
-    def png(steps: list[int]) -> bytes:
-        buffer = BytesIO()
-        Image.fromarray(np.array([[[step % 256, 0, 0] for step in steps]], np.uint8)).save(buffer, format="png")
-        return buffer.getvalue()
-
-    gcgap.training.run.emergence = lambda columns: [column.step for column in columns]  # type: ignore[assignment]
-    gcgap.report.tensorboard.scatter = lambda record: [record["step"]]  # type: ignore[assignment]
-    gcgap.training.run.png = gcgap.report.tensorboard.png = png  # type: ignore[assignment]
-
-
 def child(told: dict[str, Any]) -> int:
     """What a forked process does."""
     from faults import Faults
@@ -98,8 +78,9 @@ def serve() -> None:
     import signal
 
     import torch.utils.tensorboard  # noqa: F401
+    from pictures import draw_quickly
 
-    draw_nothing()
+    draw_quickly()
     for line in sys.stdin:
         if pid := os.fork():
             print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
