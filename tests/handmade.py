@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gcgap.attribution.drop import Drop
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.baselines import activations_on
-from gcgap.importance.gates import Site
+from gcgap.importance.protocol import Site
 from gcgap.importance.scores import DIFFERENTIABLE, Metric
 from gcgap.models.transformer import Decoder, Transformer
 from gcgap.models.wiring import Wiring

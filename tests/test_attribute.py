@@ -27,10 +27,8 @@ from gcgap.cli import main
 from gcgap.commands.measure_command import build_parser
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.data.corruption import Corruption, corrupted
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.baselines import Baseline
 from gcgap.importance.experiment import Subject
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Attribution, Baseline, Protocol
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
 from gcgap.records.checksum import SEAL

@@ -16,7 +16,6 @@ from gcgap.importance.gap import (
     Array,
     Gap,
     Judgement,
-    Ranks,
     bootstrap_means,
     constant,
     expected_by_chance,
@@ -30,6 +29,7 @@ from gcgap.importance.gap import (
     rank_correlation,
     reliability,
 )
+from gcgap.importance.protocol import Ranks
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 KINDS: list[Ranks] = ["average", "ordinal"]

@@ -29,10 +29,9 @@ from gcgap.cli import main
 from gcgap.data.batches import Purpose
 from gcgap.data.ioi import WORDS, word_ids
 from gcgap.data.prompt_tasks import find_prompts
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
+from gcgap.importance.baselines import mean_activations, zero_activations
 from gcgap.importance.experiment import Subject
-from gcgap.importance.protocol import PROMPTED
+from gcgap.importance.protocol import PROMPTED, Attribution, Baseline
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
 from gcgap.models.loading import load_pretrained

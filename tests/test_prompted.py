@@ -25,11 +25,10 @@ from gcgap.data.prompts import Encoded
 from gcgap.importance import ablation as causal
 from gcgap.importance.ablation import base_scores, chunk_size
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline, activations_on, batch_means, mean_activations, zero_activations
+from gcgap.importance.baselines import activations_on, batch_means, mean_activations, zero_activations
 from gcgap.importance.experiment import Subject
-from gcgap.importance.gates import Site
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol, Site
 from gcgap.importance.scores import log_prob, logit_difference
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from gcgap.data.batches import Purpose, Source
-from gcgap.importance.ablation import Intervention, ablated_scores, drops
-from gcgap.importance.baselines import Baseline, mean_activations, replacements
+from gcgap.importance.ablation import Intervention, ablated_scores, bound, drops
+from gcgap.importance.baselines import mean_activations, replacements
 from gcgap.importance.experiment import Subject, id_batches
 from gcgap.importance.gap import Array, Gap, Judgement
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.measurement.joint import (
     _ratios,
     joint,
@@ -214,8 +214,8 @@ def separately(subject: Subject, one: Intervention, length: int, size: int) -> A
     """Exact-match drops of one intervention alone, per sequence."""
     model, wiring, source = subject.model, subject.wiring, subject.source
     batch = source.batch(Purpose.EVALUATION, length, size)
-    other = replacements(model, wiring, source, batch, [one.baseline], subject.mean, 2, 8)
-    return drops(*ablated_scores(model, wiring, batch, [one], other))[0, 0].numpy()
+    other = replacements(model, wiring, source, batch, [Baseline(one.replacement)], subject.mean, 2, 8)
+    return drops(*ablated_scores(model, wiring, batch, bound([one], other)))[0, 0].numpy()
 
 
 def test_sets_without_members_need_no_pass_through_the_model(subject: Subject) -> None:

@@ -27,12 +27,12 @@ from gcgap.attribution.trust import trust
 from gcgap.attribution.workflow import screen_flag_fix
 from gcgap.data.batches import Purpose, generator
 from gcgap.data.corruption import corruptions
-from gcgap.importance.baselines import Baseline, mean_activations
+from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Subject
 from gcgap.importance.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.prepare import begin, judgement, known_origin
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.importance.scores import Scores
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.attribution_record import AttributionRecord

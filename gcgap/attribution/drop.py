@@ -21,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gcgap.data.batches import Batch
 from gcgap.importance.ablation import repeated
 from gcgap.importance.baselines import Replacement
-from gcgap.importance.gates import Activations, Site, gated
+from gcgap.importance.gates import Activations, gated
+from gcgap.importance.protocol import Site
 from gcgap.importance.scores import Metric, log_prob
 from gcgap.models.transformer import Decoder, Kind, State, eval_mode
 from gcgap.models.wiring import Wiring

@@ -11,9 +11,9 @@ from gcgap.attribution.attribution_entries import EFFECTS, Entry, held_against
 from gcgap.attribution.methods import find_methods
 from gcgap.attribution.scoring import forward_seconds, scored
 from gcgap.attribution.setup import Setup
-from gcgap.importance.baselines import Baseline
 from gcgap.importance.experiment import Subject
 from gcgap.importance.gap import Array
+from gcgap.importance.protocol import Baseline
 
 
 def track(

@@ -6,7 +6,6 @@ A new baseline is one enum member and one branch of `replacements`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from functools import partial
 
 import torch
@@ -16,36 +15,9 @@ from torch import Tensor
 from gcgap.data.batches import NOTHING, Batch, Purpose, Source, partner_rows
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.importance.gates import Activations, recorded
+from gcgap.importance.protocol import Baseline
 from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Wiring
-
-
-class Baseline(StrEnum):
-    """What replaces the output of an ablated component."""
-
-    MEAN = "mean"
-    """Its mean over batch and positions of a separate set of OOD batches."""
-    MEAN_BY_POSITION = "mean_by_position"
-    """Its mean over the batch at each position, over a separate set of batches of the evaluated length."""
-    ZERO = "zero"
-    """The zero vector."""
-    RESAMPLE = "resample"
-    """Its output on another random example of the same length, that example's target included."""
-    PATCH_SEQUENCE = "patch_sequence"
-    """Activation patching: its output where other random integers stand in the input, and the target stays."""
-    PATCH_TOKEN = "patch_token"
-    """Activation patching: its output where one integer of the input is another one, and the target stays."""
-    PATCH_SWAP = "patch_swap"
-    """Activation patching: its output where two neighbouring integers of the input are swapped, and the target stays."""
-
-    PATCH_PROMPT = "patch_prompt"
-    """Activation patching: its output on the prompt's corrupted twin."""
-
-    @property
-    def corruption(self) -> Corruption | None:
-        """How the corrupted input is made from the clean one, for activation patching; None for ablation."""
-        return Corruption(self.removeprefix("patch_")) if self.startswith("patch_") else None
-
 
 Replacement = Callable[[slice], Activations]
 """Gives the replacement for some rows of the evaluation batch."""
@@ -154,7 +126,7 @@ def replacements(
                 return activations_on(model, wiring, partner, last)
             case _:
                 assert baseline.corruption is not None
-                inputs = corrupted(batch, baseline.corruption, source.seed).inputs
+                inputs = corrupted(batch, Corruption(baseline.corruption), source.seed).inputs
                 return activations_on(model, wiring, inputs, last)
 
     return {baseline: one(baseline) for baseline in baselines}

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 
 from gcgap.data.batches import Batch, Purpose, Source
-from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, chunk_size, drops
+from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, bound, chunk_size, drops
 from gcgap.importance.baselines import Replacement, averaged, batch_means, replacements
 from gcgap.importance.gap import Array
-from gcgap.importance.gates import Activations, Site
+from gcgap.importance.gates import Activations
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.importance.scores import METRICS, Scores
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Decoder
@@ -73,13 +73,13 @@ class Subject:
 
     def _scores(self, sets: list[Intervention], batch: Batch, sharing: Sharing) -> tuple[Scores, Scores]:
         """`ablated_scores`, each process with whole chunks of the sequences, so that the same ones run together as in one."""
-        p, used, mine = self.protocol, {one.baseline for one in sets}, _chunks(self.model, batch, sharing)
+        p, used, mine = self.protocol, {Baseline(one.replacement) for one in sets}, _chunks(self.model, batch, sharing)
         average = partial(shared_means, sharing)
         other = replacements(self.model, self.wiring, self.source, batch, used, self.mean, p.mean_batches, p.batch_size, average)
         found = torch.zeros(len(Scores._fields), 1 + len(sets), len(batch.inputs), dtype=torch.float64)
         if mine.start < mine.stop:
             ours = {baseline: _inside(mine, give) for baseline, give in other.items()}
-            base, ablated = ablated_scores(self.model, self.wiring, batch.rows(mine), sets, ours, Site(p.site))
+            base, ablated = ablated_scores(self.model, self.wiring, batch.rows(mine), bound(sets, ours), p.site)
             found[:, 0, mine], found[:, 1:, mine] = torch.stack(base), torch.stack(ablated)
         found = sharing.add(found)
         return Scores(*found[:, 0]), Scores(*found[:, 1:])

@@ -10,15 +10,15 @@ exist (a constant vector has no rank correlation) it is None, with the reason be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
+from gcgap.importance.protocol import Ranks
+
 Array = NDArray[np.float64]
-Ranks = Literal["average", "ordinal"]
 ROLES = ("hero", "bloat", "aligned")
 HALVES = 100  # random halvings behind a split-half reliability
 
@@ -29,7 +29,7 @@ class Judgement:
 
     threshold: float = 0.3
     strict: bool = False
-    ranks: Ranks = "average"
+    ranks: Ranks = Ranks.AVERAGE
     confidence: float = 0.95
     resamples: int = 1000
 
@@ -44,7 +44,7 @@ class Judgement:
         return [float(low), float(high)]
 
 
-def rank(values: Array, kind: Ranks = "average", axis: int = -1) -> Array:
+def rank(values: Array, kind: Ranks = Ranks.AVERAGE, axis: int = -1) -> Array:
     """Ascending ranks 1..n along an axis.
 
     Values that differ by less than 1e-12 of the largest are tied: equal drops must not be told apart by the rounding of a mean.

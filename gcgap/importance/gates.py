@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
@@ -23,18 +22,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from gcgap.importance.protocol import Site
 from gcgap.models.wiring import Component, Wiring
-
-
-class Site(StrEnum):
-    """Where a head is replaced."""
-
-    COMPONENT = "component"
-    """At the input of W_O: z_h itself, so exactly what head h writes is replaced."""
-    RELEASED = "released"
-    """As the first public pipeline does: columns h d_head .. (h+1) d_head of the *output* of W_O are overwritten by the
-    replacement of z_h. That removes a slice of what all heads write together, not a head. MLPs are as in `component`."""
-
 
 Act = Callable[[Tensor], Tensor]
 """What is done to the input or output of a module."""

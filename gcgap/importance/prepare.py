@@ -18,8 +18,7 @@ from torch import Tensor
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.experiment import id_batches, shared_base_scores
 from gcgap.importance.gap import Judgement
-from gcgap.importance.gates import Site
-from gcgap.importance.protocol import Protocol, window_length
+from gcgap.importance.protocol import Protocol, Site, window_length
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.number_format import check_tensors, in_precision, not_finite
 from gcgap.models.transformer import Decoder, Origin

@@ -76,9 +76,9 @@ def score(
     targets: Int[Tensor, "batch scored"],
     wrong: Int[Tensor, " batch"] | None = None,
     *,
-    names: Sequence[str] = ("the untouched model",),
+    names: Sequence[str] = ("nothing",),
 ) -> Scores:
-    """Scores of each row from the logits at its scored positions; `names` says what each of as many groups of rows is.
+    """Scores of each row from the logits at its scored positions; `names` says what each of as many groups of rows has ablated.
 
     Raises:
         FloatingPointError: A log-probability is not finite; the text names the group.
@@ -86,6 +86,6 @@ def score(
     right = logits.argmax(-1) == targets
     found = log_prob(logits, targets)
     if not bool(torch.isfinite(found).all()):
-        first = int(torch.isfinite(found).logical_not().nonzero()[0]) * len(names) // len(found)
-        raise FloatingPointError(f"A log-probability is not finite under {names[first]}: weights or activations hold NaN or Inf.")
+        which = names[int(torch.isfinite(found).logical_not().nonzero()[0]) * len(names) // len(found)]
+        raise FloatingPointError(f"A log-probability is not finite with {which} ablated: weights or activations hold NaN or Inf.")
     return Scores(right.all(-1).double(), found, right.double().mean(-1), logit_difference(logits, targets, wrong))

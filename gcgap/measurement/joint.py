@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from gcgap.importance.ablation import Intervention
-from gcgap.importance.baselines import Baseline
 from gcgap.importance.experiment import Subject, id_batches
 from gcgap.importance.gap import Array, Gap, Judgement, interval_of_mean
+from gcgap.importance.protocol import Baseline
 
 OVERFITTING = 0.05  # in-distribution drop above which a Bloat set is an overfitting circuit, not optimisation noise (v1)
 CLASSES = {"heroes": "hero", "bloats": "bloat"}

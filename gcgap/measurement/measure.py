@@ -17,12 +17,11 @@ from gcgap.attribution.track import track
 from gcgap.data.batches import Purpose, generator
 from gcgap.importance.ablation import Intervention
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline
 from gcgap.importance.experiment import Subject, shared_means
 from gcgap.importance.gap import Array, Gap, bootstrap_means, measure_gap
 from gcgap.importance.gradient import weight_sizes
 from gcgap.importance.prepare import begin, judgement, known_origin
-from gcgap.importance.protocol import PROMPTED, Protocol
+from gcgap.importance.protocol import PROMPTED, Baseline, Protocol
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.measurement.entries import body, skipped
 from gcgap.measurement.joint import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
@@ -88,7 +87,7 @@ def measure(
     if protocol.attribution.methods:  # last, so that every other number is that of a measurement without
         with seconds("attribution"):
             exact: dict[str, Array] = dict(zip(subject.metrics, causal[0], strict=True))
-            record["attribution"], scores = track(subject, Baseline(protocol.baselines[0]), exact, rng)
+            record["attribution"], scores = track(subject, protocol.baselines[0], exact, rng)
             for component, of_methods in zip(record["components"], scores, strict=True):
                 component["attribution"] = of_methods
     return Record(record | {"seconds": seconds.by_stage})
