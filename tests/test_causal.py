@@ -469,7 +469,7 @@ def test_three_heads_of_which_any_one_suffices_fall_only_together() -> None:
 def test_a_score_that_is_not_finite_names_the_group_of_rows_that_made_it() -> None:
     logits = torch.zeros(6, 3, 8)
     logits[4, 1] = float("inf")
-    with pytest.raises(FloatingPointError, match="under c: "):
+    with pytest.raises(FloatingPointError, match="with c ablated: "):
         score(logits, torch.zeros(6, 3, dtype=torch.long), names=("a", "b", "c"))
 
 

@@ -133,7 +133,7 @@ def test_a_component_whose_gradient_ranks_low_and_whose_removal_harms_most_is_a_
 
 def test_a_difference_of_exactly_the_threshold_counts_unless_bounds_are_strict() -> None:
     delta = array([-7, -6, -5.5, 0, 5.5, 6, 7])
-    inclusive, strict = (is_role(delta, Judgement(strict=s).cut(20), s) for s in (False, True))
+    inclusive, strict = (is_role(delta, Judgement(strict=s).role_threshold(20), s) for s in (False, True))
     assert inclusive["hero"].tolist() == [True, True] + [False] * 5
     assert inclusive["bloat"].tolist() == [False] * 5 + [True, True]
     assert strict["hero"].tolist() == [True] + [False] * 6
@@ -146,7 +146,7 @@ def test_a_difference_of_exactly_the_threshold_counts_unless_bounds_are_strict()
     ("share", "components", "cut"), [(0.3, 20, 6.0), (0.3, 5, 1.5), (0.3, 6, 1.8), (0.7, 90, 63.0), (0.55, 30, 16.5)]
 )
 def test_the_threshold_is_a_share_of_the_components_without_rounding_noise(share: float, components: int, cut: float) -> None:
-    assert Judgement(share).cut(components) == Judgement().cut(components, share) == cut
+    assert Judgement(share).role_threshold(components) == Judgement().role_threshold(components, share) == cut
 
 
 @few
@@ -156,7 +156,7 @@ def test_chance_counts_are_the_mean_over_every_pairing(
 ) -> None:
     G, C = both
     judgement = Judgement(threshold, strict, ranks)
-    theirs = reference.by_chance(G, C, judgement.cut(len(G)), strict, ranks)
+    theirs = reference.by_chance(G, C, judgement.role_threshold(len(G)), strict, ranks)
     assert expected_by_chance(array(G), array(C), judgement) == pytest.approx(theirs, abs=1e-12)
 
 

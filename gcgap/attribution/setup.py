@@ -14,7 +14,7 @@ from gcgap.attribution.methods import Problem
 from gcgap.data.batches import NOTHING, Batch, Purpose
 from gcgap.data.corruption import corrupted
 from gcgap.importance.baselines import activations_on, replacements, zero_activations
-from gcgap.importance.experiment import Subject
+from gcgap.importance.experiment import Experiment
 from gcgap.importance.protocol import Baseline
 from gcgap.importance.scores import DIFFERENTIABLE
 
@@ -78,7 +78,7 @@ class Setup:
                     )
                 return torch.isin(torch.arange(tokens), torch.tensor(self.positions))
 
-    def drop(self, subject: Subject, clean: Batch) -> Drop:
+    def drop(self, subject: Experiment, clean: Batch) -> Drop:
         """D of a subject on clean sequences."""
         where, metric = self.where(clean), DIFFERENTIABLE[subject.protocol.attribution.metric]
         model, wiring, p = subject.model, subject.wiring, subject.protocol
@@ -97,7 +97,7 @@ class Setup:
             return None
         return clean.inputs if self.direction == "denoising" else corrupted(clean, self.baseline.corruption, seed).inputs
 
-    def problem(self, subject: Subject, clean: Batch) -> Problem:
+    def problem(self, subject: Experiment, clean: Batch) -> Problem:
         """What methods score, on clean sequences."""
         p, drop = subject.protocol, self.drop(subject, clean)
         zero = zero_activations(subject.model, subject.wiring)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gcgap.data.batches import Batch
 from gcgap.importance.baselines import Replacement
+from gcgap.importance.gap import Estimate
 from gcgap.importance.gates import Activations, gated, skip_mlp
 from gcgap.importance.protocol import Baseline, Metric, Site
 from gcgap.importance.scores import METRICS, Scores, score
@@ -105,6 +106,11 @@ def base_scores(model: Decoder, batch: Batch) -> Scores:
             logits = model(batch.inputs[rows].to(model.device), batch.last)
             pieces.append(torch.stack(score(logits, *batch.answers(rows, model.device))))
     return Scores(*torch.cat(pieces, -1).cpu())
+
+
+def causal_importance(base: Scores, ablated: Scores, metrics: Sequence[str] = METRICS) -> Estimate:
+    """C_S, the mean over sequences of M(0) - M(1_S); its samples are those drops, shape (metric, intervention, sequence)."""
+    return Estimate(drops(base, ablated, metrics).numpy())
 
 
 def drops(base: Scores, ablated: Scores, metrics: Sequence[str] = METRICS) -> Float[Tensor, "metric intervention sequence"]:

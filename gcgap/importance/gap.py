@@ -9,18 +9,30 @@ exist (a constant vector has no rank correlation) it is None, with the reason be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
-from gcgap.importance.protocol import Ranks
+from gcgap.importance.protocol import Protocol, Ranks
 
 Array = NDArray[np.float64]
 ROLES = ("hero", "bloat", "aligned")
 HALVES = 100  # random halvings behind a split-half reliability
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A quantity, such as G or C, of every component: samples of it along the last axis, and the value made of them."""
+
+    samples: Array
+
+    @property
+    def value(self) -> Array:
+        """The mean over samples."""
+        return self.samples.mean(-1)
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,12 @@ class Judgement:
     confidence: float = 0.95
     resamples: int = 1000
 
-    def cut(self, components: int, share: float | None = None) -> float:
+    @classmethod
+    def of(cls, protocol: Protocol) -> Judgement:
+        """That of a protocol."""
+        return cls(**{one.name: getattr(protocol, one.name) for one in fields(cls)})
+
+    def role_threshold(self, components: int, share: float | None = None) -> float:
         """The rank difference that makes a Hero or Bloat among so many components."""
         return round((self.threshold if share is None else share) * components, 9)
 
@@ -72,17 +89,17 @@ def rank_correlation(first: Array, second: Array, axis: int = -1) -> Array:
         return np.where(scale > 0, (first * second).sum(axis) / scale, np.nan)
 
 
-def is_role(delta: Array, cut: float, strict: bool) -> dict[str, NDArray[np.bool_]]:
+def is_role(delta: Array, threshold: float, strict: bool) -> dict[str, NDArray[np.bool_]]:
     """Which rank differences make a Hero, a Bloat, or neither."""
-    hero = delta < -cut if strict else delta <= -cut
-    bloat = delta > cut if strict else delta >= cut
+    hero = delta < -threshold if strict else delta <= -threshold
+    bloat = delta > threshold if strict else delta >= threshold
     return {"hero": hero, "bloat": bloat, "aligned": ~(hero | bloat)}
 
 
 def expected_by_chance(G: Array, C: Array, judgement: Judgement, share: float | None = None) -> dict[str, float]:
     """Expected numbers of Heroes and Bloats if these very G and C were paired at random: the exact mean over all pairings."""
     difference = rank(G, judgement.ranks)[:, None] - rank(C, judgement.ranks)[None, :]
-    found = is_role(difference, judgement.cut(len(G), share), judgement.strict)
+    found = is_role(difference, judgement.role_threshold(len(G), share), judgement.strict)
     return {"heroes": float(found["hero"].sum() / len(G)), "bloats": float(found["bloat"].sum() / len(G))}
 
 
@@ -191,11 +208,11 @@ def measure_gap(
             return Gap(reason=f"the {name} of all components is the same, {values[0]:g}: ranks do not exist")
     rank_g, rank_c = rank(G, judgement.ranks), rank(C, judgement.ranks)
     delta = rank_g - rank_c
-    cut = judgement.cut(len(G))
-    found = is_role(delta, cut, judgement.strict)
+    threshold = judgement.role_threshold(len(G))
+    found = is_role(delta, threshold, judgement.strict)
     rho = float(rank_correlation(rank_g, rank_c))
     star_g, star_c = (rank(draw, judgement.ranks, axis=0) for draw in draws)
-    star = is_role(star_g - star_c, cut, judgement.strict)
+    star = is_role(star_g - star_c, threshold, judgement.strict)
     ci, no_ci = _rho_interval(rank_correlation(star_g, star_c, axis=0), judgement)
     ceiling, no_ceiling = noise_ceiling(norms, drops, judgement, rng)
     return Gap(
@@ -248,7 +265,7 @@ def _rho_interval(draws: Array, judgement: Judgement) -> tuple[list[float] | Non
 
 
 def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, float]:
-    found = is_role(delta, judgement.cut(len(G), share), judgement.strict)
+    found = is_role(delta, judgement.role_threshold(len(G), share), judgement.strict)
     chance = expected_by_chance(G, C, judgement, share)
     return {
         "heroes": int(found["hero"].sum()),
