@@ -113,36 +113,6 @@ def _inside(part: slice, give: Replacement) -> Replacement:
     return lambda rows: give(slice(part.start + rows.start, min(part.start + rows.stop, part.stop)))
 
 
-def head(
-    origin: Origin,
-    model: dict[str, Any],
-    protocol: Protocol,
-    accuracy: dict[str, Any],
-    window: dict[str, Any],
-    length: int | None,
-) -> dict[str, Any]:
-    """What every record begins with: what was measured, how, and how good the model is."""
-    source = origin.source
-    foreign = ("transformers", "tokenizers") if "heads_per_value" in model else ()
-    libraries = {name: version(name) for name in ("gcgap", "torch", "numpy", "scipy", *foreign)}
-    return {
-        "schema": SCHEMA,
-        "task": source.task,
-        "seed": source.seed,
-        "step": origin.step,
-        "run": origin.run,
-        "model": model,
-        "training": origin.training,
-        "protocol": protocol.to_dict() | source.as_record(),
-        "checkpoint_sha256": origin.checkpoint_sha256,
-        "versions": libraries | {"python": platform.python_version(), "threads": str(torch.get_num_threads())},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "accuracy": accuracy,
-        "window": window,
-        "length": length,
-    }
-
-
 class Prepared(NamedTuple):
     """What every measurement begins with: a model in the protocol's number format, and the head of a record.
 
@@ -182,26 +152,39 @@ def prepare(
     if name := not_finite(model.named_parameters()):
         raise FloatingPointError(f"The weight `{name}` is not finite.")
     model, wiring, seconds = in_precision(model, protocol.precision), Wiring.of(model), Stopwatch()
-    _check_site(model, protocol)
-    wiring.check_sets(protocol.sets)
-    with seconds("accuracy"):
-        sized = protocol if sequences is None else replace(protocol, sequences=sequences)
-        accuracy, window = _accuracy(model, source, sized, lengths, sharing)
-    given, length = length is not None, window["length"] if length is None else length
-    record = head(origin, model.settings, protocol, accuracy, window, length) | {"length_given": given} | _rows(source, protocol)
-    return Prepared(model, wiring, source, length, record, seconds)
-
-
-def _check_site(model: Decoder, protocol: Protocol) -> None:
-    """Raise a ValueError if the heads have no columns of their own in what they write together."""
     if protocol.site == Site.RELEASED and model.n_heads * model.d_head != model.d_model:
         raise ValueError(
             f"`protocol.site` must be component for this model; got released, which overwrites {model.d_head} columns for each "
             f"of {model.n_heads} heads, and it has {model.d_model}."
         )
+    wiring.check_sets(protocol.sets)
+    with seconds("accuracy"):
+        sized = protocol if sequences is None else replace(protocol, sequences=sequences)
+        accuracy, window = _accuracy(model, source, sized, lengths, sharing)
+    given, length = length is not None, window["length"] if length is None else length
+    foreign = ("transformers", "tokenizers") if "heads_per_value" in model.settings else ()
+    libraries = {name: version(name) for name in ("gcgap", "torch", "numpy", "scipy", *foreign)}
+    record = {
+        "schema": SCHEMA,
+        "task": source.task,
+        "seed": source.seed,
+        "step": origin.step,
+        "run": origin.run,
+        "model": model.settings,
+        "training": origin.training,
+        "protocol": protocol.to_dict() | source.as_record(),
+        "checkpoint_sha256": origin.checkpoint_sha256,
+        "versions": libraries | {"python": platform.python_version(), "threads": str(torch.get_num_threads())},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "accuracy": accuracy,
+        "window": window,
+        "length": length,
+        "length_given": given,
+    }
+    return Prepared(model, wiring, source, length, record | _prompt_counts(source, protocol), seconds)
 
 
-def _rows(source: Source, protocol: Protocol) -> dict[str, Any]:
+def _prompt_counts(source: Source, protocol: Protocol) -> dict[str, Any]:
     """How many prompts there are of each kind: a file may have fewer than the protocol asks for."""
     if (length := source.only_length) is None:
         return {}

@@ -64,7 +64,7 @@ class Judgement:
 def rank(values: Array, kind: Ranks = Ranks.AVERAGE, axis: int = -1) -> Array:
     """Ascending ranks 1..n along an axis.
 
-    Values that differ by less than 1e-12 of the largest are tied: equal drops must not be told apart by the rounding of a mean.
+    Values that differ by less than 1e-12 of the largest are tied: equal drops must not differ by the rounding of a mean.
     `ordinal` breaks ties by position, which favours early layers: see `Protocol.ranks`.
     """
     return stats.rankdata(_rounded(values, axis), method=kind, axis=axis).astype(np.float64)
@@ -79,6 +79,11 @@ def _rounded(values: Array, axis: int) -> Array:
     """Values as shares of the largest along an axis, to 12 decimals."""
     largest = np.abs(values).max(axis, keepdims=True)
     return np.round(values / np.where(largest > 0, largest, 1), 12)
+
+
+def rank_difference(G: Array, C: Array, kind: Ranks = Ranks.AVERAGE, axis: int = -1) -> Array:
+    """Delta_i = rank(G_i) - rank(C_i) (eq. 2): negative where the gradient is small for what the component causes."""
+    return rank(G, kind, axis) - rank(C, kind, axis)
 
 
 def rank_correlation(first: Array, second: Array, axis: int = -1) -> Array:
@@ -207,12 +212,13 @@ def measure_gap(
         if constant(values):
             return Gap(reason=f"the {name} of all components is the same, {values[0]:g}: ranks do not exist")
     rank_g, rank_c = rank(G, judgement.ranks), rank(C, judgement.ranks)
-    delta = rank_g - rank_c
+    delta = rank_difference(G, C, judgement.ranks)
     threshold = judgement.role_threshold(len(G))
     found = is_role(delta, threshold, judgement.strict)
     rho = float(rank_correlation(rank_g, rank_c))
     star_g, star_c = (rank(draw, judgement.ranks, axis=0) for draw in draws)
-    star = is_role(star_g - star_c, threshold, judgement.strict)
+    star_delta = rank_difference(*draws, judgement.ranks, axis=0)
+    star = is_role(star_delta, threshold, judgement.strict)
     ci, no_ci = _rho_interval(rank_correlation(star_g, star_c, axis=0), judgement)
     ceiling, no_ceiling = noise_ceiling(norms, drops, judgement, rng)
     return Gap(
@@ -223,7 +229,7 @@ def measure_gap(
         corrected=None if ceiling is None else rho / ceiling,
         reason="; ".join(filter(None, (no_ci, no_ceiling))),
         delta=delta.tolist(),
-        delta_ci=[judgement.interval(row) for row in star_g - star_c],
+        delta_ci=[judgement.interval(row) for row in star_delta],
         probability={role: star[role].mean(-1).tolist() for role in ROLES},
         role=[next(role for role in ROLES if found[role][i]) for i in range(len(G))],
         counts={f"{share:g}": _counts(G, C, delta, judgement, share) for share in sorted({0.2, judgement.threshold, 0.4})},

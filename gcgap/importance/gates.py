@@ -128,7 +128,7 @@ def gated(
             places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), side, act)
         if asked or bool(gates[:, mlp].any()):
             _check_finite(replacement.mlps[layer].unsqueeze(0), components[mlp : mlp + 1])
-            act = partial(_mlp_gated, gates[:, mlp : mlp + 1], replacement.mlps[layer], where)
+            act = partial(mix, gate=gates[:, mlp : mlp + 1], other=replacement.mlps[layer], where=where)
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
     with _hooked(places):
         yield
@@ -160,10 +160,6 @@ def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, 
     return mix(z.unflatten(-1, (n_heads, -1)), xi.unsqueeze(-1), other, where).flatten(-2)
 
 
-def _mlp_gated(xi: Tensor, other: Tensor, where: Tensor | None, write: Tensor) -> Tensor:
-    return mix(write, xi, other, where)
-
-
 def _check_finite(values: Float[Tensor, "component ..."], components: Sequence[Component]) -> None:
     """Raise a FloatingPointError that names the first component whose replacement holds NaN or Inf."""
     if not bool(torch.isfinite(values).all()):
@@ -187,11 +183,8 @@ def recorded(model: nn.Module, wiring: Wiring, keep: Act = lambda value: value) 
     for layer in range(wiring.n_layers):
         by_head = partial(_see, seen.heads, wiring.n_heads, keep)
         places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), "input", by_head)
-        places[f"MLP of layer {layer}"] = (
-            wiring.module(model, wiring.mlp, layer),
-            "output",
-            partial(_see, seen.mlps, None, keep),
-        )
+        whole = partial(_see, seen.mlps, None, keep)
+        places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", whole)
     with _hooked(places):
         yield seen
 

@@ -119,15 +119,7 @@ def pruning(
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Drops of OOD and in-distribution exact match when the top two, and all, of a class are ablated together.
-
-    Args:
-        sets: From `role_sets`.
-        drops: From `set_drops`.
-        names: Component names.
-        judgement: How intervals are made.
-        rng: Randomness of the bootstrap.
-    """
+    """Drops of OOD and in-distribution exact match when the sets are ablated together; `drops` are those of `set_drops`."""
     result: dict[str, Any] = {}
     for (baseline, label, which), found in sets.items():
         entry: dict[str, Any] = {"members": [names[i] for i in found], "reason": None if found else f"no {label}"}
@@ -147,10 +139,7 @@ def random_pruning(
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """What removing two components costs on average, by baseline: the mean over random pairs, its interval over the pairs.
-
-    Arguments as for `pruning`.
-    """
+    """What removing two components costs on average, by baseline: the mean over random pairs, its interval over the pairs."""
     result: dict[str, Any] = {}
     for baseline in dict.fromkeys(key[0] for key in pairs):
         keys = [key for key in pairs if key[0] == baseline]
@@ -174,14 +163,7 @@ def joint(
 
     `ratio_to_mean` is the paper's (joint / mean individual); it is k for k members that are not redundant at all.
     `ratio_to_sum` (joint / sum of individual) is 1 there, and only it tests redundancy.
-
-    Args:
-        sets: From `role_sets`.
-        drops: From `set_drops`.
-        individual: For each baseline the drops of single components, shape (component, sequence).
-        names: Component names.
-        judgement: How intervals are made.
-        rng: Randomness of the bootstrap.
+    `individual` holds, for each baseline, the drops of single components, shape (component, sequence).
     """
     result: dict[str, Any] = {}
     for (baseline, label, which), found in sets.items():
