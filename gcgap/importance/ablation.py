@@ -25,6 +25,7 @@ from gcgap.importance.gap import Estimate
 from gcgap.importance.gates import Activations, gated, skip_mlp
 from gcgap.importance.protocol import Baseline, Metric, Site
 from gcgap.importance.scores import METRICS, Scores, score
+from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Decoder, State, Transformer, eval_mode
 from gcgap.models.wiring import Wiring
 
@@ -97,15 +98,20 @@ def ablated_scores(
 
 
 @torch.no_grad()
-def base_scores(model: Decoder, batch: Batch) -> Scores:
-    """M(0) of every sequence of a batch of one length."""
-    size, pieces = chunk_size(model, batch), []
-    with eval_mode(model):
-        for start in range(0, len(batch.inputs), size):
-            rows = slice(start, start + size)
+def base_scores(model: Decoder, batch: Batch, sharing: Sharing = ALONE) -> Scores:
+    """M(0) of every sequence of a batch of one length; processes share whole chunks of the sequences."""
+    size = chunk_size(model, batch)
+
+    def own(mine: slice) -> Tensor:
+        pieces = []
+        for start in range(mine.start, mine.stop, size):
+            rows = slice(start, min(start + size, mine.stop))
             logits = model(batch.inputs[rows].to(model.device), batch.last)
-            pieces.append(torch.stack(score(logits, *batch.answers(rows, model.device))))
-    return Scores(*torch.cat(pieces, -1).cpu())
+            pieces.append(torch.stack(score(logits, *batch.answers(rows, model.device))).cpu())
+        return torch.cat(pieces, -1)
+
+    with eval_mode(model):
+        return Scores(*sharing.gather((len(Metric), len(batch.inputs)), own, unit=size))
 
 
 def causal_importance(base: Scores, ablated: Scores, metrics: Sequence[str] = METRICS) -> Estimate:

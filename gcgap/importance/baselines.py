@@ -96,7 +96,7 @@ def activations_on(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "batch po
 
 
 @dataclass(frozen=True)
-class Given:
+class Evaluation:
     """What the replacements for one evaluation batch are made of."""
 
     model: Decoder
@@ -113,32 +113,32 @@ class Given:
         return activations_on(self.model, self.wiring, inputs, self.batch.last)
 
 
-def _mean(given: Given) -> Replacement:
-    return lambda rows: given.mean
+def _mean(evaluation: Evaluation) -> Replacement:
+    return lambda rows: evaluation.mean
 
 
-def _mean_by_position(given: Given) -> Replacement:
-    length = given.source.length_of(given.batch)
-    batches = given.source.batches(Purpose.MEAN, length, given.mean_batches, given.batch_size)
-    mean = mean_activations(given.model, given.wiring, batches, True, given.sharing)
+def _mean_by_position(evaluation: Evaluation) -> Replacement:
+    length = evaluation.source.length_of(evaluation.batch)
+    batches = evaluation.source.batches(Purpose.MEAN, length, evaluation.mean_batches, evaluation.batch_size)
+    mean = mean_activations(evaluation.model, evaluation.wiring, batches, True, evaluation.sharing)
     return lambda rows: mean
 
 
-def _zero(given: Given) -> Replacement:
-    zero = zero_activations(given.model, given.wiring)
+def _zero(evaluation: Evaluation) -> Replacement:
+    zero = zero_activations(evaluation.model, evaluation.wiring)
     return lambda rows: zero
 
 
-def _resample(given: Given) -> Replacement:
-    length = given.source.length_of(given.batch)
-    return given.on(given.batch.inputs[partner_rows(given.batch, given.source.seed, length)])
+def _resample(evaluation: Evaluation) -> Replacement:
+    length = evaluation.source.length_of(evaluation.batch)
+    return evaluation.on(evaluation.batch.inputs[partner_rows(evaluation.batch, evaluation.source.seed, length)])
 
 
-def _patch(kind: Corruption, given: Given) -> Replacement:
-    return given.on(corrupted(given.batch, kind, given.source.seed).inputs)
+def _patch(kind: Corruption, evaluation: Evaluation) -> Replacement:
+    return evaluation.on(corrupted(evaluation.batch, kind, evaluation.source.seed).inputs)
 
 
-FUNCTIONS: dict[Baseline, Callable[[Given], Replacement]] = {
+FUNCTIONS: dict[Baseline, Callable[[Evaluation], Replacement]] = {
     Baseline.MEAN: _mean,
     Baseline.MEAN_BY_POSITION: _mean_by_position,
     Baseline.ZERO: _zero,
@@ -158,5 +158,5 @@ def replacements(
     sharing: Sharing = ALONE,
 ) -> dict[Baseline, Replacement]:
     """The replacement of each baseline for one evaluation batch; `mean` holds the global means."""
-    given = Given(model, wiring, source, batch, mean, mean_batches, batch_size, sharing)
-    return {baseline: FUNCTIONS[baseline](given) for baseline in baselines}
+    evaluation = Evaluation(model, wiring, source, batch, mean, mean_batches, batch_size, sharing)
+    return {baseline: FUNCTIONS[baseline](evaluation) for baseline in baselines}

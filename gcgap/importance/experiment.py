@@ -73,7 +73,7 @@ class Experiment:
             scores = [self._scores([sets[i]], self.batch(length, size, 1 + i), ALONE)[1] for i in range(mine.start, mine.stop)]
             return torch.stack([torch.cat(one) for one in scores], 1)
 
-        base = shared_base_scores(self.model, self.batch(length, size), self.sharing)
+        base = base_scores(self.model, self.batch(length, size), self.sharing)
         ablated = self.sharing.gather((len(Metric), len(sets), size), own, axis=1)
         return causal_importance(base, Scores(*ablated), self.metrics)
 
@@ -91,13 +91,6 @@ class Experiment:
         shape = len(Metric), 1 + len(sets), len(batch.inputs)
         found = sharing.gather(shape, own, unit=chunk_size(self.model, batch))
         return Scores(*found[:, 0]), Scores(*found[:, 1:])
-
-
-def shared_base_scores(model: Decoder, batch: Batch, sharing: Sharing) -> Scores:
-    """As `base_scores`, each process with whole chunks of the sequences."""
-    shape = len(Metric), len(batch.inputs)
-    own = sharing.gather(shape, lambda mine: torch.stack(base_scores(model, batch.rows(mine))), unit=chunk_size(model, batch))
-    return Scores(*own)
 
 
 def id_batches(source: Source, sequences: int) -> list[Batch]:
@@ -238,7 +231,7 @@ def _accuracy(
     """Exact match in distribution and at every OOD length, and the length that the window rule picks."""
 
     def right(batch: Batch) -> Tensor:
-        return shared_base_scores(model, batch, sharing).exact_match
+        return base_scores(model, batch, sharing).exact_match
 
     inside = [right(batch) for batch in id_batches(source, protocol.sequences)]
     if source.only_length is not None:

@@ -154,17 +154,13 @@ class Sizes:
 class Tracking(Sizes):
     """When checkpoints are measured during training, at which length, and with what sizes (smaller than the final ones).
 
+    They are measured again with the same sizes.
+
     Args:
         length: Length of the OOD sequences (integers per example); one curve needs one length.
         dense_every: Measure every so many optimiser steps ..
         dense_until: .. up to this step ..
         then_every: .. and every so many afterwards; step 0 and the last step are always measured.
-        gradient_batches: As in `protocol`, for the checkpoints of steps, also when they are measured again.
-        mean_batches: Likewise.
-        sequences: Likewise.
-        resamples: Likewise.
-        random_pairs: Likewise.
-        inside: Likewise.
     """
 
     length: int = 9
@@ -252,12 +248,6 @@ class Protocol(Sizes):
         sets: Sets of components, by name, whose joint ablation is measured too, such as [[L0_H1, L1_H2]].
         tracking: When and how large during training.
         attribution: Which attribution methods are run beside G and C, under the first baseline.
-        gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
-        mean_batches: OOD batches over which the means of mean ablation are taken.
-        sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
-        resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
-        random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
-        inside: Also measure what each single component causes in distribution.
     """
 
     baselines: tuple[Option[Baseline], ...] = (Baseline.MEAN, Baseline.ZERO, Baseline.RESAMPLE)
