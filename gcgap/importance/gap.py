@@ -195,7 +195,7 @@ class Gap:
     delta_ci: list[list[float]] | None = None
     probability: dict[str, list[float]] | None = None
     role: list[str] | None = None
-    counts: dict[str, dict[str, float]] | None = None
+    counts: dict[str, dict[str, int | float]] | None = None
     missed: dict[str, float] | None = None
 
 
@@ -270,7 +270,7 @@ def _rho_interval(draws: Array, judgement: Judgement) -> tuple[list[float] | Non
     return judgement.interval(draws), ""
 
 
-def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, float]:
+def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, int | float]:
     found = is_role(delta, judgement.role_threshold(len(G), share), judgement.strict)
     chance = expected_by_chance(G, C, judgement, share)
     return {
