@@ -32,7 +32,7 @@ from gcgap.importance.gap import (
 from gcgap.importance.protocol import Ranks
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
-KINDS: list[Ranks] = ["average", "ordinal"]
+KINDS = list(Ranks)
 values = st.lists(st.integers(0, 4), min_size=6, max_size=20)  # many ties
 
 
@@ -67,12 +67,12 @@ def noisy(components: int, samples: int, seed: int, noise: float = 0.3) -> tuple
 @given(values)
 def test_ranks_are_those_of_the_reference(numbers: list[int]) -> None:
     assert rank(array(numbers)).tolist() == reference.average_ranks(numbers)
-    assert rank(array(numbers), "ordinal").tolist() == reference.ordinal_ranks(numbers)
+    assert rank(array(numbers), Ranks.ORDINAL).tolist() == reference.ordinal_ranks(numbers)
 
 
 def test_average_ranks_share_a_tie_and_ordinal_ranks_favour_the_first() -> None:
     assert rank(array([5, 1, 5, 1, 9])).tolist() == [3.5, 1.5, 3.5, 1.5, 5.0]
-    assert rank(array([5, 1, 5, 1, 9]), "ordinal").tolist() == [3.0, 1.0, 4.0, 2.0, 5.0]
+    assert rank(array([5, 1, 5, 1, 9]), Ranks.ORDINAL).tolist() == [3.0, 1.0, 4.0, 2.0, 5.0]
 
 
 @few

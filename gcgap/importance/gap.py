@@ -41,7 +41,7 @@ class Judgement:
 
     threshold: float = 0.3
     strict: bool = False
-    ranks: Ranks = Ranks.AVERAGE
+    ranks: str = Ranks.AVERAGE
     confidence: float = 0.95
     resamples: int = 1000
 
@@ -61,7 +61,7 @@ class Judgement:
         return [float(low), float(high)]
 
 
-def rank(values: Array, kind: Ranks = Ranks.AVERAGE, axis: int = -1) -> Array:
+def rank(values: Array, kind: str = Ranks.AVERAGE, axis: int = -1) -> Array:
     """Ascending ranks 1..n along an axis.
 
     Values that differ by less than 1e-12 of the largest are tied: equal drops must not differ by the rounding of a mean.
@@ -81,7 +81,7 @@ def _rounded(values: Array, axis: int) -> Array:
     return np.round(values / np.where(largest > 0, largest, 1), 12)
 
 
-def rank_difference(G: Array, C: Array, kind: Ranks = Ranks.AVERAGE, axis: int = -1) -> Array:
+def rank_difference(G: Array, C: Array, kind: str = Ranks.AVERAGE, axis: int = -1) -> Array:
     """Delta_i = rank(G_i) - rank(C_i) (eq. 2): negative where the gradient is small for what the component causes."""
     return rank(G, kind, axis) - rank(C, kind, axis)
 
@@ -121,7 +121,7 @@ def p_value(G: Array, C: Array, judgement: Judgement, rng: np.random.Generator) 
     return float(test.pvalue)
 
 
-def reliability(samples: Float[Array, "component sample"], ranks: Ranks, rng: np.random.Generator) -> tuple[float | None, str]:
+def reliability(samples: Float[Array, "component sample"], ranks: str, rng: np.random.Generator) -> tuple[float | None, str]:
     """Split-half reliability of the component means, Spearman-Brown corrected: the rank correlation with a repetition.
 
     Returns:
