@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcgap.attribution.attribute import attribute as attribute
     from gcgap.attribution.setup import Setup as Setup
-    from gcgap.importance.attribution_settings import Attribution as Attribution
-    from gcgap.importance.baselines import Baseline as Baseline
+    from gcgap.importance.protocol import Attribution as Attribution
+    from gcgap.importance.protocol import Baseline as Baseline
     from gcgap.importance.protocol import Protocol as Protocol
     from gcgap.importance.protocol import Tracking as Tracking
     from gcgap.measurement.measure import measure as measure
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __version__ = version("gcgap")
 _HOMES = {
     "attribute": "attribution.attribute",
-    "Attribution": "importance.attribution_settings",
-    "Baseline": "importance.baselines",
+    "Attribution": "importance.protocol",
+    "Baseline": "importance.protocol",
     "Setup": "attribution.setup",
     "load": "models.checkpoints",
     "load_pretrained": "models.loading",

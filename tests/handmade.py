@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gcgap.attribution.drop import Drop
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.baselines import activations_on
-from gcgap.importance.gates import Site
-from gcgap.importance.scores import DIFFERENTIABLE, Metric
+from gcgap.importance.protocol import Site
+from gcgap.importance.scores import DIFFERENTIABLE, MetricFunction
 from gcgap.models.transformer import Decoder, Transformer
 from gcgap.models.wiring import Wiring
 
@@ -25,7 +25,7 @@ LENGTH, ROWS = 3, 4
 SOURCE = Source("sort", seed=3, lengths=(1, 2), ood_lengths=(LENGTH,))
 POSITIONS = 2 * LENGTH + 2
 CLOSE: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-9}
-THEIRS: dict[str, Metric] = {
+THEIRS: dict[str, MetricFunction] = {
     "log_prob": reference.log_prob,
     "logit_difference": reference.logit_difference,
     "logits": lambda logits, targets: logits,
@@ -117,7 +117,7 @@ def projected(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1).double().mean(-1)
 
 
-def polynomial(*coefficients: float) -> Metric:
+def polynomial(*coefficients: float) -> MetricFunction:
     """sum_k c_k y^k with y = `projected`."""
 
     def metric(logits: Tensor, targets: Tensor) -> Tensor:

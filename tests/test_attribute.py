@@ -27,10 +27,8 @@ from gcgap.cli import main
 from gcgap.commands.measure_command import build_parser
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.data.corruption import Corruption, corrupted
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.baselines import Baseline
-from gcgap.importance.experiment import Subject
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.experiment import Experiment
+from gcgap.importance.protocol import Attribution, Baseline, Protocol
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
 from gcgap.records.checksum import SEAL
@@ -481,13 +479,13 @@ def test_a_measurement_holds_scores_and_their_agreement_with_c(paired: bool, mod
 
 def test_no_method_sees_the_sequences_of_c(model: Transformer, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    batch = Subject.batch
+    batch = Experiment.batch
 
-    def watched(self: Subject, length: int, size: int, index: int = 0) -> Batch:
+    def watched(self: Experiment, length: int, size: int, index: int = 0) -> Batch:
         asked.append(index)
         return batch(self, length, size, index)
 
-    monkeypatch.setattr(Subject, "batch", watched)
+    monkeypatch.setattr(Experiment, "batch", watched)
     measured(model, source, "layer_index", paired=False)
     of_methods = asked.pop()
     assert of_methods not in asked

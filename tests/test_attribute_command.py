@@ -19,7 +19,7 @@ from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
 from gcgap.cli import main
 from gcgap.commands import attribute_command as command
-from gcgap.importance.baselines import Baseline
+from gcgap.importance.protocol import Baseline
 from gcgap.models.checkpoints import sha256
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report.circuit_tables import read_truth

@@ -26,10 +26,9 @@ from gcgap.attribution.scoring import forward_seconds, scored
 from gcgap.attribution.sets import single_drops
 from gcgap.commands.attribute_command import build_parser
 from gcgap.data.batches import Purpose, Source
-from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import activations_on, zero_activations
 from gcgap.importance.gates import Activations
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Attribution, Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.transformer import Decoder, Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord

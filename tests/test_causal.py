@@ -17,10 +17,11 @@ from gcgap.data.batches import Batch, Purpose, Source, partner_rows, rank_slice
 from gcgap.data.corruption import corrupted
 from gcgap.data.tasks import END, LARGEST, SEP, VOCABULARY
 from gcgap.importance import ablation as causal
-from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, drops
-from gcgap.importance.baselines import Baseline, Replacement, mean_activations, replacements, zero_activations
-from gcgap.importance.gates import Activations, NotFiredError, Site, recorded
+from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, bound, drops
+from gcgap.importance.baselines import Replacement, mean_activations, replacements, zero_activations
+from gcgap.importance.gates import Activations, NotFiredError, recorded
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.protocol import Baseline, Site
 from gcgap.importance.scores import METRICS, score
 from gcgap.models.number_format import in_precision
 from gcgap.models.transformer import Positions, Transformer
@@ -55,8 +56,10 @@ def measured(
 ) -> dict[tuple[Baseline, frozenset[int]], Tensor]:
     """Drops of every set under every baseline, shape (metric, sequence)."""
     asked = [Intervention(members, baseline) for baseline in wanted for members in sets]
-    found = drops(*ablated_scores(model, Wiring.of(model), batch, asked, all_replacements(model, source, batch, wanted), **k))
-    return {(one.baseline, one.members): found[:, number] for number, one in enumerate(asked)}
+    found = drops(
+        *ablated_scores(model, Wiring.of(model), batch, bound(asked, all_replacements(model, source, batch, wanted)), **k)
+    )
+    return {(one.replacement, one.members): found[:, number] for number, one in enumerate(asked)}
 
 
 def reference_others(
@@ -99,12 +102,12 @@ def test_ablated_scores_agree_with_the_reference_for_every_component_set_and_bas
     batch = source.batch(Purpose.EVALUATION, 4, 19)
     asked = [Intervention(members, baseline) for baseline in BASELINES for members in SINGLE + JOINT]
     found = all_replacements(model, source, batch)
-    base, ablated = (torch.stack(list(values)) for values in ablated_scores(model, WIRING, batch, asked, found, site))
+    base, ablated = (torch.stack(list(values)) for values in ablated_scores(model, WIRING, batch, bound(asked, found), site))
     others = reference_others(model, positions, source, batch)
     close: dict[str, Any] = {"atol": 1e-4, "rtol": 0.0} if positions == "sinusoidal" else CLOSE
     nothing = reference_scores(model, positions, batch, frozenset(), {}, site)
     torch.testing.assert_close(base, nothing, **close)
-    for number, (members, baseline) in enumerate(asked):
+    for number, (members, baseline) in enumerate((one.members, Baseline(one.replacement)) for one in asked):
         theirs = reference_scores(model, positions, batch, members, others[baseline], site)
         torch.testing.assert_close(ablated[:, number], theirs, **close)
         assert not torch.allclose(theirs[1], nothing[1], atol=1e-6)
@@ -165,12 +168,12 @@ def test_a_batch_gives_what_its_rows_give_one_by_one(chunk: int, rows: int, monk
     asked = [Intervention(members, baseline) for members in SINGLE + JOINT for baseline in found]
     monkeypatch.setattr(causal, "CHUNK", chunk)
     monkeypatch.setattr(causal, "ROWS", rows)
-    together = torch.stack(list(ablated_scores(model, WIRING, batch, asked, found)[1]))
+    together = torch.stack(list(ablated_scores(model, WIRING, batch, bound(asked, found))[1]))
     assert together.shape == (4, len(asked), 19)
     for row in range(0, 19, 3):
         alone = {baseline: row_of(give, row) for baseline, give in found.items()}
         one = rank_slice(batch, row, 19, "rows")
-        scores = torch.stack(list(ablated_scores(model, WIRING, one, asked, alone)[1]))
+        scores = torch.stack(list(ablated_scores(model, WIRING, one, bound(asked, alone))[1]))
         torch.testing.assert_close(together[:, :, row], scores[:, :, 0], **CLOSE)
 
 
@@ -182,7 +185,7 @@ def row_of(give: Replacement, row: int) -> Replacement:
 def test_base_scores_are_those_beside_the_ablated_ones(trained: Transformer, source: Source) -> None:
     batch = source.batch(Purpose.EVALUATION, 4, 37)
     asked = [Intervention(frozenset([0]), Baseline.ZERO)]
-    beside = ablated_scores(trained, WIRING, batch, asked, all_replacements(trained, source, batch))[0]
+    beside = ablated_scores(trained, WIRING, batch, bound(asked, all_replacements(trained, source, batch)))[0]
     alone = base_scores(trained, batch)
     assert torch.equal(beside.exact_match, alone.exact_match)
     assert torch.equal(beside.token_accuracy, alone.token_accuracy)
@@ -221,7 +224,7 @@ def test_an_mlp_that_is_replaced_writes_what_an_open_gate_lets_in_in_bfloat16_to
     asked = [Intervention(frozenset([member]), Baseline.MEAN) for member in (2, 5)]
     found = all_replacements(model, source, batch)
     gates, skipped = (
-        torch.stack(ablated_scores(model, WIRING, batch, asked, found, where=where)[1])
+        torch.stack(ablated_scores(model, WIRING, batch, bound(asked, found), where=where)[1])
         for where in (torch.ones(2 * 4 + 2, dtype=torch.bool), None)
     )
     assert torch.equal(skipped, gates)
@@ -235,14 +238,14 @@ def test_an_mlp_that_is_replaced_does_not_run_and_its_effect_is_that_of_an_open_
     asked = [Intervention(members, baseline) for baseline in BASELINES for members in sets]
     found = all_replacements(model, source, batch)
     everywhere = torch.ones(2 * 4 + 2, dtype=torch.bool)  # chosen positions are replaced by gates, which need the MLP to run
-    _, gates = ablated_scores(model, WIRING, batch, asked, found, site, everywhere)
+    _, gates = ablated_scores(model, WIRING, batch, bound(asked, found), site, everywhere)
     runs: list[int] = []
     hooks = [block.mlp.register_forward_hook(lambda *_, layer=i: runs.append(layer)) for i, block in enumerate(model.blocks)]
-    _, skipped = ablated_scores(model, WIRING, batch, asked, found, site)
+    _, skipped = ablated_scores(model, WIRING, batch, bound(asked, found), site)
     torch.testing.assert_close(torch.stack(list(skipped)), torch.stack(list(gates)), atol=1e-12, rtol=1e-12)
     runs.clear()
     zero = {Baseline.ZERO: found[Baseline.ZERO]}
-    ablated_scores(model, WIRING, batch, [Intervention(sets[1], Baseline.ZERO)], zero, site)
+    ablated_scores(model, WIRING, batch, bound([Intervention(sets[1], Baseline.ZERO)], zero), site)
     for hook in hooks:
         hook.remove()
     assert runs == [0, 1], "the untouched model alone runs the last MLP"
@@ -255,7 +258,7 @@ def test_replacing_a_component_by_its_own_output_changes_nothing(positions: Posi
     with recorded(model, WIRING) as own, torch.no_grad():
         model(batch.inputs)
     asked = [Intervention(members, Baseline.MEAN) for members in SINGLE + JOINT]
-    base, ablated = ablated_scores(model, WIRING, batch, asked, {Baseline.MEAN: lambda rows: own})
+    base, ablated = ablated_scores(model, WIRING, batch, bound(asked, {Baseline.MEAN: lambda rows: own}))
     assert drops(base, ablated).abs().max() < 1e-12
 
 
@@ -269,7 +272,7 @@ def test_an_ablation_that_never_happens_is_an_error_that_names_it() -> None:
         (Wiring(2, 2, out_projection="idle"), 0, "heads of layer 0 did not fire"),
     ):
         with pytest.raises(NotFiredError, match=text):
-            ablated_scores(model, wiring, batch, [Intervention(frozenset([member]), Baseline.ZERO)], zero)
+            ablated_scores(model, wiring, batch, bound([Intervention(frozenset([member]), Baseline.ZERO)], zero))
 
 
 def test_effects_are_measured_in_evaluation_mode_and_full_precision(trained: Transformer, source: Source) -> None:
@@ -303,11 +306,11 @@ def test_measuring_effects_leaves_the_model_as_it_was_after_success_and_after_an
         raise ZeroDivisionError
 
     with unchanged(trained), pytest.raises(ZeroDivisionError):
-        ablated_scores(trained, WIRING, batch, [Intervention(SINGLE[0], Baseline.ZERO)], {Baseline.ZERO: fail})
+        ablated_scores(trained, WIRING, batch, bound([Intervention(SINGLE[0], Baseline.ZERO)], {Baseline.ZERO: fail}))
     bad = zero_activations(trained, WIRING)
     bad.heads[0][:] = torch.nan
     with unchanged(trained), pytest.raises(FloatingPointError, match="not finite"):
-        ablated_scores(trained, WIRING, batch, [Intervention(SINGLE[0], Baseline.ZERO)], {Baseline.ZERO: lambda rows: bad})
+        ablated_scores(trained, WIRING, batch, bound([Intervention(SINGLE[0], Baseline.ZERO)], {Baseline.ZERO: lambda rows: bad}))
 
 
 @few
@@ -466,7 +469,7 @@ def test_three_heads_of_which_any_one_suffices_fall_only_together() -> None:
 def test_a_score_that_is_not_finite_names_the_group_of_rows_that_made_it() -> None:
     logits = torch.zeros(6, 3, 8)
     logits[4, 1] = float("inf")
-    with pytest.raises(FloatingPointError, match="under c: "):
+    with pytest.raises(FloatingPointError, match="with c ablated: "):
         score(logits, torch.zeros(6, 3, dtype=torch.long), names=("a", "b", "c"))
 
 
@@ -476,4 +479,4 @@ def test_a_replacement_that_is_not_finite_is_an_error_that_names_its_component(t
     other.mlps[1].fill_(float("nan"))
     sets = [Intervention(frozenset(wiring.find([name])), Baseline.ZERO) for name in ("L1_H0", "L1_MLP")]
     with pytest.raises(FloatingPointError, match="replacement of L1_MLP"):
-        ablated_scores(trained, wiring, batch, sets, {Baseline.ZERO: lambda rows: other})
+        ablated_scores(trained, wiring, batch, bound(sets, {Baseline.ZERO: lambda rows: other}))

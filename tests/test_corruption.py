@@ -13,8 +13,9 @@ from torch import Tensor
 from gcgap.data.batches import Batch, Purpose, Source, partner_rows
 from gcgap.data.corruption import OF_SEQUENCES, Corruption, corrupted
 from gcgap.data.tasks import LARGEST, SEP, START, find_task
-from gcgap.importance.ablation import Intervention, ablated_scores
-from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
+from gcgap.importance.ablation import Intervention, ablated_scores, bound
+from gcgap.importance.baselines import activations_on, mean_activations, replacements
+from gcgap.importance.protocol import Baseline
 from gcgap.importance.scores import log_prob
 
 LENGTH = 3
@@ -180,13 +181,13 @@ def test_causal_scores_of_patching_are_drops_to_the_corrupted_inputs() -> None:
     mean = mean_activations(model, WIRING, [batch], by_position=False)
     give = replacements(model, WIRING, SORT, batch, [Baseline.PATCH_TOKEN, Baseline.RESAMPLE], mean, 1, 4)
     asked = [Intervention(frozenset([i]), baseline) for baseline in give for i in range(N)]
-    _, found = ablated_scores(model, WIRING, batch, asked, give)
+    _, found = ablated_scores(model, WIRING, batch, bound(asked, give))
     state, targets = reference.float64(model.state_dict()), batch.targets
     inputs = {
         Baseline.PATCH_TOKEN: corrupted(batch, Corruption.TOKEN, SORT.seed).inputs,
         Baseline.RESAMPLE: batch.inputs[partner_rows(batch, SORT.seed, LENGTH)],
     }
-    for (members, baseline), scores in zip(asked, found.log_prob, strict=True):
+    for (members, baseline), scores in zip([(one.members, one.replacement) for one in asked], found.log_prob, strict=True):
         other = reference.run(state, inputs[baseline], 2, "none").parts
         (member,) = members
         level = reference.level(state, batch.inputs, targets, LENGTH + 1, 2, "none", PARTS, other)

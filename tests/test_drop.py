@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from gcgap.attribution import drop as drop_module
 from gcgap.attribution.drop import Drop, Passes
 from gcgap.importance.baselines import activations_on, zero_activations
-from gcgap.importance.gates import Site, gated
+from gcgap.importance.gates import gated
+from gcgap.importance.protocol import Site
 from gcgap.importance.scores import exact_match, log_prob
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]

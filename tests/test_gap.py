@@ -16,7 +16,6 @@ from gcgap.importance.gap import (
     Array,
     Gap,
     Judgement,
-    Ranks,
     bootstrap_means,
     constant,
     expected_by_chance,
@@ -30,8 +29,9 @@ from gcgap.importance.gap import (
     rank_correlation,
     reliability,
 )
+from gcgap.importance.protocol import Ranks
 
-KINDS: list[Ranks] = ["average", "ordinal"]
+KINDS = list(Ranks)
 values = st.lists(st.integers(0, 4), min_size=6, max_size=20)  # many ties
 
 
@@ -65,12 +65,12 @@ def noisy(components: int, samples: int, seed: int, noise: float = 0.3) -> tuple
 @given(values)
 def test_ranks_are_those_of_the_reference(numbers: list[int]) -> None:
     assert rank(array(numbers)).tolist() == reference.average_ranks(numbers)
-    assert rank(array(numbers), "ordinal").tolist() == reference.ordinal_ranks(numbers)
+    assert rank(array(numbers), Ranks.ORDINAL).tolist() == reference.ordinal_ranks(numbers)
 
 
 def test_average_ranks_share_a_tie_and_ordinal_ranks_favour_the_first() -> None:
     assert rank(array([5, 1, 5, 1, 9])).tolist() == [3.5, 1.5, 3.5, 1.5, 5.0]
-    assert rank(array([5, 1, 5, 1, 9]), "ordinal").tolist() == [3.0, 1.0, 4.0, 2.0, 5.0]
+    assert rank(array([5, 1, 5, 1, 9]), Ranks.ORDINAL).tolist() == [3.0, 1.0, 4.0, 2.0, 5.0]
 
 
 @given(pairs(5, 20))
@@ -127,7 +127,7 @@ def test_a_component_whose_gradient_ranks_low_and_whose_removal_harms_most_is_a_
 
 def test_a_difference_of_exactly_the_threshold_counts_unless_bounds_are_strict() -> None:
     delta = array([-7, -6, -5.5, 0, 5.5, 6, 7])
-    inclusive, strict = (is_role(delta, Judgement(strict=s).cut(20), s) for s in (False, True))
+    inclusive, strict = (is_role(delta, Judgement(strict=s).role_threshold(20), s) for s in (False, True))
     assert inclusive["hero"].tolist() == [True, True] + [False] * 5
     assert inclusive["bloat"].tolist() == [False] * 5 + [True, True]
     assert strict["hero"].tolist() == [True] + [False] * 6
@@ -140,7 +140,7 @@ def test_a_difference_of_exactly_the_threshold_counts_unless_bounds_are_strict()
     ("share", "components", "cut"), [(0.3, 20, 6.0), (0.3, 5, 1.5), (0.3, 6, 1.8), (0.7, 90, 63.0), (0.55, 30, 16.5)]
 )
 def test_the_threshold_is_a_share_of_the_components_without_rounding_noise(share: float, components: int, cut: float) -> None:
-    assert Judgement(share).cut(components) == Judgement().cut(components, share) == cut
+    assert Judgement(share).role_threshold(components) == Judgement().role_threshold(components, share) == cut
 
 
 @given(pairs(5, 6), st.sampled_from(KINDS), st.booleans(), st.sampled_from([0.2, 0.3, 0.5]))
@@ -149,7 +149,7 @@ def test_chance_counts_are_the_mean_over_every_pairing(
 ) -> None:
     G, C = both
     judgement = Judgement(threshold, strict, ranks)
-    theirs = reference.by_chance(G, C, judgement.cut(len(G)), strict, ranks)
+    theirs = reference.by_chance(G, C, judgement.role_threshold(len(G)), strict, ranks)
     assert expected_by_chance(array(G), array(C), judgement) == pytest.approx(theirs, abs=1e-12)
 
 

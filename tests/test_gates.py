@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.data.batches import Purpose, Source
-from gcgap.importance.gates import Activations, NotFiredError, Site, gated, mix, recorded
+from gcgap.importance.gates import Activations, NotFiredError, gated, mix, recorded
+from gcgap.importance.protocol import Site
 from gcgap.models.transformer import Positions, Transformer, eval_mode
 from gcgap.models.wiring import Wiring
 

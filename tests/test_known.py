@@ -14,9 +14,10 @@ from gcgap.attribution.known_circuits import COPY, HALF, KNOWN, LENGTH, Known
 from gcgap.data.tasks import END, SEP, START
 from gcgap.importance.ablation import Intervention, ablated_scores, base_scores
 from gcgap.importance.activity import activation_norms
-from gcgap.importance.baselines import Baseline, Replacement, activations_on, mean_activations, zero_activations
+from gcgap.importance.baselines import Replacement, activations_on, mean_activations, zero_activations
 from gcgap.importance.gates import recorded
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.protocol import Baseline
 from gcgap.importance.scores import Scores
 from gcgap.models.transformer import MLP
 from gcgap.models.wiring import Wiring
@@ -69,9 +70,9 @@ def replacement_of(known: Known, baseline: Baseline) -> Replacement:
 def effects(known: Known, baseline: Baseline, sets: Iterable[Iterable[str]], replacement: Replacement | None = None) -> Scores:
     """Mean drops of every set, one field per metric."""
     wiring = Wiring.of(known.model)
-    asked = [Intervention(frozenset(wiring.find(names)), baseline) for names in sets]
-    given = {baseline: replacement or replacement_of(known, baseline)}
-    base, ablated = ablated_scores(known.model, wiring, known.batch(64, 0), asked, given)
+    given = replacement or replacement_of(known, baseline)
+    asked = [Intervention(frozenset(wiring.find(names)), given) for names in sets]
+    base, ablated = ablated_scores(known.model, wiring, known.batch(64, 0), asked)
     return Scores(*(before.mean() - after.mean(-1) for before, after in zip(base, ablated, strict=True)))
 
 
@@ -156,9 +157,8 @@ def test_the_models_agree_with_the_reference(name: str, ablated: bool) -> None:
         torch.testing.assert_close(model(batch.inputs), logits, atol=1e-9, rtol=1e-9)
     scored = int(batch.scored[0].sum())
     theirs = torch.tensor(reference.scores(logits[:, -scored:], batch.targets[:, -scored:]), dtype=torch.float64)
-    asked = Intervention(frozenset(Wiring.of(model).find(known.circuit[:1])), Baseline.ZERO)
-    given = {Baseline.ZERO: replacement_of(known, Baseline.ZERO)}
-    ours = [part[0] if ablated else part for part in ablated_scores(model, Wiring.of(model), batch, [asked], given)[ablated]]
+    asked = Intervention(frozenset(Wiring.of(model).find(known.circuit[:1])), replacement_of(known, Baseline.ZERO))
+    ours = [part[0] if ablated else part for part in ablated_scores(model, Wiring.of(model), batch, [asked])[ablated]]
     torch.testing.assert_close(torch.stack(ours), theirs, atol=1e-9, rtol=1e-9)
 
 

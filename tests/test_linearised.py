@@ -36,7 +36,7 @@ from gcgap.attribution.first_order import attribution_patching
 from gcgap.attribution.linearised import frozen_effects, linear_effects, local_effects
 from gcgap.attribution.sets import single_drops
 from gcgap.importance.baselines import activations_on, zero_activations
-from gcgap.importance.gates import Site
+from gcgap.importance.protocol import Site
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.transformer import Transformer
 

@@ -14,12 +14,11 @@ from torch import nn
 
 import gcgap
 from gcgap.data.batches import Batch, Purpose, Source, partner_rows
-from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, drops
+from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, bound, drops
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline, mean_activations, replacements, zero_activations
+from gcgap.importance.baselines import mean_activations, replacements, zero_activations
 from gcgap.importance.experiment import id_batches
-from gcgap.importance.gates import Site
-from gcgap.importance.protocol import Protocol, window_length
+from gcgap.importance.protocol import Baseline, Protocol, Site, window_length
 from gcgap.models.number_format import in_precision
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.models.wiring import Wiring
@@ -82,8 +81,8 @@ def test_single_drops_in_distribution_are_those_of_the_training_lengths(trained:
         for i, component in enumerate(record["components"]):
             one, each = Intervention(frozenset([i]), Baseline(b)), []
             for batch in id_batches(source, protocol.sequences):
-                other = replacements(trained, wiring, source, batch, [one.baseline], zero_activations(trained, wiring), 2, 8)
-                each += drops(*ablated_scores(trained, wiring, batch, [one], other))[0, 0].tolist()
+                other = replacements(trained, wiring, source, batch, [Baseline(b)], zero_activations(trained, wiring), 2, 8)
+                each += drops(*ablated_scores(trained, wiring, batch, bound([one], other)))[0, 0].tolist()
             found = component["in_distribution"][b]
             assert found["value"] == pytest.approx(sum(each) / len(each))
             assert found["ci"][0] <= found["value"] <= found["ci"][1]
@@ -273,7 +272,7 @@ def ablated(model: Transformer, source: Source, names: list[str], baseline: Base
     mean = mean_activations(model, wiring, source.batches(Purpose.MEAN, 4, 2, 8), by_position=False)
     other = replacements(model, wiring, source, batch, [baseline], mean, 2, 8)
     one = Intervention(frozenset(wiring.find(names)), baseline)
-    return float(drops(*ablated_scores(model, wiring, batch, [one], other, **k))[0].mean())
+    return float(drops(*ablated_scores(model, wiring, batch, bound([one], other), **k))[0].mean())
 
 
 @pytest.mark.parametrize("site", list(Site))

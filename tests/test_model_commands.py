@@ -29,10 +29,9 @@ from gcgap.cli import main
 from gcgap.data.batches import Purpose
 from gcgap.data.ioi import WORDS, word_ids
 from gcgap.data.prompt_tasks import find_prompts
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
-from gcgap.importance.experiment import Subject
-from gcgap.importance.protocol import PROMPTED
+from gcgap.importance.baselines import mean_activations, zero_activations
+from gcgap.importance.experiment import Experiment
+from gcgap.importance.protocol import PROMPTED, Attribution, Baseline
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
 from gcgap.models.loading import load_pretrained
@@ -242,7 +241,7 @@ def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: 
     for setup, protocol, origin in (*cases, cases[0]):
         with pytest.raises(OSError, match="that is all"):
             attribution.attribute(model, setup=setup, protocol=protocol, origin=origin, partial=tmp_path)
-    monkeypatch.setattr("gcgap.importance.prepare.version", lambda name: "another one")
+    monkeypatch.setattr("gcgap.importance.experiment.version", lambda name: "another one")
     with pytest.raises(OSError, match="that is all"):
         attribution.attribute(model, setup=patch, protocol=usual, origin=sourced(), partial=tmp_path)
     assert kept[0] == kept[-2], "equal calls go on where the other one was"
@@ -317,7 +316,7 @@ def test_prompts_are_also_measured_by_the_logit_difference(saved: Path) -> None:
     record = measure(model, protocol=protocol)
     batch = model.origin.source.batch(Purpose.EVALUATION, 0, 8)
     mean = mean_activations(model, model.wiring, model.origin.source.batches(Purpose.MEAN, 0, 1, 4), by_position=False)
-    subject = Subject(model, model.wiring, model.origin.source, protocol, 0, mean)
+    subject = Experiment(model, model.wiring, model.origin.source, protocol, 0, mean)
     for baseline in (Baseline.MEAN, Baseline.PATCH_PROMPT):
         effects = single_drops(Setup(baseline).drop(subject, batch)).logit_difference.mean(-1).tolist()
         drops = [one["causal"][str(baseline)]["logit_difference"]["value"] for one in record["components"]]
@@ -485,7 +484,7 @@ def test_a_model_spread_by_accelerate_gives_the_same_effects(saved: Path) -> Non
     for model in (plain, spread):
         batch = model.origin.source.batch(attribution.Purpose.EVALUATION, 0, 6)
         setup, zero = Setup(Baseline.PATCH_PROMPT), zero_activations(model, model.wiring)
-        subject = attribution.Subject(model, model.wiring, model.origin.source, attribution.Protocol(), 0, zero)
+        subject = attribution.Experiment(model, model.wiring, model.origin.source, attribution.Protocol(), 0, zero)
         drops.append(single_drops(setup.drop(subject, batch)).log_prob)
     assert torch.equal(*drops)
 

@@ -25,11 +25,10 @@ from gcgap.data.prompts import Encoded
 from gcgap.importance import ablation as causal
 from gcgap.importance.ablation import base_scores, chunk_size
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline, activations_on, batch_means, mean_activations, zero_activations
-from gcgap.importance.experiment import Subject
-from gcgap.importance.gates import Site
+from gcgap.importance.baselines import activations_on, batch_means, mean_activations, zero_activations
+from gcgap.importance.experiment import Experiment
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol, Site
 from gcgap.importance.scores import log_prob, logit_difference
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
@@ -281,7 +280,7 @@ def test_the_baseline_of_prompts_lets_in_what_components_put_out_on_the_twins() 
     model, rows = made("llama"), prompts()
     zero, batch = zero_activations(model, model.wiring), as_batch(rows)
     source = PromptSource(task="mine", seed=0, draw=lambda *_: rows)
-    subject = Subject(model, model.wiring, source, Protocol(), 0, zero)
+    subject = Experiment(model, model.wiring, source, Protocol(), 0, zero)
     noising, denoising = Setup(Baseline.PATCH_PROMPT), Setup(Baseline.PATCH_PROMPT, "denoising")
     found, wanted = single_drops(noising.drop(subject, batch)), single_drops(a_drop(model, batch))
     torch.testing.assert_close(found.logit_difference, wanted.logit_difference, atol=0, rtol=0)

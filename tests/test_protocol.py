@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.protocol import Protocol, Tracking, window_length
+from gcgap.importance.protocol import Attribution, Protocol, Tracking, window_length
 
 NAN = float("nan")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from gcgap.data.batches import Purpose, Source
-from gcgap.importance.ablation import Intervention, ablated_scores, drops
-from gcgap.importance.baselines import Baseline, mean_activations, replacements
-from gcgap.importance.experiment import Subject, id_batches
+from gcgap.importance.ablation import Intervention, ablated_scores, bound, drops
+from gcgap.importance.baselines import mean_activations, replacements
+from gcgap.importance.experiment import Experiment, id_batches
 from gcgap.importance.gap import Array, Gap, Judgement
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.measurement.joint import (
     _ratios,
     joint,
@@ -38,10 +38,10 @@ def array(*numbers: float) -> Array:
 
 
 @pytest.fixture
-def subject(trained: Transformer, source: Source) -> Subject:
+def experiment(trained: Transformer, source: Source) -> Experiment:
     wiring = Wiring.of(trained)
     mean = mean_activations(trained, wiring, source.batches(Purpose.MEAN, 4, 2, 8), by_position=False)
-    return Subject(trained, wiring, source, PROTOCOL, 4, mean)
+    return Experiment(trained, wiring, source, PROTOCOL, 4, mean)
 
 
 def gap_with(role: list[str], delta: list[float]) -> Gap:
@@ -192,7 +192,7 @@ def test_in_distribution_sequences_are_as_many_of_each_training_length() -> None
     assert torch.equal(found[2].inputs, source.batch(Purpose.EVALUATION, 5, 100).inputs)
 
 
-def test_the_drops_of_sets_are_joint_interventions_on_the_measured_and_on_the_training_lengths(subject: Subject) -> None:
+def test_the_drops_of_sets_are_joint_interventions_on_the_measured_and_on_the_training_lengths(experiment: Experiment) -> None:
     sets = {
         ("mean", "heroes", "all"): [0, 4],
         ("mean", "bloats", "all"): [3],
@@ -200,31 +200,31 @@ def test_the_drops_of_sets_are_joint_interventions_on_the_measured_and_on_the_tr
         ("mean_by_position", "heroes", "top2"): [1, 2],
         ("resample", "heroes", "all"): [],
     }
-    found = set_drops(subject, sets)
+    found = set_drops(experiment, sets)
     assert found.keys() == {key for key, numbers in sets.items() if numbers}
     for (baseline, label, which), places in found.items():
         one = Intervention(frozenset(sets[baseline, label, which]), Baseline(baseline))
-        by_length = {n: separately(subject, one, n, size) for n, size in ((4, 30), (2, 15), (3, 15))}
+        by_length = {n: separately(experiment, one, n, size) for n, size in ((4, 30), (2, 15), (3, 15))}
         np.testing.assert_array_equal(places["ood"], by_length[4])
         np.testing.assert_array_equal(places["in_distribution"], np.concatenate([by_length[2], by_length[3]]))
     assert any(places["ood"].any() for places in found.values())
 
 
-def separately(subject: Subject, one: Intervention, length: int, size: int) -> Array:
+def separately(experiment: Experiment, one: Intervention, length: int, size: int) -> Array:
     """Exact-match drops of one intervention alone, per sequence."""
-    model, wiring, source = subject.model, subject.wiring, subject.source
+    model, wiring, source = experiment.model, experiment.wiring, experiment.source
     batch = source.batch(Purpose.EVALUATION, length, size)
-    other = replacements(model, wiring, source, batch, [one.baseline], subject.mean, 2, 8)
-    return drops(*ablated_scores(model, wiring, batch, [one], other))[0, 0].numpy()
+    other = replacements(model, wiring, source, batch, [Baseline(one.replacement)], experiment.mean, 2, 8)
+    return drops(*ablated_scores(model, wiring, batch, bound([one], other)))[0, 0].numpy()
 
 
-def test_sets_without_members_need_no_pass_through_the_model(subject: Subject) -> None:
-    assert set_drops(subject, {("mean", "heroes", "all"): []}) == {}
+def test_sets_without_members_need_no_pass_through_the_model(experiment: Experiment) -> None:
+    assert set_drops(experiment, {("mean", "heroes", "all"): []}) == {}
 
 
-def test_named_sets_are_those_of_the_protocol_under_every_baseline(subject: Subject) -> None:
-    subject.protocol = Protocol(baselines=("zero", "mean"), sets=(("L0_H1", "L1_MLP"), ("L1_H0",)))
-    assert named_sets(subject) == {
+def test_named_sets_are_those_of_the_protocol_under_every_baseline(experiment: Experiment) -> None:
+    experiment.protocol = Protocol(baselines=("zero", "mean"), sets=(("L0_H1", "L1_MLP"), ("L1_H0",)))
+    assert named_sets(experiment) == {
         ("zero", "L0_H1 + L1_MLP", "all"): [1, 5],
         ("zero", "L1_H0", "all"): [3],
         ("mean", "L0_H1 + L1_MLP", "all"): [1, 5],
@@ -232,15 +232,15 @@ def test_named_sets_are_those_of_the_protocol_under_every_baseline(subject: Subj
     }
 
 
-def test_random_pairs_are_different_components_and_the_same_under_every_baseline(subject: Subject) -> None:
-    subject.protocol = Protocol(baselines=("zero", "mean"), random_pairs=200)
-    pairs = random_pairs(subject, np.random.default_rng(3))
+def test_random_pairs_are_different_components_and_the_same_under_every_baseline(experiment: Experiment) -> None:
+    experiment.protocol = Protocol(baselines=("zero", "mean"), random_pairs=200)
+    pairs = random_pairs(experiment, np.random.default_rng(3))
     zero, mean = ([pair for key, pair in pairs.items() if key[:2] == (name, "random")] for name in ("zero", "mean"))
     assert zero == mean
     assert len(zero) == 200
     assert {tuple(pair) for pair in zero} == {(i, j) for j in range(6) for i in range(j)}  # 15 pairs, all drawn sooner or later
-    assert list(pairs.values()) == list(random_pairs(subject, np.random.default_rng(3)).values())
-    assert random_pairs(replace(subject, protocol=Protocol(random_pairs=0)), np.random.default_rng(3)) == {}
+    assert list(pairs.values()) == list(random_pairs(experiment, np.random.default_rng(3)).values())
+    assert random_pairs(replace(experiment, protocol=Protocol(random_pairs=0)), np.random.default_rng(3)) == {}
 
 
 def test_random_pruning_tells_the_mean_over_pairs_and_its_interval_over_them() -> None:

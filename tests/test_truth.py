@@ -19,8 +19,8 @@ from gcgap.attribution.method_verdict import cells, failures, summary, verdict
 from gcgap.attribution.methods import METHODS, Problem, Scores, method
 from gcgap.attribution.sets import set_drops
 from gcgap.attribution.truth import BASELINES, BATCHES, ROWS, truth
-from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.baselines import zero_activations
+from gcgap.importance.protocol import Attribution
 from gcgap.models.wiring import Wiring
 
 FEW = 8

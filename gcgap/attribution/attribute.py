@@ -27,12 +27,11 @@ from gcgap.attribution.trust import trust
 from gcgap.attribution.workflow import screen_flag_fix
 from gcgap.data.batches import Purpose, generator
 from gcgap.data.corruption import corruptions
-from gcgap.importance.baselines import Baseline, mean_activations
-from gcgap.importance.experiment import Subject
-from gcgap.importance.gap import Array, bootstrap_means, measure_gap
+from gcgap.importance.baselines import mean_activations
+from gcgap.importance.experiment import Experiment, known_origin, prepare
+from gcgap.importance.gap import Array, Judgement, bootstrap_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.prepare import begin, judgement, known_origin
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.importance.scores import Scores
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.attribution_record import AttributionRecord
@@ -84,14 +83,14 @@ def attribute(
     setup = setup or default_setup(origin.source)
     protocol = with_methods(protocol or default_protocol(model, origin.source), model)
     methods = find_methods(protocol.attribution.methods)
-    model, wiring, source, length, record, seconds = begin(model, origin, length, protocol, WINDOW)
+    model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, WINDOW)
     if length is None:
         found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
         raise ValueError(f"no OOD length has an accuracy inside the window ({found}); give `--length`.")
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = mean_activations(model, wiring, means, by_position=False)
-    subject = Subject(model, wiring, source, protocol, length, mean)
+    subject = Experiment(model, wiring, source, protocol, length, mean)
     problem = setup.problem(subject, subject.batch(length, protocol.sequences, index=1))
     apart = setup.drop(subject, subject.batch(length, APART * protocol.sequences))
     if partial is not None and record["checkpoint_sha256"] is None:
@@ -155,7 +154,7 @@ def _sets(drop: Drop, apart: Drop, setup: Setup) -> dict[str, Any]:
     return compose.sets(components, pairs, critical, dict(zip(found, zip(means, errors, strict=True), strict=True)), names)
 
 
-def _trust(problem: Problem, setup: Setup, subject: Subject) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _trust(problem: Problem, setup: Setup, subject: Experiment) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """How far the tangent can be trusted, on the first of the sequences."""
     size = FEW if problem.drop.components <= MANY else max(2, subject.protocol.sequences // SHARE)
     few = replace(problem.drop, batch=problem.drop.batch.rows(slice(size)), passes=Passes())
@@ -163,12 +162,12 @@ def _trust(problem: Problem, setup: Setup, subject: Subject) -> tuple[list[dict[
     return trust(few, subject.protocol.attribution, None if other is None else other[:size])
 
 
-def _patching(subject: Subject, problem: Problem, norms: Array | None) -> dict[str, dict[str, compose.Entry]]:
+def _patching(subject: Experiment, problem: Problem, norms: Array | None) -> dict[str, dict[str, compose.Entry]]:
     """The paper's third check: the gap between G and activation patching (noising, all positions), by corruption and metric.
 
     `norms` are the gradient magnitudes, (component, batch), if they are known already.
     """
-    by = judgement(subject.protocol)
+    by = Judgement.of(subject.protocol)
     norms = gradient_norms(subject.model, subject.wiring, problem.gradients).numpy() if norms is None else norms
     clean = subject.batch(subject.length, subject.protocol.sequences)
     found = {}

@@ -14,7 +14,6 @@ from gcgap.attribution.sets import CriticalSets, Interactions
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.workflow import Workflow
 from gcgap.importance.gap import Array, Gap, Judgement
-from gcgap.importance.prepare import judgement
 from gcgap.importance.protocol import Protocol
 from gcgap.importance.scores import Scores
 from gcgap.models.wiring import Component
@@ -81,7 +80,7 @@ def held_against(
 
     `twin` are the mean effects on the methods' own sequences, by the metric of the scores; without them there is no L1 error.
     """
-    by, kinds, units = judgement(protocol), [component.kind for component in components], protocol.attribution.metric
+    by, kinds, units = Judgement.of(protocol), [component.kind for component in components], protocol.attribution.metric
     scores = {one.method.name: one.samples for one in rows}
     draws = bootstrapped(scores | {f"exact effect, {name}": drops for name, drops in exact.items()}, by, rng)
     methods: dict[str, Entry] = {}

@@ -7,9 +7,7 @@ from dataclasses import replace
 from gcgap.attribution.methods import METHODS, affordable
 from gcgap.attribution.setup import Setup
 from gcgap.data.batches import Source
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.baselines import Baseline
-from gcgap.importance.protocol import PROMPTED, Protocol
+from gcgap.importance.protocol import PROMPTED, Attribution, Baseline, Protocol
 from gcgap.models.transformer import Decoder
 from gcgap.models.wiring import Wiring
 

@@ -21,8 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gcgap.data.batches import Batch
 from gcgap.importance.ablation import repeated
 from gcgap.importance.baselines import Replacement
-from gcgap.importance.gates import Activations, Site, gated
-from gcgap.importance.scores import Metric, log_prob
+from gcgap.importance.gates import Activations, gated
+from gcgap.importance.protocol import Site
+from gcgap.importance.scores import MetricFunction, log_prob
 from gcgap.models.transformer import Decoder, Kind, State, eval_mode
 from gcgap.models.wiring import Wiring
 
@@ -60,7 +61,7 @@ class Drop:
     wiring: Wiring
     batch: Batch
     replacement: Replacement
-    metric: Metric = log_prob
+    metric: MetricFunction = log_prob
     site: Site = Site.COMPONENT
     where: Bool[Tensor, " pos"] | None = None
     sign: int = 1

@@ -31,7 +31,8 @@ from torch.nn import functional as F  # noqa: N812
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.sets import single_drops
 from gcgap.importance.baselines import Replacement
-from gcgap.importance.gates import Activations, Site, gated
+from gcgap.importance.gates import Activations, gated
+from gcgap.importance.protocol import Site
 from gcgap.models.transformer import Block, State, Transformer
 
 Moved = Callable[[Drop, list[State], slice, int], Tensor]

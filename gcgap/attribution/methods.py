@@ -20,8 +20,8 @@ from gcgap.attribution.drop import Drop
 from gcgap.attribution.sets import single_drops
 from gcgap.data.batches import Batch, Purpose, generator
 from gcgap.importance.activity import activation_norms
-from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.protocol import Attribution
 from gcgap.importance.scores import exact_match
 
 Scores = Float[Tensor, "component sample"]

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from gcgap.attribution.drop import Drop
 from gcgap.importance.ablation import Intervention, ablated_scores
-from gcgap.importance.baselines import Baseline
 from gcgap.importance.scores import Scores
 
 Set = frozenset[int]
@@ -28,11 +27,8 @@ Set = frozenset[int]
 
 def set_drops(drop: Drop, sets: Sequence[Set]) -> Scores:
     """D(1_S) of every set by every metric, shape (set, sequence); what the sets share below is computed once."""
-    one = Baseline.ZERO  # a key only: `drop.replacement` is what is let in
-    interventions = [Intervention(members, one) for members in sets]
-    base, ablated = ablated_scores(
-        drop.model, drop.wiring, drop.batch, interventions, {one: drop.replacement}, drop.site, drop.where
-    )
+    interventions = [Intervention(members, drop.replacement) for members in sets]
+    base, ablated = ablated_scores(drop.model, drop.wiring, drop.batch, interventions, drop.site, drop.where)
     drop.passes.forward += 1 + len(sets)
     return Scores(*(drop.sign * (before - after) for before, after in zip(base, ablated, strict=True)))
 

@@ -13,9 +13,9 @@ from gcgap.attribution.drop import Drop
 from gcgap.attribution.methods import Problem
 from gcgap.data.batches import NOTHING, Batch, Purpose
 from gcgap.data.corruption import corrupted
-from gcgap.importance.baselines import Baseline, activations_on, replacements, zero_activations
-from gcgap.importance.experiment import Subject
-from gcgap.importance.gates import Site
+from gcgap.importance.baselines import activations_on, replacements, zero_activations
+from gcgap.importance.experiment import Experiment
+from gcgap.importance.protocol import Baseline
 from gcgap.importance.scores import DIFFERENTIABLE
 
 Direction = Literal["noising", "denoising"]
@@ -78,7 +78,7 @@ class Setup:
                     )
                 return torch.isin(torch.arange(tokens), torch.tensor(self.positions))
 
-    def drop(self, subject: Subject, clean: Batch) -> Drop:
+    def drop(self, subject: Experiment, clean: Batch) -> Drop:
         """D of a subject on clean sequences."""
         where, metric = self.where(clean), DIFFERENTIABLE[subject.protocol.attribution.metric]
         model, wiring, p = subject.model, subject.wiring, subject.protocol
@@ -86,10 +86,10 @@ class Setup:
             assert self.baseline.corruption is not None
             base = corrupted(clean, self.baseline.corruption, subject.source.seed)
             restored = activations_on(model, wiring, clean.inputs, int(clean.scored[0].sum()))
-            return Drop(model, wiring, base, restored, metric, Site(p.site), where, sign=-1)
+            return Drop(model, wiring, base, restored, metric, p.site, where, sign=-1)
         one = [self.baseline]
         other = replacements(model, wiring, subject.source, clean, one, subject.mean, p.mean_batches, p.batch_size)
-        return Drop(model, wiring, clean, other[self.baseline], metric, Site(p.site), where)
+        return Drop(model, wiring, clean, other[self.baseline], metric, p.site, where)
 
     def other_inputs(self, clean: Batch, seed: int) -> Int[Tensor, "sequence pos"] | None:
         """The inputs whose outputs are let in, for activation patching; None for ablation."""
@@ -97,7 +97,7 @@ class Setup:
             return None
         return clean.inputs if self.direction == "denoising" else corrupted(clean, self.baseline.corruption, seed).inputs
 
-    def problem(self, subject: Subject, clean: Batch) -> Problem:
+    def problem(self, subject: Experiment, clean: Batch) -> Problem:
         """What methods score, on clean sequences."""
         p, drop = subject.protocol, self.drop(subject, clean)
         zero = zero_activations(subject.model, subject.wiring)

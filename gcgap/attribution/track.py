@@ -11,13 +11,13 @@ from gcgap.attribution.attribution_entries import EFFECTS, Entry, held_against
 from gcgap.attribution.methods import find_methods
 from gcgap.attribution.scoring import forward_seconds, scored
 from gcgap.attribution.setup import Setup
-from gcgap.importance.baselines import Baseline
-from gcgap.importance.experiment import Subject
+from gcgap.importance.experiment import Experiment
 from gcgap.importance.gap import Array
+from gcgap.importance.protocol import Baseline
 
 
 def track(
-    subject: Subject, baseline: Baseline, causal: Mapping[str, Array], rng: np.random.Generator
+    subject: Experiment, baseline: Baseline, causal: Mapping[str, Array], rng: np.random.Generator
 ) -> tuple[dict[str, Any], list[Entry]]:
     """Score the protocol's methods on as many other sequences as C has, and hold them against C.
 

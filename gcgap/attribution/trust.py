@@ -13,9 +13,8 @@ from gcgap.attribution.linearised import frozen_effects, linear_effects, local_e
 from gcgap.attribution.paths import completeness_residual, joint_integrated_gradients, midpoint
 from gcgap.attribution.reliability import calibration, coverage, reliability_ratio, remainders
 from gcgap.attribution.sets import single_drops
-from gcgap.importance.attribution_settings import Attribution
 from gcgap.importance.gap import Array
-from gcgap.importance.gates import Site
+from gcgap.importance.protocol import Attribution, Site
 from gcgap.models.transformer import Transformer
 
 NODES = 5  # of the even grid on [0, 1] on which derivatives are maximised

@@ -21,9 +21,9 @@ from gcgap.attribution.known_circuits import KNOWN, Known
 from gcgap.attribution.method_verdict import KIND, SCHEMA, summary, verdict
 from gcgap.attribution.methods import METHODS, Method, Problem, find_methods
 from gcgap.attribution.scoring import forward_seconds, scored
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.baselines import Baseline, mean_activations, zero_activations
+from gcgap.importance.baselines import mean_activations, zero_activations
 from gcgap.importance.gates import Activations
+from gcgap.importance.protocol import Attribution, Baseline
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.wiring import Wiring
 

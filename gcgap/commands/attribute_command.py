@@ -21,9 +21,7 @@ from gcgap.attribution.partial import discard
 from gcgap.attribution.setup import Setup
 from gcgap.attribution.truth import BASELINES, truth
 from gcgap.commands.pretrained_options import FLAGS, TEXTS, Given, check_alone, plain
-from gcgap.importance.attribution_settings import Attribution
-from gcgap.importance.baselines import Baseline
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Attribution, Baseline, Protocol
 from gcgap.models.checkpoints import last_checkpoint, misnamed, run_directory, sha256
 from gcgap.models.transformer import Decoder
 from gcgap.records.atomic import check_folder

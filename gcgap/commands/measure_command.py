@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from gcgap.commands.pretrained_options import FLAGS, TEXTS, Given, check_alone
 from gcgap.commands.revisions import Revisions
 from gcgap.commands.verify import verify
-from gcgap.importance.protocol import PROMPTED, PrecisionName, Protocol, Sizes
+from gcgap.importance.protocol import PROMPTED, NumberFormat, Option, Protocol, Sizes
 from gcgap.measurement.measure import measure
 from gcgap.models.checkpoints import (
     FINAL,
@@ -96,7 +96,7 @@ def build_parser() -> Parser:
         "out": "Where the run directory of `--model` goes.",
     }
     parser.add_argument("--length", type=int | None, default=None, help=texts["length"])
-    parser.add_argument("--precision", type=PrecisionName | None, default=None, help=texts["precision"])
+    parser.add_argument("--precision", type=Option[NumberFormat] | None, default=None, help=texts["precision"])
     parser.add_argument("--full", type=bool, default=False, help=texts["full"])
     parser.add_argument("--force", type=bool, default=False, help=texts["force"])
     parser.add_argument("--verify", type=bool, default=False, help=texts["verify"])

@@ -11,7 +11,8 @@ enough to stay in cache.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,9 +20,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gcgap.data.batches import Batch
-from gcgap.importance.baselines import Baseline, Replacement
-from gcgap.importance.gates import Activations, Site, gated, skip_mlp
+from gcgap.importance.baselines import Replacement
+from gcgap.importance.gap import Estimate
+from gcgap.importance.gates import Activations, gated, skip_mlp
+from gcgap.importance.protocol import Baseline, Metric, Site
 from gcgap.importance.scores import METRICS, Scores, score
+from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Decoder, State, Transformer, eval_mode
 from gcgap.models.wiring import Wiring
 
@@ -30,11 +34,20 @@ ROWS = 80  # sequences x interventions that run together: five interventions of 
 LARGER = 5  # times as many of both off the CPU: fewer and larger kernels, still below twice the memory of a training step
 
 
-class Intervention(NamedTuple):
-    """All `members` (positions in `Wiring.components`) off at once, with one baseline's replacements."""
+@dataclass(frozen=True)
+class Intervention:
+    """All `members` (positions in `Wiring.components`) off at once.
+
+    What their outputs become is a baseline, or, once a batch is chosen (see `bound`), the replacement itself.
+    """
 
     members: frozenset[int]
-    baseline: Baseline
+    replacement: Baseline | Replacement
+
+
+def bound(interventions: Iterable[Intervention], replacements: Mapping[Baseline, Replacement]) -> list[Intervention]:
+    """The interventions on one batch, for which each baseline is known."""
+    return [Intervention(one.members, replacements[Baseline(one.replacement)]) for one in interventions]
 
 
 @torch.no_grad()
@@ -43,7 +56,6 @@ def ablated_scores(
     wiring: Wiring,
     batch: Batch,
     interventions: Sequence[Intervention],
-    replacement: Mapping[Baseline, Replacement],
     site: Site = Site.COMPONENT,
     where: Bool[Tensor, " pos"] | None = None,
 ) -> tuple[Scores, Scores]:
@@ -53,17 +65,16 @@ def ablated_scores(
         model: The model.
         wiring: Where its components are.
         batch: Sequences of one length.
-        interventions: What to ablate; every set needs a member.
-        replacement: The replacement of each baseline that the interventions name, for this batch.
+        interventions: What to ablate, with the replacement for this batch; every set needs a member.
         site: Where a head is replaced.
         where: Positions that are replaced; all by default.
 
     Returns:
         Scores of the untouched model, shape (sequence,), and of the interventions, shape (intervention, sequence).
     """
-    device, last, tokens = model.device, batch.last, batch.inputs.shape[1]
+    device, last = model.device, batch.last
     size = chunk_size(model, batch)
-    most = model.fits(ROWS * size // CHUNK, tokens, "forward")
+    most = model.fits(ROWS * size // CHUNK, batch.inputs.shape[1], "forward")
     groups = _by_first_layer(model, wiring, interventions, everywhere=where is None)
     base, ablated = [], []
     with eval_mode(model):
@@ -73,29 +84,39 @@ def ablated_scores(
             states = model.states(inputs, last)
             logits = model.forward_from(model.n_layers - 1, states[-1], last)
             base.append(torch.stack(score(logits, *batch.answers(rows, device))))
-            ablated.append(base[-1].new_empty(len(Scores._fields), len(interventions), len(inputs)))
-            given = None, Activations([], [])  # of one baseline at a time
-            for first, numbers in groups.items():
-                given = given if given[0] == first.baseline else (first.baseline, replacement[first.baseline](rows))
-                for few in _pieces(numbers, max(1, most // len(inputs))):
-                    gates = _gates(wiring, [interventions[number].members for number in few], logits)
-                    changed = _ablated(model, wiring, states[first.layer], first, gates, given[1], site, where, last)
-                    names = [_name(wiring, interventions[number]) for number in few]
-                    scores = torch.stack(score(changed, *batch.answers(rows, device, len(few)), names=names))
-                    ablated[-1][:, few] = scores.unflatten(1, (len(few), -1))
+            ablated.append(base[-1].new_empty(len(Metric), len(interventions), len(inputs)))
+            for replacement, places in groups.items():
+                other = replacement(rows)
+                for first, numbers in places.items():
+                    for few in _pieces(numbers, max(1, most // len(inputs))):
+                        sets = [interventions[number].members for number in few]
+                        changed = _ablated(model, wiring, states[first.layer], first, sets, other, site, where, last)
+                        names = [" + ".join(wiring.components[member].name for member in sorted(one)) for one in sets]
+                        scores = score(changed, *batch.answers(rows, device, len(few)), names=names)
+                        ablated[-1][:, few] = torch.stack(scores).unflatten(1, (len(few), -1))
     return Scores(*torch.cat(base, -1).cpu()), Scores(*torch.cat(ablated, -1).cpu())
 
 
 @torch.no_grad()
-def base_scores(model: Decoder, batch: Batch) -> Scores:
-    """M(0) of every sequence of a batch of one length."""
-    size, pieces = chunk_size(model, batch), []
-    with eval_mode(model):
-        for start in range(0, len(batch.inputs), size):
-            rows = slice(start, start + size)
+def base_scores(model: Decoder, batch: Batch, sharing: Sharing = ALONE) -> Scores:
+    """M(0) of every sequence of a batch of one length; processes share whole chunks of the sequences."""
+    size = chunk_size(model, batch)
+
+    def own(mine: slice) -> Tensor:
+        pieces = []
+        for start in range(mine.start, mine.stop, size):
+            rows = slice(start, min(start + size, mine.stop))
             logits = model(batch.inputs[rows].to(model.device), batch.last)
-            pieces.append(torch.stack(score(logits, *batch.answers(rows, model.device))))
-    return Scores(*torch.cat(pieces, -1).cpu())
+            pieces.append(torch.stack(score(logits, *batch.answers(rows, model.device))).cpu())
+        return torch.cat(pieces, -1)
+
+    with eval_mode(model):
+        return Scores(*sharing.gather((len(Metric), len(batch.inputs)), own, unit=size))
+
+
+def causal_importance(base: Scores, ablated: Scores, metrics: Sequence[str] = METRICS) -> Estimate:
+    """C_S, the mean over sequences of M(0) - M(1_S); its samples are those drops, shape (metric, intervention, sequence)."""
+    return Estimate(drops(base, ablated, metrics).numpy())
 
 
 def drops(base: Scores, ablated: Scores, metrics: Sequence[str] = METRICS) -> Float[Tensor, "metric intervention sequence"]:
@@ -109,25 +130,25 @@ def chunk_size(model: Decoder, batch: Batch) -> int:
 
 
 class First(NamedTuple):
-    """Where interventions first change the model, and with what: what lies below is shared."""
+    """Where interventions first change the model: what lies below is shared."""
 
     layer: int
-    baseline: Baseline
     skips: bool
     """No head of the layer is replaced, but its MLP is, at every position: what the MLP puts out is not needed."""
 
 
 def _by_first_layer(
     model: Decoder, wiring: Wiring, interventions: Sequence[Intervention], everywhere: bool
-) -> dict[First, list[int]]:
-    """Numbers of the interventions that begin at the same place, baseline by baseline."""
-    groups = defaultdict(list)
-    for number, (members, baseline) in sorted(enumerate(interventions), key=lambda item: item[1].baseline):
-        layer = min(wiring.components[member].layer for member in members)
+) -> dict[Replacement, dict[First, list[int]]]:
+    """Numbers of the interventions with the same replacement that begin at the same place."""
+    groups: dict[Replacement, dict[First, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for number, one in enumerate(interventions):
+        assert callable(one.replacement), "an intervention must be bound to a batch"
+        layer = min(wiring.components[member].layer for member in one.members)
         heads, _ = wiring.columns(layer)
-        apart = everywhere and members.isdisjoint(range(heads.start, heads.stop))
+        apart = everywhere and one.members.isdisjoint(range(heads.start, heads.stop))
         own = isinstance(model, Transformer) and wiring.module(model, wiring.mlp, layer) is model.blocks[layer].mlp
-        groups[First(layer, baseline, apart and own)].append(number)
+        groups[one.replacement][First(layer, apart and own)].append(number)
     return groups
 
 
@@ -136,22 +157,25 @@ def _ablated(
     wiring: Wiring,
     state: State,
     first: First,
-    gates: Float[Tensor, "set component"],
+    sets: Sequence[frozenset[int]],
     other: Activations,
     site: Site,
     where: Tensor | None,
     last: int,
 ) -> Float[Tensor, "rows last vocabulary"]:
-    """Logits of M(xi) for every set and sequence, from where the sets first change the model."""
-    rows, sets = len(state[0]), len(gates)
+    """Logits of M(1_S) for every set and sequence, from where the sets first change the model."""
+    rows = len(state[0])
+    gates = state[0].new_zeros(len(sets), len(wiring.components))
+    for row, members in enumerate(sets):
+        gates[row, list(members)] = 1
     if first.skips:
         assert isinstance(model, Transformer)
         x = skip_mlp(model, model.blocks[first.layer].attend(*state), first.layer, wiring, other)
         gates[:, wiring.columns(first.layer)[1]] = 0
         with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site):
-            return model.run_from(first.layer + 1, x.repeat(sets, 1, 1), last)
+            return model.run_from(first.layer + 1, x.repeat(len(sets), 1, 1), last)
     with gated(model, wiring, gates.repeat_interleave(rows, 0), other, site, where):
-        return model.forward_from(first.layer, repeated(state, sets), last)
+        return model.forward_from(first.layer, repeated(state, len(sets)), last)
 
 
 def repeated(state: State, times: int) -> State:
@@ -159,17 +183,5 @@ def repeated(state: State, times: int) -> State:
     return tuple(part.repeat(times, *[1] * (part.dim() - 1)) for part in state)
 
 
-def _name(wiring: Wiring, intervention: Intervention) -> str:
-    members = " + ".join(wiring.components[member].name for member in sorted(intervention.members))
-    return f"{intervention.baseline} ablation of {members}"
-
-
 def _pieces(numbers: list[int], size: int) -> list[list[int]]:
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
-
-
-def _gates(wiring: Wiring, sets: Sequence[frozenset[int]], like: Tensor) -> Float[Tensor, "set component"]:
-    gates = like.new_zeros(len(sets), len(wiring.components))
-    for row, members in enumerate(sets):
-        gates[row, list(members)] = 1
-    return gates

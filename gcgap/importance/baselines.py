@@ -1,12 +1,12 @@
 """Baselines: what an ablated component's output becomes.
 
-A new baseline is one enum member and one branch of `replacements`.
+A new baseline is one member of `Baseline` and one function here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,47 +16,30 @@ from torch import Tensor
 from gcgap.data.batches import NOTHING, Batch, Purpose, Source, partner_rows
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.importance.gates import Activations, recorded
+from gcgap.importance.protocol import Baseline
+from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Wiring
 
-
-class Baseline(StrEnum):
-    """What replaces the output of an ablated component."""
-
-    MEAN = "mean"
-    """Its mean over batch and positions of a separate set of OOD batches."""
-    MEAN_BY_POSITION = "mean_by_position"
-    """Its mean over the batch at each position, over a separate set of batches of the evaluated length."""
-    ZERO = "zero"
-    """The zero vector."""
-    RESAMPLE = "resample"
-    """Its output on another random example of the same length, that example's target included."""
-    PATCH_SEQUENCE = "patch_sequence"
-    """Activation patching: its output where other random integers stand in the input, and the target stays."""
-    PATCH_TOKEN = "patch_token"
-    """Activation patching: its output where one integer of the input is another one, and the target stays."""
-    PATCH_SWAP = "patch_swap"
-    """Activation patching: its output where two neighbouring integers of the input are swapped, and the target stays."""
-
-    PATCH_PROMPT = "patch_prompt"
-    """Activation patching: its output on the prompt's corrupted twin."""
-
-    @property
-    def corruption(self) -> Corruption | None:
-        """How the corrupted input is made from the clean one, for activation patching; None for ablation."""
-        return Corruption(self.removeprefix("patch_")) if self.startswith("patch_") else None
-
-
 Replacement = Callable[[slice], Activations]
 """Gives the replacement for some rows of the evaluation batch."""
-Average = Callable[[Decoder, Wiring, Iterable[Batch], bool], Activations]
-"""What `mean_activations` does, by whoever does it."""
 
 
 @torch.no_grad()
-def mean_activations(model: Decoder, wiring: Wiring, batches: Iterable[Batch], by_position: bool) -> Activations:
-    """Mean output of every component over the rows and (unless `by_position`) the positions of batches of equal size."""
-    return averaged(model, wiring, batch_means(model, wiring, batches, by_position))
+def mean_activations(
+    model: Decoder, wiring: Wiring, batches: Iterable[Batch], by_position: bool, sharing: Sharing = ALONE
+) -> Activations:
+    """Mean output of every component over the rows and (unless `by_position`) the positions of batches of equal size.
+
+    Processes share the batches.
+    """
+    batches, like = list(batches), next(model.parameters())
+    widths = [model.n_heads * model.d_head] * model.n_layers + [model.d_model] * model.n_layers
+    shape = len(batches), batches[0].inputs.shape[1] if by_position else 1, sum(widths)
+    means = sharing.gather(shape, lambda mine: batch_means(model, wiring, batches[mine], by_position), axis=0)
+    values = (sum(means[1:], means[:1]) / len(means)).to(like).split(widths, -1)  # in the order of the batches
+    heads = [value.unflatten(-1, (wiring.n_heads, -1)) for value in values[: wiring.n_layers]]
+    return Activations(heads, list(values[wiring.n_layers :]))
 
 
 @torch.no_grad()
@@ -93,15 +76,6 @@ def _mean_of_tokens(there: Bool[Tensor, "rows pos"], value: Float[Tensor, "rows 
     return value.double()[there.to(value.device)].mean(0)[None, None]
 
 
-def averaged(model: Decoder, wiring: Wiring, means: Float[Tensor, "batch pos width"]) -> Activations:
-    """The average over batches of what `batch_means` gives."""
-    like = next(model.parameters())
-    widths = [model.n_heads * model.d_head] * model.n_layers + [model.d_model] * model.n_layers
-    values = (sum(means[1:], means[:1]) / len(means)).to(like).split(widths, -1)  # in the order of the batches
-    heads = [value.unflatten(-1, (wiring.n_heads, -1)) for value in values[: wiring.n_layers]]
-    return Activations(heads, list(values[wiring.n_layers :]))
-
-
 def zero_activations(model: Decoder, wiring: Wiring) -> Activations:
     """Zero for every component."""
     zero = next(model.parameters()).new_zeros
@@ -121,6 +95,57 @@ def activations_on(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "batch po
     return rows
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the replacements for one evaluation batch are made of."""
+
+    model: Decoder
+    wiring: Wiring
+    source: Source
+    batch: Batch
+    mean: Activations
+    mean_batches: int
+    batch_size: int
+    sharing: Sharing
+
+    def on(self, inputs: Int[Tensor, "batch pos"]) -> Replacement:
+        """Outputs on other inputs."""
+        return activations_on(self.model, self.wiring, inputs, self.batch.last)
+
+
+def _mean(evaluation: Evaluation) -> Replacement:
+    return lambda rows: evaluation.mean
+
+
+def _mean_by_position(evaluation: Evaluation) -> Replacement:
+    length = evaluation.source.length_of(evaluation.batch)
+    batches = evaluation.source.batches(Purpose.MEAN, length, evaluation.mean_batches, evaluation.batch_size)
+    mean = mean_activations(evaluation.model, evaluation.wiring, batches, True, evaluation.sharing)
+    return lambda rows: mean
+
+
+def _zero(evaluation: Evaluation) -> Replacement:
+    zero = zero_activations(evaluation.model, evaluation.wiring)
+    return lambda rows: zero
+
+
+def _resample(evaluation: Evaluation) -> Replacement:
+    length = evaluation.source.length_of(evaluation.batch)
+    return evaluation.on(evaluation.batch.inputs[partner_rows(evaluation.batch, evaluation.source.seed, length)])
+
+
+def _patch(kind: Corruption, evaluation: Evaluation) -> Replacement:
+    return evaluation.on(corrupted(evaluation.batch, kind, evaluation.source.seed).inputs)
+
+
+FUNCTIONS: dict[Baseline, Callable[[Evaluation], Replacement]] = {
+    Baseline.MEAN: _mean,
+    Baseline.MEAN_BY_POSITION: _mean_by_position,
+    Baseline.ZERO: _zero,
+    Baseline.RESAMPLE: _resample,
+} | {baseline: partial(_patch, Corruption(baseline.corruption)) for baseline in Baseline if baseline.corruption}
+
+
 def replacements(
     model: Decoder,
     wiring: Wiring,
@@ -130,31 +155,8 @@ def replacements(
     mean: Activations,
     mean_batches: int,
     batch_size: int,
-    average: Average | None = None,
+    sharing: Sharing = ALONE,
 ) -> dict[Baseline, Replacement]:
-    """The replacement of each baseline for one evaluation batch.
-
-    `mean` holds the global means; `average` makes those by position, `mean_activations` by default.
-    """
-    length, last = source.length_of(batch), batch.last
-
-    def one(baseline: Baseline) -> Replacement:
-        match baseline:
-            case Baseline.MEAN:
-                return lambda rows: mean
-            case Baseline.MEAN_BY_POSITION:
-                drawn = source.batches(Purpose.MEAN, length, mean_batches, batch_size)
-                by_position = (average or mean_activations)(model, wiring, drawn, True)
-                return lambda rows: by_position
-            case Baseline.ZERO:
-                zero = zero_activations(model, wiring)
-                return lambda rows: zero
-            case Baseline.RESAMPLE:
-                partner = batch.inputs[partner_rows(batch, source.seed, length)]
-                return activations_on(model, wiring, partner, last)
-            case _:
-                assert baseline.corruption is not None
-                inputs = corrupted(batch, baseline.corruption, source.seed).inputs
-                return activations_on(model, wiring, inputs, last)
-
-    return {baseline: one(baseline) for baseline in baselines}
+    """The replacement of each baseline for one evaluation batch; `mean` holds the global means."""
+    evaluation = Evaluation(model, wiring, source, batch, mean, mean_batches, batch_size, sharing)
+    return {baseline: FUNCTIONS[baseline](evaluation) for baseline in baselines}

@@ -9,18 +9,30 @@ exist (a constant vector has no rank correlation) it is None, with the reason be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
+from gcgap.importance.protocol import Protocol, Ranks
+
 Array = NDArray[np.float64]
-Ranks = Literal["average", "ordinal"]
 ROLES = ("hero", "bloat", "aligned")
 HALVES = 100  # random halvings behind a split-half reliability
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A quantity, such as G or C, of every component: samples of it along the last axis, and the value made of them."""
+
+    samples: Array
+
+    @property
+    def value(self) -> Array:
+        """The mean over samples."""
+        return self.samples.mean(-1)
 
 
 @dataclass(frozen=True)
@@ -29,11 +41,16 @@ class Judgement:
 
     threshold: float = 0.3
     strict: bool = False
-    ranks: Ranks = "average"
+    ranks: str = Ranks.AVERAGE
     confidence: float = 0.95
     resamples: int = 1000
 
-    def cut(self, components: int, share: float | None = None) -> float:
+    @classmethod
+    def of(cls, protocol: Protocol) -> Judgement:
+        """That of a protocol."""
+        return cls(**{one.name: getattr(protocol, one.name) for one in fields(cls)})
+
+    def role_threshold(self, components: int, share: float | None = None) -> float:
         """The rank difference that makes a Hero or Bloat among so many components."""
         return round((self.threshold if share is None else share) * components, 9)
 
@@ -44,10 +61,10 @@ class Judgement:
         return [float(low), float(high)]
 
 
-def rank(values: Array, kind: Ranks = "average", axis: int = -1) -> Array:
+def rank(values: Array, kind: str = Ranks.AVERAGE, axis: int = -1) -> Array:
     """Ascending ranks 1..n along an axis.
 
-    Values that differ by less than 1e-12 of the largest are tied: equal drops must not be told apart by the rounding of a mean.
+    Values that differ by less than 1e-12 of the largest are tied: equal drops must not differ by the rounding of a mean.
     `ordinal` breaks ties by position, which favours early layers: see `Protocol.ranks`.
     """
     return stats.rankdata(_rounded(values, axis), method=kind, axis=axis).astype(np.float64)
@@ -64,6 +81,11 @@ def _rounded(values: Array, axis: int) -> Array:
     return np.round(values / np.where(largest > 0, largest, 1), 12)
 
 
+def rank_difference(G: Array, C: Array, kind: str = Ranks.AVERAGE, axis: int = -1) -> Array:
+    """Delta_i = rank(G_i) - rank(C_i) (eq. 2): negative where the gradient is small for what the component causes."""
+    return rank(G, kind, axis) - rank(C, kind, axis)
+
+
 def rank_correlation(first: Array, second: Array, axis: int = -1) -> Array:
     """Spearman's rho from ranks: their Pearson correlation; NaN where either is constant."""
     first, second = (r - r.mean(axis, keepdims=True) for r in np.broadcast_arrays(first, second))
@@ -72,17 +94,17 @@ def rank_correlation(first: Array, second: Array, axis: int = -1) -> Array:
         return np.where(scale > 0, (first * second).sum(axis) / scale, np.nan)
 
 
-def is_role(delta: Array, cut: float, strict: bool) -> dict[str, NDArray[np.bool_]]:
+def is_role(delta: Array, threshold: float, strict: bool) -> dict[str, NDArray[np.bool_]]:
     """Which rank differences make a Hero, a Bloat, or neither."""
-    hero = delta < -cut if strict else delta <= -cut
-    bloat = delta > cut if strict else delta >= cut
+    hero = delta < -threshold if strict else delta <= -threshold
+    bloat = delta > threshold if strict else delta >= threshold
     return {"hero": hero, "bloat": bloat, "aligned": ~(hero | bloat)}
 
 
 def expected_by_chance(G: Array, C: Array, judgement: Judgement, share: float | None = None) -> dict[str, float]:
     """Expected numbers of Heroes and Bloats if these very G and C were paired at random: the exact mean over all pairings."""
     difference = rank(G, judgement.ranks)[:, None] - rank(C, judgement.ranks)[None, :]
-    found = is_role(difference, judgement.cut(len(G), share), judgement.strict)
+    found = is_role(difference, judgement.role_threshold(len(G), share), judgement.strict)
     return {"heroes": float(found["hero"].sum() / len(G)), "bloats": float(found["bloat"].sum() / len(G))}
 
 
@@ -99,7 +121,7 @@ def p_value(G: Array, C: Array, judgement: Judgement, rng: np.random.Generator) 
     return float(test.pvalue)
 
 
-def reliability(samples: Float[Array, "component sample"], ranks: Ranks, rng: np.random.Generator) -> tuple[float | None, str]:
+def reliability(samples: Float[Array, "component sample"], ranks: str, rng: np.random.Generator) -> tuple[float | None, str]:
     """Split-half reliability of the component means, Spearman-Brown corrected: the rank correlation with a repetition.
 
     Returns:
@@ -173,7 +195,7 @@ class Gap:
     delta_ci: list[list[float]] | None = None
     probability: dict[str, list[float]] | None = None
     role: list[str] | None = None
-    counts: dict[str, dict[str, float]] | None = None
+    counts: dict[str, dict[str, int | float]] | None = None
     missed: dict[str, float] | None = None
 
 
@@ -190,12 +212,13 @@ def measure_gap(
         if constant(values):
             return Gap(reason=f"the {name} of all components is the same, {values[0]:g}: ranks do not exist")
     rank_g, rank_c = rank(G, judgement.ranks), rank(C, judgement.ranks)
-    delta = rank_g - rank_c
-    cut = judgement.cut(len(G))
-    found = is_role(delta, cut, judgement.strict)
+    delta = rank_difference(G, C, judgement.ranks)
+    threshold = judgement.role_threshold(len(G))
+    found = is_role(delta, threshold, judgement.strict)
     rho = float(rank_correlation(rank_g, rank_c))
     star_g, star_c = (rank(draw, judgement.ranks, axis=0) for draw in draws)
-    star = is_role(star_g - star_c, cut, judgement.strict)
+    star_delta = rank_difference(*draws, judgement.ranks, axis=0)
+    star = is_role(star_delta, threshold, judgement.strict)
     ci, no_ci = _rho_interval(rank_correlation(star_g, star_c, axis=0), judgement)
     ceiling, no_ceiling = noise_ceiling(norms, drops, judgement, rng)
     return Gap(
@@ -206,7 +229,7 @@ def measure_gap(
         corrected=None if ceiling is None else rho / ceiling,
         reason="; ".join(filter(None, (no_ci, no_ceiling))),
         delta=delta.tolist(),
-        delta_ci=[judgement.interval(row) for row in star_g - star_c],
+        delta_ci=[judgement.interval(row) for row in star_delta],
         probability={role: star[role].mean(-1).tolist() for role in ROLES},
         role=[next(role for role in ROLES if found[role][i]) for i in range(len(G))],
         counts={f"{share:g}": _counts(G, C, delta, judgement, share) for share in sorted({0.2, judgement.threshold, 0.4})},
@@ -247,8 +270,8 @@ def _rho_interval(draws: Array, judgement: Judgement) -> tuple[list[float] | Non
     return judgement.interval(draws), ""
 
 
-def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, float]:
-    found = is_role(delta, judgement.cut(len(G), share), judgement.strict)
+def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, int | float]:
+    found = is_role(delta, judgement.role_threshold(len(G), share), judgement.strict)
     chance = expected_by_chance(G, C, judgement, share)
     return {
         "heroes": int(found["hero"].sum()),

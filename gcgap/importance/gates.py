@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
@@ -23,18 +22,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from gcgap.importance.protocol import Site
 from gcgap.models.wiring import Component, Wiring
-
-
-class Site(StrEnum):
-    """Where a head is replaced."""
-
-    COMPONENT = "component"
-    """At the input of W_O: z_h itself, so exactly what head h writes is replaced."""
-    RELEASED = "released"
-    """As the first public pipeline does: columns h d_head .. (h+1) d_head of the *output* of W_O are overwritten by the
-    replacement of z_h. That removes a slice of what all heads write together, not a head. MLPs are as in `component`."""
-
 
 Act = Callable[[Tensor], Tensor]
 """What is done to the input or output of a module."""
@@ -139,7 +128,7 @@ def gated(
             places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), side, act)
         if asked or bool(gates[:, mlp].any()):
             _check_finite(replacement.mlps[layer].unsqueeze(0), components[mlp : mlp + 1])
-            act = partial(_mlp_gated, gates[:, mlp : mlp + 1], replacement.mlps[layer], where)
+            act = partial(mix, gate=gates[:, mlp : mlp + 1], other=replacement.mlps[layer], where=where)
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
     with _hooked(places):
         yield
@@ -171,10 +160,6 @@ def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, 
     return mix(z.unflatten(-1, (n_heads, -1)), xi.unsqueeze(-1), other, where).flatten(-2)
 
 
-def _mlp_gated(xi: Tensor, other: Tensor, where: Tensor | None, write: Tensor) -> Tensor:
-    return mix(write, xi, other, where)
-
-
 def _check_finite(values: Float[Tensor, "component ..."], components: Sequence[Component]) -> None:
     """Raise a FloatingPointError that names the first component whose replacement holds NaN or Inf."""
     if not bool(torch.isfinite(values).all()):
@@ -198,11 +183,8 @@ def recorded(model: nn.Module, wiring: Wiring, keep: Act = lambda value: value) 
     for layer in range(wiring.n_layers):
         by_head = partial(_see, seen.heads, wiring.n_heads, keep)
         places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), "input", by_head)
-        places[f"MLP of layer {layer}"] = (
-            wiring.module(model, wiring.mlp, layer),
-            "output",
-            partial(_see, seen.mlps, None, keep),
-        )
+        whole = partial(_see, seen.mlps, None, keep)
+        places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", whole)
     with _hooked(places):
         yield seen
 

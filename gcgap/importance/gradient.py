@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.data.batches import Batch
+from gcgap.importance.gap import Estimate
+from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Slices, Wiring
 
@@ -27,10 +29,21 @@ HeadWeight = Literal["value", "output"]
 """Which of a head's weights is looked at: its slice of W_V, as in the paper, or of W_O."""
 
 
+def gradient_magnitude(
+    model: Decoder, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True, sharing: Sharing = ALONE
+) -> Estimate:
+    """G, the mean over batches of || dL_b / dW_i ||_F / sqrt(N_i) (eq. 1); its samples are those norms, (component, batch).
+
+    Processes share the batches. For the other arguments see `gradient_norms`.
+    """
+    shape = len(wiring.components), len(batches)
+    return Estimate(sharing.gather(shape, lambda mine: gradient_norms(model, wiring, batches[mine], normalise)).numpy())
+
+
 def gradient_norms(
     model: Decoder, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True, heads: HeadWeight = "value"
 ) -> Float[Tensor, "component batch"]:
-    """|| dL_b / dW_i ||_F (over sqrt(N_i) if `normalise`) of every component and batch; G_i is the mean of row i.
+    """|| dL_b / dW_i ||_F (over sqrt(N_i) if `normalise`) of every component and batch.
 
     Leaves `.grad`, hooks and mode as they are. Batches must be of one length each.
 

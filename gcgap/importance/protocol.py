@@ -9,17 +9,118 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from gcgap.importance.attribution_settings import Attribution
+T = TypeVar("T")
 
-BaselineName = Literal[
-    "mean", "mean_by_position", "zero", "resample", "patch_sequence", "patch_token", "patch_swap", "patch_prompt"
-]
-SiteName = Literal["component", "released"]
-RanksName = Literal["average", "ordinal"]
-PrecisionName = Literal["float32", "float64", "bf16"]
-CHOICES = {"site": get_args(SiteName), "ranks": get_args(RanksName), "precision": get_args(PrecisionName)}
+
+class Choice(StrEnum):
+    """An enum that is read, written and shown by its values, like plain text."""
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    @classmethod
+    def of(cls, value: str, key: str) -> Self:
+        """The member of a value; a ValueError names the setting `key`."""
+        if value not in list(cls):
+            raise ValueError(f"`{key}` must be one of {', '.join(cls)}; got {value!r}.")
+        return cls(value)
+
+
+class Baseline(Choice):
+    """What replaces the output of an ablated component; `gcgap.importance.baselines` has a function for each."""
+
+    MEAN = "mean"
+    """Its mean over batch and positions of a separate set of OOD batches."""
+    MEAN_BY_POSITION = "mean_by_position"
+    """Its mean over the batch at each position, over a separate set of batches of the evaluated length."""
+    ZERO = "zero"
+    """The zero vector."""
+    RESAMPLE = "resample"
+    """Its output on another random example of the same length, that example's target included."""
+    PATCH_SEQUENCE = "patch_sequence"
+    """Activation patching: its output where other random integers stand in the input, and the target stays."""
+    PATCH_TOKEN = "patch_token"
+    """Activation patching: its output where one integer of the input is another one, and the target stays."""
+    PATCH_SWAP = "patch_swap"
+    """Activation patching: its output where two neighbouring integers of the input are swapped, and the target stays."""
+    PATCH_PROMPT = "patch_prompt"
+    """Activation patching: its output on the prompt's corrupted twin."""
+
+    @property
+    def corruption(self) -> str | None:
+        """How activation patching makes the corrupted input, a value of `Corruption`; None for ablation."""
+        return self.removeprefix("patch_") if self.startswith("patch_") else None
+
+
+class Site(Choice):
+    """Where a head is replaced."""
+
+    COMPONENT = "component"
+    """At the input of W_O: z_h itself, so exactly what head h writes is replaced."""
+    RELEASED = "released"
+    """As the first public pipeline does: columns h d_head .. (h+1) d_head of the *output* of W_O are overwritten by the
+    replacement of z_h. That removes a slice of what all heads write together, not a head. MLPs are as in `component`."""
+
+
+class Ranks(Choice):
+    """How tied values are ranked."""
+
+    AVERAGE = "average"
+    """All get the mean of their ranks."""
+    ORDINAL = "ordinal"
+    """By position, which makes early layers look like Bloats."""
+
+
+class NumberFormat(Choice):
+    """What a model computes in while it is measured; see `gcgap.models.number_format`."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+    BF16 = "bf16"
+
+
+class Metric(Choice):
+    """How well a model did on one sequence, larger is better; `gcgap.importance.scores` has a function for each."""
+
+    EXACT_MATCH = "exact_match", "exact match", "share of sequences"
+    LOG_PROB = "log_prob", "log-probability", "nats per scored token"
+    TOKEN_ACCURACY = "token_accuracy", "token accuracy", "share of scored tokens"
+    LOGIT_DIFFERENCE = "logit_difference", "logit difference", "logits"
+
+    label: str
+    unit: str
+
+    def __new__(cls, value: str, label: str, unit: str) -> Self:
+        """A metric with its name in reports, and the unit of its drops."""
+        metric = str.__new__(cls, value)
+        metric._value_, metric.label, metric.unit = value, label, unit
+        return metric
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether attribution methods can differentiate it."""
+        return self in (Metric.LOG_PROB, Metric.LOGIT_DIFFERENCE)
+
+    @property
+    def only_prompts(self) -> bool:
+        """Whether records hold it for prompts alone."""
+        return self == Metric.LOGIT_DIFFERENCE
+
+
+Option = Annotated[T, "chosen by value"]
+Differentiable = Metric
+if not TYPE_CHECKING:  # jsonargparse would show and read an enum by the names of its members
+
+    class Option:
+        """`Option[Site]` is `Literal["component", "released"]`."""
+
+        def __class_getitem__(cls, choices: Iterable[str]) -> Any:
+            return Literal[tuple(map(str, choices))]
+
+    Differentiable = [metric for metric in Metric if metric.has_gradient]
 
 
 @dataclass(frozen=True)
@@ -53,17 +154,13 @@ class Sizes:
 class Tracking(Sizes):
     """When checkpoints are measured during training, at which length, and with what sizes (smaller than the final ones).
 
+    They are measured again with the same sizes.
+
     Args:
         length: Length of the OOD sequences (integers per example); one curve needs one length.
         dense_every: Measure every so many optimiser steps ..
         dense_until: .. up to this step ..
         then_every: .. and every so many afterwards; step 0 and the last step are always measured.
-        gradient_batches: As in `protocol`, for the checkpoints of steps, also when they are measured again.
-        mean_batches: Likewise.
-        sequences: Likewise.
-        resamples: Likewise.
-        random_pairs: Likewise.
-        inside: Likewise.
     """
 
     length: int = 9
@@ -89,6 +186,45 @@ class Tracking(Sizes):
 
 
 @dataclass(frozen=True)
+class Attribution:
+    """Which attribution methods are run beside the exact effects, and how finely.
+
+    Args:
+        methods: Names of attribution methods; `gcgap attribute --help` lists them.
+        metric: What gates are differentiated in: `log_prob`, the mean log-probability of the target (nats per scored token; the
+            loss with its sign turned), or `logit_difference`, the target's logit minus the largest other one.
+        steps: Nodes of every path, K.
+        difference: Step h of finite differences, a share of the way from the untouched to the replaced output.
+        pairs: Antithetic pairs of orders per sequence behind Shapley values.
+        budget: Forward passes that Screen-Flag-Fix may spend on exact effects.
+        gradient_batches: Of the protocol's gradient batches, those whose sequences the Fisher trace visits one by one.
+    """
+
+    methods: tuple[str, ...] = ()
+    metric: Option[Differentiable] = Metric.LOG_PROB
+    steps: int = 4
+    difference: float = 0.02
+    pairs: int = 2
+    budget: int = 10
+    gradient_batches: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "pairs", "gradient_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`attribution.{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.budget < 0:
+            raise ValueError(f"`attribution.budget` must be 0 or more forward passes; got {self.budget}.")
+        if not 0 < self.difference < 0.5:
+            raise ValueError(f"`attribution.difference` must be between 0 and 0.5; got {self.difference}.")
+        choices = [metric for metric in Metric if metric.has_gradient]
+        if self.metric not in choices:
+            raise ValueError(f"`attribution.metric` must be one of {', '.join(choices)}; got {self.metric!r}.")
+        object.__setattr__(self, "metric", Metric(self.metric))
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"`attribution.methods` must be different ones; got {', '.join(self.methods)}.")
+
+
+@dataclass(frozen=True)
 class Protocol(Sizes):
     """What is measured, and how.
 
@@ -98,8 +234,8 @@ class Protocol(Sizes):
         site: `component` replaces a head's output before W_O; `released` overwrites a slice of W_O's output, as the first
             public pipeline does (not a head).
         batch_size: Sequences per gradient batch and per mean batch.
-        window: Lowest and highest OOD accuracy (share of sequences) at which component effects can be told; the first OOD
-            length inside is measured.
+        window: Lowest and highest OOD accuracy (share of sequences) at which effects of components can be distinguished; the
+            first OOD length inside is measured.
         normalise_gradient: Divide each gradient norm by sqrt(N_i), as v3 of the paper does and v1 does not.
         paired: Measure base and ablated accuracy on the same sequences; false draws new ones for C of each component, as the
             first public pipeline does. Drops of sets (pruning, joint) are always paired.
@@ -112,43 +248,37 @@ class Protocol(Sizes):
         sets: Sets of components, by name, whose joint ablation is measured too, such as [[L0_H1, L1_H2]].
         tracking: When and how large during training.
         attribution: Which attribution methods are run beside G and C, under the first baseline.
-        gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
-        mean_batches: OOD batches over which the means of mean ablation are taken.
-        sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
-        resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
-        random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
-        inside: Also measure what each single component causes in distribution.
     """
 
-    baselines: tuple[BaselineName, ...] = ("mean", "zero", "resample")
-    site: SiteName = "component"
+    baselines: tuple[Option[Baseline], ...] = (Baseline.MEAN, Baseline.ZERO, Baseline.RESAMPLE)
+    site: Option[Site] = Site.COMPONENT
     batch_size: int = 64
     window: tuple[float, float] = (0.20, 0.75)
     normalise_gradient: bool = True
     paired: bool = True
-    ranks: RanksName = "average"
+    ranks: Option[Ranks] = Ranks.AVERAGE
     threshold: float = 0.3
     strict: bool = False
     confidence: float = 0.95
-    precision: PrecisionName = "float32"
+    precision: Option[NumberFormat] = NumberFormat.FLOAT32
     sets: tuple[tuple[str, ...], ...] = ()
     tracking: Tracking = field(default_factory=Tracking)
     attribution: Attribution = field(default_factory=Attribution)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = get_args(BaselineName)
-        if not self.baselines or len(set(self.baselines)) < len(self.baselines) or not set(self.baselines) <= set(known):
-            raise ValueError(f"`protocol.baselines` must be different ones of {', '.join(known)}; got {list(self.baselines)}.")
+        known = set(self.baselines) & set(Baseline)
+        if not known or len(known) < len(self.baselines):
+            raise ValueError(f"`protocol.baselines` must be different ones of {', '.join(Baseline)}; got {list(self.baselines)}.")
         if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
             raise ValueError(f"`protocol.window` must be [low, high] with 0 <= low <= high <= 1; got {list(self.window)}.")
         for names in (*self.sets, [" ".join(sorted(members)) for members in self.sets]):
             if len(set(names)) < len(names):
                 told = [list(members) for members in self.sets]
                 raise ValueError(f"`protocol.sets` must be different sets of different components; got {told}.")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`protocol.{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        object.__setattr__(self, "baselines", tuple(map(Baseline, self.baselines)))  # plain text serves too
+        for name, kind in (("site", Site), ("ranks", Ranks), ("precision", NumberFormat)):
+            object.__setattr__(self, name, kind.of(getattr(self, name), f"protocol.{name}"))
         if not 0 < self.threshold <= 1:
             raise ValueError(f"`protocol.threshold` must be a share of the components, in (0, 1]; got {self.threshold}.")
         if not 0 < self.confidence < 1:
@@ -173,7 +303,7 @@ class Protocol(Sizes):
 
 
 PROMPTED = Protocol(
-    baselines=("mean", "zero", "resample", "patch_prompt"),
+    baselines=(Baseline.MEAN, Baseline.ZERO, Baseline.RESAMPLE, Baseline.PATCH_PROMPT),
     batch_size=16,
     gradient_batches=10,
     mean_batches=10,
@@ -187,7 +317,9 @@ PROMPTED = Protocol(
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Choice) else value
 
 
 def window_length(accuracy: Iterable[tuple[int, float]], window: tuple[float, float]) -> int | None:

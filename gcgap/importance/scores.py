@@ -1,4 +1,4 @@
-"""How well a model did, sequence by sequence.
+"""How well a model did, sequence by sequence: a function for each `Metric`.
 
 Greedy generation reproduces a target exactly if and only if the argmax at every scored position, given the true target as
 context, is the target token. One teacher-forced pass therefore gives exact-sequence accuracy.
@@ -10,31 +10,34 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-METRICS = ("exact_match", "log_prob", "token_accuracy")  # those that a record of training holds
+from gcgap.importance.protocol import Metric
 
-Metric = Callable[..., Tensor]
-"""Logits (batch, scored, vocabulary), targets (batch, scored) and, where the sequences have them, wrong answers (batch,), to one
-number per sequence; larger is better."""
+Logits = Float[Tensor, "batch scored vocabulary"]
+Targets = Int[Tensor, "batch scored"]
+Wrong = Int[Tensor, " batch"] | None
+"""A wrong answer to each sequence, where it has one."""
+MetricFunction = Callable[[Logits, Targets, Wrong], Float[Tensor, " batch"]]
 
 
-def log_prob(
-    logits: Float[Tensor, "batch scored vocabulary"],
-    targets: Int[Tensor, "batch scored"],
-    wrong: Int[Tensor, " batch"] | None = None,
-) -> Float[Tensor, " batch"]:
+def exact_match(logits: Logits, targets: Targets, wrong: Wrong = None) -> Float[Tensor, " batch"]:
+    """1 where the argmax at every scored position is the target, else 0; it has no gradient."""
+    return (logits.argmax(-1) == targets).all(-1).double()
+
+
+def log_prob(logits: Logits, targets: Targets, wrong: Wrong = None) -> Float[Tensor, " batch"]:
     """Mean log-probability of the target, nats per scored token: minus the cross entropy."""
     return (logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)).double().mean(-1)
 
 
-def logit_difference(
-    logits: Float[Tensor, "batch scored vocabulary"],
-    targets: Int[Tensor, "batch scored"],
-    wrong: Int[Tensor, " batch"] | None = None,
-) -> Float[Tensor, " batch"]:
+def token_accuracy(logits: Logits, targets: Targets, wrong: Wrong = None) -> Float[Tensor, " batch"]:
+    """The share of scored positions whose argmax is the target."""
+    return (logits.argmax(-1) == targets).double().mean(-1)
+
+
+def logit_difference(logits: Logits, targets: Targets, wrong: Wrong = None) -> Float[Tensor, " batch"]:
     """Mean over scored tokens of the target's logit minus that of the wrong answer, by default the largest other one.
 
     It does not saturate.
@@ -47,23 +50,15 @@ def logit_difference(
     return (logits.gather(-1, wanted).squeeze(-1) - others).double().mean(-1)
 
 
-def exact_match(
-    logits: Float[Tensor, "batch scored vocabulary"],
-    targets: Int[Tensor, "batch scored"],
-    wrong: Int[Tensor, " batch"] | None = None,
-) -> Float[Tensor, " batch"]:
-    """1 where the argmax at every scored position is the target, else 0; it has no gradient."""
-    return (logits.argmax(-1) == targets).all(-1).double()
-
-
-DIFFERENTIABLE: dict[str, Metric] = {"log_prob": log_prob, "logit_difference": logit_difference}
-"""The metrics that have a gradient, by name; each is a field of `Scores` too."""
+METRICS = tuple(metric for metric in Metric if not metric.only_prompts)  # those that a record of training holds
+FUNCTIONS: dict[Metric, MetricFunction] = dict(
+    zip(Metric, (exact_match, log_prob, token_accuracy, logit_difference), strict=True)
+)
+DIFFERENTIABLE = {metric: function for metric, function in FUNCTIONS.items() if metric.has_gradient}
 
 
 class Scores(NamedTuple):
-    """One number per sequence, float64: exact match (0 or 1), mean log-probability of the target (nats per scored token),
-    the share of scored tokens that are right, and the mean by which the target's logit exceeds that of the wrong answer (of the
-    largest other one, where sequences have no wrong answer)."""
+    """One number per sequence and metric, float64."""
 
     exact_match: Float[Tensor, "*_"]
     log_prob: Float[Tensor, "*_"]
@@ -71,21 +66,14 @@ class Scores(NamedTuple):
     logit_difference: Float[Tensor, "*_"]
 
 
-def score(
-    logits: Float[Tensor, "batch scored vocabulary"],
-    targets: Int[Tensor, "batch scored"],
-    wrong: Int[Tensor, " batch"] | None = None,
-    *,
-    names: Sequence[str] = ("the untouched model",),
-) -> Scores:
-    """Scores of each row from the logits at its scored positions; `names` says what each of as many groups of rows is.
+def score(logits: Logits, targets: Targets, wrong: Wrong = None, *, names: Sequence[str] = ("nothing",)) -> Scores:
+    """Scores of each row from the logits at its scored positions; `names` says what each of as many groups has ablated.
 
     Raises:
         FloatingPointError: A log-probability is not finite; the text names the group.
     """
-    right = logits.argmax(-1) == targets
-    found = log_prob(logits, targets)
-    if not bool(torch.isfinite(found).all()):
-        first = int(torch.isfinite(found).logical_not().nonzero()[0]) * len(names) // len(found)
-        raise FloatingPointError(f"A log-probability is not finite under {names[first]}: weights or activations hold NaN or Inf.")
-    return Scores(right.all(-1).double(), found, right.double().mean(-1), logit_difference(logits, targets, wrong))
+    found = Scores(*(FUNCTIONS[metric](logits, targets, wrong) for metric in Metric))
+    if len(bad := found.log_prob.isfinite().logical_not().nonzero()):
+        which = names[int(bad[0]) * len(names) // len(found.log_prob)]
+        raise FloatingPointError(f"A log-probability is not finite with {which} ablated: weights or activations hold NaN or Inf.")
+    return found

@@ -1,7 +1,7 @@
 """Work shared by processes that measure one model together: which part is whose, and how the parts become one again.
 
 Every process fills its own part of an array of zeros, and the arrays are added up. That is exact, since x + 0 = x, so that each
-process then holds the very array that one process alone would have made. How processes reach one another is not known here.
+process then holds the very array that one process alone would have made.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-
-
-def _keep(own: Tensor) -> Tensor:
-    return own
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Sharing:
 
     rank: int = 0
     size: int = 1
-    add: Callable[[Tensor], Tensor] = _keep
+    add: Callable[[Tensor], Tensor] = lambda own: own
 
     @property
     def leads(self) -> bool:
@@ -40,6 +37,13 @@ class Sharing:
         units = -(-count // unit)
         start, stop = (min(count, units * rank // self.size * unit) for rank in (self.rank, self.rank + 1))
         return slice(start, stop)
+
+    def gather(self, shape: tuple[int, ...], make: Callable[[slice], Tensor], axis: int = -1, unit: int = 1) -> Tensor:
+        """A float64 array of which every process makes its own part along one axis."""
+        found, mine = torch.zeros(shape, dtype=torch.float64), self.part(shape[axis], unit)
+        if mine.start < mine.stop:
+            found.movedim(axis, 0)[mine] = make(mine).movedim(axis, 0)
+        return self.add(found)
 
 
 ALONE = Sharing()

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from gcgap.data.batches import Batch
 from gcgap.importance.ablation import Intervention
-from gcgap.importance.baselines import Baseline
-from gcgap.importance.experiment import Subject, id_batches
+from gcgap.importance.experiment import Experiment, id_batches
 from gcgap.importance.gap import Array, Gap, Judgement, interval_of_mean
+from gcgap.importance.protocol import Baseline
 
 OVERFITTING = 0.05  # in-distribution drop above which a Bloat set is an overfitting circuit, not optimisation noise (v1)
 CLASSES = {"heroes": "hero", "bloats": "bloat"}
@@ -44,53 +45,71 @@ def role_sets(gaps: Mapping[str, Gap], G: Array, C: Array, names: list[str]) -> 
     return sets
 
 
-def named_sets(subject: Subject) -> dict[Key, list[int]]:
+def named_sets(experiment: Experiment) -> dict[Key, list[int]]:
     """The sets that the protocol names, under every baseline."""
-    sets = [(" + ".join(names), subject.wiring.find(names)) for names in subject.protocol.sets]
-    return {(baseline, label, "all"): found for baseline in subject.protocol.baselines for label, found in sets}
+    sets = [(" + ".join(names), experiment.wiring.find(names)) for names in experiment.protocol.sets]
+    return {(baseline, label, "all"): found for baseline in experiment.protocol.baselines for label, found in sets}
 
 
-def random_pairs(subject: Subject, rng: np.random.Generator) -> dict[Key, list[int]]:
+def random_pairs(experiment: Experiment, rng: np.random.Generator) -> dict[Key, list[int]]:
     """Pairs of different components drawn at random, the same ones under every baseline."""
-    n, count = len(subject.wiring.components), subject.protocol.random_pairs
+    n, count = len(experiment.wiring.components), experiment.protocol.random_pairs
     pairs = [sorted(rng.choice(n, size=2, replace=False).tolist()) for _ in range(count)]
-    return {(baseline, "random", str(k)): pair for baseline in subject.protocol.baselines for k, pair in enumerate(pairs)}
+    return {(baseline, "random", str(k)): pair for baseline in experiment.protocol.baselines for k, pair in enumerate(pairs)}
 
 
-def set_drops(subject: Subject, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
+def removal(
+    experiment: Experiment, G: Array, C: Array, single: Array, gaps: Mapping[str, Gap], rng: np.random.Generator
+) -> dict[str, Any]:
+    """What removing whole classes, random pairs and the sets that the protocol names costs.
+
+    Args:
+        experiment: The model under measurement.
+        G: Gradient magnitudes (component,).
+        C: Causal importances by exact match (baseline, component).
+        single: Paired exact-match drops of every component, shape (baseline, component, sequence).
+        gaps: The gap by exact match under every baseline.
+        rng: Draws pairs and resamples.
+    """
+    by, names = Judgement.of(experiment.protocol), [component.name for component in experiment.wiring.components]
+    sets, named, pairs = role_sets(gaps, G, C, names), named_sets(experiment), random_pairs(experiment, rng)
+    found = set_drops(experiment, sets | named | pairs)
+    return {
+        "pruning": pruning(sets, found, names, by, rng),
+        "random_pairs": random_pruning(pairs, found, names, by, rng),
+        "joint": joint(sets, found, dict(zip(gaps, single, strict=True)), names, by, rng),
+        "sets": pruning(named, found, names, by, rng),
+    }
+
+
+def set_drops(experiment: Experiment, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
     """Exact-match drops per sequence of every set that has members, `ood` at the measured length and `in_distribution` if that is
     another."""
-    keys = [key for key, found in sets.items() if found]
-    wanted = {key: Intervention(frozenset(sets[key]), Baseline(key[0])) for key in keys}
+    wanted = {key: Intervention(frozenset(found), Baseline(key[0])) for key, found in sets.items() if found}
     if not wanted:
         return {}
     once = list(dict.fromkeys(wanted.values()))
-    size = subject.protocol.sequences
-    ood = subject.drops(once, subject.batch(subject.length, size))[0]
-    found = {"ood": ood}
-    if batches := id_batches(subject.source, size):
-        found["in_distribution"] = np.concatenate([subject.drops(once, batch)[0] for batch in batches], -1)
-    where = {key: once.index(one) for key, one in wanted.items()}
-    return {key: {place: of[at] for place, of in found.items()} for key, at in where.items()}
+    size = experiment.protocol.sequences
+    found = {"ood": experiment.ablation(once, experiment.batch(experiment.length, size)).samples[0]}
+    if batches := id_batches(experiment.source, size):
+        found["in_distribution"] = _inside_drops(experiment, once, batches)
+    return {key: {place: of[once.index(one)] for place, of in found.items()} for key, one in wanted.items()}
 
 
-def inside_drops(subject: Subject) -> Array:
-    """In-distribution exact-match drops of every single component, shape (baseline, component, sequence)."""
-    p, n = subject.protocol, len(subject.wiring.components)
-    singles = [Intervention(frozenset([i]), Baseline(baseline)) for baseline in p.baselines for i in range(n)]
-    found = np.concatenate([subject.drops(singles, batch)[0] for batch in id_batches(subject.source, p.sequences)], -1)
-    return found.reshape(len(p.baselines), n, -1)
+def _inside_drops(experiment: Experiment, sets: list[Intervention], batches: list[Batch]) -> Array:
+    """In-distribution exact-match drops, shape (intervention, sequence)."""
+    return np.concatenate([experiment.ablation(sets, batch).samples[0] for batch in batches], -1)
 
 
-def inside_entries(subject: Subject, rng: np.random.Generator, judgement: Judgement) -> list[dict[str, Any] | None]:
+def inside_entries(experiment: Experiment, rng: np.random.Generator) -> list[dict[str, Any] | None]:
     """For every component its in-distribution drop by baseline; None where the protocol does not ask for it."""
-    if not subject.protocol.inside or not id_batches(subject.source, subject.protocol.sequences):
-        return [None] * len(subject.wiring.components)
-    by_component = inside_drops(subject).swapaxes(0, 1)
-    return [
-        {b: _with_interval(of, judgement, rng) for b, of in zip(subject.protocol.baselines, drops, strict=True)}
-        for drops in by_component
-    ]
+    p, n = experiment.protocol, len(experiment.wiring.components)
+    batches = id_batches(experiment.source, p.sequences)
+    if not p.inside or not batches:
+        return [None] * n
+    singles = [Intervention(frozenset([i]), baseline) for baseline in p.baselines for i in range(n)]
+    drops, by = _inside_drops(experiment, singles, batches).reshape(len(p.baselines), n, -1), Judgement.of(p)
+    return [{b: _with_interval(drops[at, i], by, rng) for at, b in enumerate(p.baselines)} for i in range(n)]
 
 
 def pruning(
@@ -100,15 +119,7 @@ def pruning(
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Drops of OOD and in-distribution exact match when the top two, and all, of a class are ablated together.
-
-    Args:
-        sets: From `role_sets`.
-        drops: From `set_drops`.
-        names: Component names.
-        judgement: How intervals are made.
-        rng: Randomness of the bootstrap.
-    """
+    """Drops of OOD and in-distribution exact match when the sets are ablated together; `drops` are those of `set_drops`."""
     result: dict[str, Any] = {}
     for (baseline, label, which), found in sets.items():
         entry: dict[str, Any] = {"members": [names[i] for i in found], "reason": None if found else f"no {label}"}
@@ -128,10 +139,7 @@ def random_pruning(
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """What removing two components costs on average, by baseline: the mean over random pairs, its interval over the pairs.
-
-    Arguments as for `pruning`.
-    """
+    """What removing two components costs on average, by baseline: the mean over random pairs, its interval over the pairs."""
     result: dict[str, Any] = {}
     for baseline in dict.fromkeys(key[0] for key in pairs):
         keys = [key for key in pairs if key[0] == baseline]
@@ -155,14 +163,7 @@ def joint(
 
     `ratio_to_mean` is the paper's (joint / mean individual); it is k for k members that are not redundant at all.
     `ratio_to_sum` (joint / sum of individual) is 1 there, and only it tests redundancy.
-
-    Args:
-        sets: From `role_sets`.
-        drops: From `set_drops`.
-        individual: For each baseline the drops of single components, shape (component, sequence).
-        names: Component names.
-        judgement: How intervals are made.
-        rng: Randomness of the bootstrap.
+    `individual` holds, for each baseline, the drops of single components, shape (component, sequence).
     """
     result: dict[str, Any] = {}
     for (baseline, label, which), found in sets.items():
@@ -179,7 +180,7 @@ def joint(
 
 
 def _reading(drop: float | None) -> str | None:
-    """v1's two kinds of Bloats, told apart by what their removal costs in distribution."""
+    """v1's two kinds of Bloats, by what their removal costs in distribution."""
     if drop is None:
         return None
     return "overfitting circuit" if drop > OVERFITTING else "optimisation noise"

@@ -1,12 +1,12 @@
 """One measurement: a model in, a record out.
 
-Owns the order of the stages and what of their results a record holds. The quantities themselves are in `gcgap.importance` and
-`gcgap.importance.gap`.
+Owns the order of the stages, and which number stands where in a record (schema 1). The quantities are in `gcgap.importance`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,19 @@ from gcgap.attribution.track import track
 from gcgap.data.batches import Purpose, generator
 from gcgap.importance.ablation import Intervention
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline
-from gcgap.importance.experiment import Subject, shared_means
-from gcgap.importance.gap import Array, Gap, bootstrap_means, measure_gap
+from gcgap.importance.baselines import mean_activations
+from gcgap.importance.experiment import Experiment, known_origin, prepare
+from gcgap.importance.gap import Array, Estimate, Gap, Judgement, bootstrap_means, measure_gap
 from gcgap.importance.gradient import weight_sizes
-from gcgap.importance.prepare import begin, judgement, known_origin
 from gcgap.importance.protocol import PROMPTED, Protocol
 from gcgap.importance.sharing import ALONE, Sharing
-from gcgap.measurement.entries import body, skipped
-from gcgap.measurement.joint import inside_entries, joint, named_sets, pruning, random_pairs, random_pruning, role_sets, set_drops
+from gcgap.measurement.joint import inside_entries, removal
 from gcgap.models.transformer import Decoder, Origin
+from gcgap.models.wiring import Component
 from gcgap.records.record import Record
+
+Gaps = Mapping[str, Mapping[str, Gap]]
+"""The gap by baseline and metric."""
 
 
 @torch.inference_mode(False)  # that of a caller, in which no gradient can be taken
@@ -40,7 +42,7 @@ def measure(
     origin: Origin | None = None,
     sharing: Sharing = ALONE,
 ) -> Record:
-    """Measure what each component's gradient says and what it causes.
+    """Measure what each component's gradient is and what it causes.
 
     Leaves the model as it was: weights, `.grad`, mode, hooks and every random generator.
 
@@ -63,82 +65,190 @@ def measure(
     origin = known_origin(model, task, origin)
     protocol = protocol or (Protocol() if origin.source.only_length is None else PROMPTED)
     find_methods(protocol.attribution.methods)
-    begun = begin(model, origin, length, protocol, sharing=sharing)
-    model, wiring, source, length, record, seconds = begun
+    model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, sharing=sharing)
     if length is None:
         return Record(record | skipped(protocol, record["accuracy"]) | {"seconds": seconds.by_stage})
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
-        mean = shared_means(sharing, model, wiring, means, by_position=False)
+        mean = mean_activations(model, wiring, means, by_position=False, sharing=sharing)
         entropies = attention_entropies(model, means[0]).numpy() if model.shows_patterns else None
         activity = activation_norms(model, wiring, means[0]).numpy(), entropies
-    subject = Subject(model, wiring, source, protocol, length, mean, sharing)
+    experiment = Experiment(model, wiring, source, protocol, length, mean, sharing)
     with seconds("gradient"):
-        norms = subject.norms()
+        G = experiment.gradient()
     with seconds("causal"):
-        causal = _causal(subject, protocol.paired)
+        C = _causal(experiment, protocol.paired)
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
-        gaps, intervals = _gaps(norms, causal, subject.metrics, protocol, rng)
-    record |= body(wiring.components, protocol, norms, weight_sizes(model, wiring), activity, causal, gaps, intervals)
+        gaps, draws = _gaps(G, C, experiment.metrics, protocol, rng)
+    record |= body(wiring.components, protocol, G, weight_sizes(model, wiring), activity, C, gaps, draws)
     with seconds("pruning"):
-        record |= _classes(subject, norms.mean(-1), causal[:, 0], gaps, rng)
-        for component, drop in zip(record["components"], inside_entries(subject, rng, judgement(protocol)), strict=True):
+        alone = C if protocol.paired else _causal(experiment, paired=True)  # joint drops are always paired
+        exact = {baseline: of["exact_match"] for baseline, of in gaps.items()}
+        record |= removal(experiment, G.value, C.value[:, 0], alone.samples[:, 0], exact, rng)
+        for component, drop in zip(record["components"], inside_entries(experiment, rng), strict=True):
             component["in_distribution"] = drop
     if protocol.attribution.methods:  # last, so that every other number is that of a measurement without
         with seconds("attribution"):
-            exact: dict[str, Array] = dict(zip(subject.metrics, causal[0], strict=True))
-            record["attribution"], scores = track(subject, Baseline(protocol.baselines[0]), exact, rng)
+            drops: dict[str, Array] = dict(zip(experiment.metrics, C.samples[0], strict=True))
+            record["attribution"], scores = track(experiment, protocol.baselines[0], drops, rng)
             for component, of_methods in zip(record["components"], scores, strict=True):
                 component["attribution"] = of_methods
     return Record(record | {"seconds": seconds.by_stage})
 
 
-def _causal(subject: Subject, paired: bool) -> Array:
-    """Per-sequence drops of every component, shape (baseline, metric, component, sequence)."""
-    baselines = [Baseline(name) for name in subject.protocol.baselines]
-    n = len(subject.wiring.components)
-    sets = [Intervention(frozenset([member]), baseline) for baseline in baselines for member in range(n)]
-    size = subject.protocol.sequences
+def _causal(experiment: Experiment, paired: bool) -> Estimate:
+    """C of every single component, shape (baseline, metric, component, sequence)."""
+    p, n = experiment.protocol, len(experiment.wiring.components)
+    singles = [Intervention(frozenset([member]), baseline) for baseline in p.baselines for member in range(n)]
     if paired:
-        found = subject.drops(sets, subject.batch(subject.length, size))
+        found = experiment.ablation(singles, experiment.batch(experiment.length, p.sequences))
     else:
-        found = subject.drops_unpaired(sets, subject.length, size)
-    return found.reshape(len(subject.metrics), len(baselines), n, -1).swapaxes(0, 1)
+        found = experiment.unpaired_ablation(singles, experiment.length, p.sequences)
+    return Estimate(found.samples.reshape(len(experiment.metrics), len(p.baselines), n, -1).swapaxes(0, 1))
 
 
 def _gaps(
-    norms: Array, causal: Array, metrics: Sequence[str], protocol: Protocol, rng: np.random.Generator
-) -> tuple[dict[str, dict[str, Gap]], tuple[Array, Array]]:
+    G: Estimate, C: Estimate, metrics: Sequence[str], protocol: Protocol, rng: np.random.Generator
+) -> tuple[Gaps, tuple[Array, Array]]:
     """The gap for every baseline and metric, and the bootstrap distributions of G and C."""
-    by = judgement(protocol)
-    shape = causal.shape
-    G, C = bootstrap_means(norms, causal.reshape(-1, *shape[2:]), by.resamples, rng)
-    C = C.reshape(*shape[:3], -1)
+    by, shape = Judgement.of(protocol), C.samples.shape
+    star_g, star_c = bootstrap_means(G.samples, C.samples.reshape(-1, *shape[2:]), by.resamples, rng)
+    star_c = star_c.reshape(*shape[:3], -1)
     gaps = {
-        baseline: {metric: measure_gap(norms, causal[b, m], (G, C[b, m]), by, rng) for m, metric in enumerate(metrics)}
+        baseline: {
+            metric: measure_gap(G.samples, C.samples[b, m], (star_g, star_c[b, m]), by, rng) for m, metric in enumerate(metrics)
+        }
         for b, baseline in enumerate(protocol.baselines)
     }
-    return gaps, (G, C)
+    return gaps, (star_g, star_c)
 
 
-def _classes(
-    subject: Subject, G: Array, causal: Array, gaps: dict[str, dict[str, Gap]], rng: np.random.Generator
+def skipped(protocol: Protocol, accuracy: dict[str, Any]) -> dict[str, Any]:
+    """The rest of a record whose model has no OOD length inside the window: no component, and the reason."""
+    low, high = protocol.window
+    found = ", ".join(f"{length}: {value:.1%}" for length, value in accuracy["by_length"].items())
+    reason = f"no OOD length has an accuracy in [{low:.0%}, {high:.0%}] ({found})"
+    gap = {baseline: _gap_entry(Gap(reason=reason), protocol) for baseline in protocol.baselines}
+    return {"skipped": reason, "components": [], "layers": [], "gap": gap, "pruning": {}, "joint": {}, "sets": {}}
+
+
+def body(
+    components: Sequence[Component],
+    protocol: Protocol,
+    G: Estimate,
+    sizes: Sequence[int],
+    activity: tuple[Array, Array | None],
+    C: Estimate,
+    gaps: Gaps,
+    draws: tuple[Array, Array],
 ) -> dict[str, Any]:
-    """What removing whole classes, and the sets that the protocol names, costs.
+    """Components, layers and gaps.
 
-    `causal` holds exact-match drops, shape (baseline, component, sequence).
+    Args:
+        components: In the order of the arrays.
+        protocol: What was measured.
+        G: Gradient magnitudes, divided by sqrt(N_i) or not as the protocol says.
+        sizes: N_i, the numbers of entries of the weights.
+        activity: Activation norms (component,) and attention entropies (layer, head), if the model shows its attention.
+        C: Causal importances, samples of shape (baseline, metric, component, sequence).
+        gaps: The gap by baseline and metric, exact match first.
+        draws: Bootstrap distributions of G (component, resample) and C (baseline, metric, component, resample).
     """
-    by, names = judgement(subject.protocol), [component.name for component in subject.wiring.components]
-    sets = role_sets({baseline: of["exact_match"] for baseline, of in gaps.items()}, G, causal.mean(-1), names)
-    named = named_sets(subject)
-    pairs = random_pairs(subject, rng)
-    found = set_drops(subject, sets | named | pairs)
-    alone = causal if subject.protocol.paired else _causal(subject, paired=True)[:, 0]  # joint drops are always paired
-    individual = dict(zip(gaps, alone, strict=True))
-    return {
-        "pruning": pruning(sets, found, names, by, rng),
-        "random_pairs": random_pruning(pairs, found, names, by, rng),
-        "joint": joint(sets, found, individual, names, by, rng),
-        "sets": pruning(named, found, names, by, rng),
+    interval = Judgement.of(protocol).interval
+    causal = C.value
+    entropies = repeat(None) if activity[1] is None else map(float, activity[1].flat)
+    entries = []
+    for i, component in enumerate(components):
+        drop = {
+            baseline: {
+                metric: {"value": float(causal[b, m, i]), "ci": interval(draws[1][b, m, i])}
+                for m, metric in enumerate(gaps[baseline])
+            }
+            for b, baseline in enumerate(protocol.baselines)
+        }
+        entries.append(
+            {
+                "name": component.name,
+                "layer": component.layer,
+                "kind": component.kind,
+                "activation_norm": float(activity[0][i]),
+                "attention_entropy": next(entropies) if component.kind == "head" else None,
+                "gradient": _gradient(float(G.value[i]), sizes[i], protocol) | {"ci": interval(draws[0][i])},
+                "causal": drop,
+                "delta": {baseline: _by_metric(gaps[baseline], i, _delta) for baseline in protocol.baselines},
+                "role": {baseline: _by_metric(gaps[baseline], i, _role) for baseline in protocol.baselines},
+            }
+        )
+    summary = {
+        baseline: _gap_entry(gaps[baseline]["exact_match"], protocol)
+        | {"by_metric": {metric: _gap_entry(gaps[baseline][metric], protocol) for metric in list(gaps[baseline])[1:]}}
+        for baseline in protocol.baselines
     }
+    return {"components": entries, "layers": _layers(entries, protocol.baselines), "gap": summary}
+
+
+def _gradient(value: float, size: int, protocol: Protocol) -> dict[str, float]:
+    """G as the protocol says, and both with and without the division by sqrt(N_i)."""
+    root = size**0.5
+    both = (value * root, value) if protocol.normalise_gradient else (value, value / root)
+    return {"value": value, "raw": both[0], "normalised": both[1]}
+
+
+def _by_metric(gaps: Mapping[str, Gap], i: int, entry: Any) -> dict[str, Any]:
+    """An entry by exact match, with those by the other metrics inside."""
+    return entry(gaps["exact_match"], i) | {"by_metric": {metric: entry(gaps[metric], i) for metric in list(gaps)[1:]}}
+
+
+def _delta(gap: Gap, i: int) -> dict[str, Any]:
+    if gap.delta is None or gap.delta_ci is None:
+        return {"value": None, "ci": None}
+    return {"value": gap.delta[i], "ci": gap.delta_ci[i]}
+
+
+def _role(gap: Gap, i: int) -> dict[str, Any]:
+    if gap.role is None or gap.probability is None:
+        return {"name": None, "probability": None, "probabilities": None}
+    every = {role: of_all[i] for role, of_all in gap.probability.items()}
+    return {"name": gap.role[i], "probability": every[gap.role[i]], "probabilities": every}
+
+
+def _gap_entry(gap: Gap, protocol: Protocol) -> dict[str, Any]:
+    """The part of a Gap that speaks of all components together."""
+    count = None if gap.counts is None else gap.counts[f"{protocol.threshold:g}"]
+    by_chance = count and {"heroes": count["heroes_by_chance"], "bloats": count["bloats_by_chance"]}
+    return {
+        "rho": gap.rho,
+        "ci": gap.ci,
+        "p_value": gap.p_value,
+        "ceiling": gap.ceiling,
+        "corrected": gap.corrected,
+        "reason": gap.reason or None,
+        "heroes": count and count["heroes"],
+        "bloats": count and count["bloats"],
+        "expected_by_chance": by_chance,
+        "by_threshold": gap.counts,
+        "missed": gap.missed,
+    }
+
+
+def _layers(entries: list[dict[str, Any]], baselines: Sequence[str]) -> list[dict[str, Any]]:
+    """Per layer: mean gradient norm, and how many Heroes and Bloats, over the heads and over all components."""
+    layers = []
+    for layer in sorted({entry["layer"] for entry in entries}):
+        groups = {"all": [entry for entry in entries if entry["layer"] == layer]}
+        groups["heads"] = [entry for entry in groups["all"] if entry["kind"] == "head"]
+        layers.append(
+            {"layer": layer}
+            | {
+                group: {"gradient": float(np.mean([entry["gradient"]["value"] for entry in members]))}
+                | {baseline: _role_counts(members, baseline) for baseline in baselines}
+                for group, members in groups.items()
+            }
+        )
+    return layers
+
+
+def _role_counts(entries: list[dict[str, Any]], baseline: str) -> dict[str, int] | None:
+    names = [entry["role"][baseline]["name"] for entry in entries]
+    return None if None in names else {"heroes": names.count("hero"), "bloats": names.count("bloat")}

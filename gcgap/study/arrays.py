@@ -39,7 +39,7 @@ class Measured:
         """Which components are Heroes and Bloats, by G and C or by the arrays given in their place (..., component)."""
         kind = self.judgement.ranks
         delta = rank(self.G if score is None else score, kind) - rank(self.C if causal is None else causal, kind)
-        return is_role(delta, self.judgement.cut(len(self.names)), self.judgement.strict)
+        return is_role(delta, self.judgement.role_threshold(len(self.names)), self.judgement.strict)
 
 
 def measured(record: Record, baseline: str) -> Measured:

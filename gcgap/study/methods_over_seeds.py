@@ -164,7 +164,7 @@ def roles(record: AttributionRecord, method: str, causal: str | None = None) -> 
     if constant(score) or constant(C):
         return None
     by = Judgement(record["protocol"]["threshold"], record["protocol"]["strict"], record["protocol"]["ranks"])
-    found = is_role(rank(score, by.ranks) - rank(C, by.ranks), by.cut(len(C)), by.strict)
+    found = is_role(rank(score, by.ranks) - rank(C, by.ranks), by.role_threshold(len(C)), by.strict)
     names = [component["name"] for component in record["components"]]
     chance = expected_by_chance(score, C, by)
     bloats = frozenset(name for name, is_bloat in zip(names, found["bloat"], strict=True) if is_bloat)

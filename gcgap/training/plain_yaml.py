@@ -126,5 +126,6 @@ def _inside(node: yaml.Node | None) -> list[yaml.Node]:
 for _kind, (_regex, _first) in PLAIN.items():
     for _class in (Loader, Dumper):
         _class.add_implicit_resolver(f"{TAG}{_kind}", re.compile(f"^(?:{_regex})$"), list(_first))
+Dumper.add_multi_representer(str, Dumper.represent_str)  # members of a StrEnum
 Loader.add_constructor(f"{TAG}int", _integer)
 Loader.add_constructor(f"{TAG}float", _float)

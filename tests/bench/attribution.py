@@ -9,7 +9,7 @@ from bench.subject import LENGTH, Reference
 from bench.timing import Rows, spread, turns
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.setup import Setup
-from gcgap.importance.experiment import Subject
+from gcgap.importance.experiment import Experiment
 
 SEQUENCES = 64
 
@@ -18,7 +18,7 @@ def attribution(repeats: int) -> Rows:
     """Every method."""
     of = Reference()
     protocol = replace(of.protocol, sequences=SEQUENCES)
-    subject = Subject(of.model, of.wiring, of.source, protocol, LENGTH, of.mean)
+    subject = Experiment(of.model, of.wiring, of.source, protocol, LENGTH, of.mean)
     problem = Setup().problem(subject, subject.batch(LENGTH, SEQUENCES))
     calls = [lambda run=method.run: run(problem) for method in METHODS.values()]
     unit, *found = turns(repeats, lambda: problem.drop.level(problem.drop.closed()), *calls)

@@ -13,8 +13,8 @@ from bench.subject import BASELINES, LENGTH, REFERENCE, Reference
 from bench.timing import Rows, ratios, spread, turns
 from gcgap.data.tasks import END, SEP
 from gcgap.importance.ablation import base_scores
-from gcgap.importance.baselines import Baseline
 from gcgap.importance.gates import gated
+from gcgap.importance.protocol import Baseline
 from gcgap.records.record import find_records
 from gcgap.report.emergence_figure import emergence
 from gcgap.report.scatter import scatter

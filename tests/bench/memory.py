@@ -17,8 +17,9 @@ from bench.timing import Rows
 from gcgap.data.batches import Purpose, Source
 from gcgap.importance import ablation as causal
 from gcgap.importance.activity import activation_norms, attention_entropies
-from gcgap.importance.baselines import Baseline, mean_activations, replacements
+from gcgap.importance.baselines import mean_activations, replacements
 from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.protocol import Baseline
 from gcgap.models.packing import packed_logits
 from gcgap.models.transformer import Transformer
 
@@ -48,7 +49,7 @@ def of_stages() -> dict[str, int]:
     other = replacements(*made)
 
     def ablations() -> object:
-        return causal.ablated_scores(of.model, of.wiring, batch, sets, other)
+        return causal.ablated_scores(of.model, of.wiring, batch, causal.bound(sets, other))
 
     found = {step("on a CPU"): peak(lambda: _trained(packed_logits)), step("on a GPU"): peak(lambda: _trained(_padded_logits))}
     stages = {

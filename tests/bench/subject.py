@@ -8,11 +8,11 @@ import torch
 
 import gcgap
 from gcgap.data.batches import Purpose, Source, partner_rows
-from gcgap.importance.ablation import Intervention, ablated_scores
-from gcgap.importance.baselines import Baseline, activations_on, mean_activations, replacements
+from gcgap.importance.ablation import Intervention, ablated_scores, bound
+from gcgap.importance.baselines import activations_on, mean_activations, replacements
 from gcgap.importance.gates import Activations, gated
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.importance.scores import score
 from gcgap.models.number_format import in_precision
 from gcgap.models.transformer import Transformer, eval_mode
@@ -56,7 +56,7 @@ class Reference:
         """Scores under ablation of every component, as gcgap measures them, shape (score, ablation, sequence)."""
         sets = [Intervention(frozenset([i]), baseline) for baseline in baselines for i in range(self.n)]
         other = {baseline: self.other[baseline] for baseline in baselines}
-        return torch.stack(ablated_scores(self.model, self.wiring, self.batch, sets, other)[1])
+        return torch.stack(ablated_scores(self.model, self.wiring, self.batch, bound(sets, other))[1])
 
     def one_full_pass_each(self, baselines: list[Baseline]) -> torch.Tensor:
         """The same by one hooked full pass of all sequences per component and baseline."""
