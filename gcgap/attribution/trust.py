@@ -51,17 +51,14 @@ Moved = Callable[[Drop, list[State], slice, int], Tensor]
 def trust(
     drop: Drop, settings: Attribution, other: Int[Tensor, "sequence pos"] | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Numbers of every component, and of all together.
+    """Of each component reliability, bounds and effects, and of all together calibration, coverage and shares of the error.
+
+    The effects `frozen` and `local` are known for gcgap's own transformer only.
 
     Args:
         drop: The drop, of sequences enough for means (curvature on a grid is what costs).
         settings: The metric's name, and the steps of the joint path whose completeness is checked.
         other: For activation patching, what each sequence is corrupted to (or cleaned to).
-
-    `frozen` and `local` are known for gcgap's own transformer only.
-
-    Returns:
-        For each component reliability, bounds and effects, and for all together calibration, coverage and shares of the error.
     """
     metric, own = settings.metric, isinstance(drop.model, Transformer)
     grid = [drop.path_derivatives(k / (NODES - 1), curvature=True) for k in range(NODES)]
@@ -75,10 +72,10 @@ def trust(
     }
     exact = effects["exact"]
     assert exact is not None
-    bounds = remainders(slopes, curvatures)
+    bounds, ratio = remainders(slopes, curvatures), reliability_ratio(slopes[0], curvatures[0])
     entries = [
         {
-            "reliability": _finite(reliability_ratio(slopes[0], curvatures[0])[i]),
+            "reliability": float(ratio[i]) if np.isfinite(ratio[i]) else None,  # infinite: a gradient that is exactly zero
             "slope": float(slopes[0, i]),
             "curvature": float(curvatures[0, i]),
             "slope_at_end": float(slopes[-1, i]),
@@ -91,20 +88,14 @@ def trust(
         "sequences": drop.sequences,
         "calibration": calibration(slopes[0], curvatures[0], exact),
         "bounds": coverage(bounds, slopes[0], curvatures[0], exact),
-        "completeness": completeness(drop, settings.steps),
+        "completeness": {
+            "steps": settings.steps,
+            "joint_effect": float(drop.value(drop.zero_gates() + 1).mean()),
+            "residual": completeness_residual(drop, joint_integrated_gradients(drop, midpoint, settings.steps)),
+        },
         "error": error_split(effects),
     }
     return entries, summary
-
-
-def completeness(drop: Drop, steps: int) -> dict[str, float]:
-    """How far joint integrated gradients by the midpoint rule are from summing to D(1), which they should: their exact error."""
-    scores = joint_integrated_gradients(drop, midpoint, steps)
-    return {
-        "steps": steps,
-        "joint_effect": float(drop.value(drop.zero_gates() + 1).mean()),
-        "residual": completeness_residual(drop, scores),
-    }
 
 
 def error_split(effects: dict[str, Array | None]) -> dict[str, float | None]:
@@ -113,23 +104,17 @@ def error_split(effects: dict[str, Array | None]) -> dict[str, float | None]:
     `downstream` is exact - linear, `metric` is linear - tangent, `local` is local - exact, `frozen` is frozen - exact.
     """
 
-    def between(first: str, second: str) -> float | None:
-        one, other = effects[first], effects[second]
+    def between(one: Array | None, other: Array | None) -> float | None:
         return None if one is None or other is None else float(np.abs(one - other).mean())
 
-    pairs = {
-        "total": ("exact", "tangent"),
-        "downstream": ("exact", "linear"),
-        "metric": ("linear", "tangent"),
-        "local": ("local", "exact"),
-        "frozen": ("frozen", "exact"),
+    tangent, linear, exact = effects["tangent"], effects["linear"], effects["exact"]
+    return {
+        "total": between(exact, tangent),
+        "downstream": between(exact, linear),
+        "metric": between(linear, tangent),
+        "local": between(effects["local"], exact),
+        "frozen": between(effects["frozen"], exact),
     }
-    return {name: between(*pair) for name, pair in pairs.items()}
-
-
-def _finite(value: float) -> float | None:
-    """None stands for infinite: a gradient that is exactly zero under a curvature that is not."""
-    return float(value) if np.isfinite(value) else None
 
 
 def linear_effects(drop: Drop) -> Float[Tensor, "component sequence"]:
