@@ -33,10 +33,8 @@ PURE = [
 with install_import_hook(PURE, "conftest.checked"):
     from gcgap.attribution import (
         drop,  # noqa: F401
-        methods,  # noqa: F401
         paths,  # noqa: F401
         sets,  # noqa: F401
-        trust,  # noqa: F401
     )
     from gcgap.data import corruption  # noqa: F401
     from gcgap.data.batches import Source
