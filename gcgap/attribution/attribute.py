@@ -29,6 +29,7 @@ from gcgap.importance.gap import Array, bootstrap_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.prepare import begin, judgement, known_origin
 from gcgap.importance.protocol import Protocol
+from gcgap.importance.scores import Scores
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.attribution_record import KIND, AttributionRecord
 
@@ -113,8 +114,8 @@ def attribute(
     metric, names = protocol.attribution.metric, [component.name for component in wiring.components]
     with seconds("statistics"):
         rng = generator(source.seed, Purpose.STATISTICS, length)
-        exact = {name: effects[name] for name in dict.fromkeys((*EFFECTS, metric))}
-        exact_again = {name: again[name].mean(-1) for name in exact}
+        exact = {name: getattr(effects, name).numpy() for name in dict.fromkeys((*EFFECTS, metric))}
+        exact_again = {name: getattr(again, name).mean(-1).numpy() for name in exact}
         kinds, twin = [component.kind for component in wiring.components], (metric, exact_again[metric])
         found = compared_with_exact(kinds, rows, exact, judgement(protocol), rng, twin)
         components = [
@@ -157,9 +158,10 @@ def track(
     return {"baseline": str(baseline), "methods": found.methods}, found.scores
 
 
-def _exact_effects(kept: Partial, name: str, drop: Drop) -> dict[str, Array]:
-    """The exact effect of every component by metric, shape (component, sequence)."""
-    return kept(name, lambda: {metric: of.numpy() for metric, of in single_drops(drop)._asdict().items()})
+def _exact_effects(kept: Partial, name: str, drop: Drop) -> Scores:
+    """The exact effect of every component by every metric, shape (component, sequence)."""
+    found = kept(name, lambda: {metric: of.numpy() for metric, of in single_drops(drop)._asdict().items()})
+    return Scores(**{metric: torch.from_numpy(of) for metric, of in found.items()})
 
 
 def _sets(drop: Drop, heldout: Drop, setup: Setup) -> dict[str, Any]:
