@@ -110,14 +110,14 @@ class CriticalSets:
 
     def to_dict(self, names: Sequence[str], again: Drop) -> dict[str, Any]:
         """Plain values, with the effect of every critical set, and its error, on sequences `again` that did not choose it."""
-        found = [*self.sets, *([self.greedy] if self.greedy else [])]
-        drops = set_drops(again, [members for members, _ in found]).exact_match if found else torch.zeros(0, 2)
-        entries = [
-            {"members": [names[i] for i in sorted(members)], "effect": effect, "effect_again": other, "error_again": error}
-            for (members, effect), other, error in zip(
-                found, drops.mean(-1).tolist(), standard_error(drops).tolist(), strict=True
-            )
-        ]
+        found, entries = [*self.sets, *([self.greedy] if self.greedy else [])], []
+        if found:
+            drops = set_drops(again, [members for members, _ in found]).exact_match
+            effects = zip(drops.mean(-1).tolist(), standard_error(drops).tolist(), strict=True)
+            entries = [
+                {"members": [names[i] for i in sorted(members)], "effect": effect, "effect_again": other, "error_again": error}
+                for (members, effect), (other, error) in zip(found, effects, strict=True)
+            ]
         return {
             "dispensable": [names[i] for i in sorted(self.dispensable)],
             "tolerance": self.tolerance,
