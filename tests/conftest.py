@@ -36,12 +36,8 @@ PURE = [
 with install_import_hook(PURE, "conftest.checked"):
     from gcgap.attribution import (
         drop,  # noqa: F401
-        first_order,  # noqa: F401
-        linearised,  # noqa: F401
         paths,  # noqa: F401
-        second_order,  # noqa: F401
         sets,  # noqa: F401
-        shapley,  # noqa: F401
     )
     from gcgap.data import corruption  # noqa: F401
     from gcgap.data.batches import Source

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import reference
 import torch
+from gcgap.importance.attribution_settings import Attribution
 from torch import Tensor, nn
 
 from gcgap.attribution.drop import Drop
+from gcgap.attribution.methods import METHODS, Problem
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.baselines import activations_on
 from gcgap.importance.protocol import Site
@@ -135,3 +138,33 @@ QUADRATIC, CUBIC = polynomial(0, 1.0, 0.5), polynomial(0, 1.0, -0.5, 0.3)
 def exact(drop: Drop) -> Tensor:
     """D(e_i) by one run each, (component, sequence)."""
     return torch.stack([drop.value(one) for one in torch.eye(drop.components, dtype=torch.float64)])
+
+
+def scores(name: str, drop: Drop, gradients: Sequence[Batch] = (), **settings: Any) -> Tensor:
+    """What a method gives for a drop; one of zero replacements takes that drop's own."""
+    return METHODS[name].run(Problem(drop.batch, drop, drop, gradients, Attribution(**settings), 0))
+
+
+attribution_patching, gate_gradient, hvp, joint_hvp = (
+    partial(scores, name) for name in ("attribution_patching", "gate_gradient", "hvp", "joint_hvp")
+)
+
+
+def multi_step_hvp(drop: Drop, steps: int) -> Tensor:
+    return scores("multi_step_hvp", drop, steps=steps)
+
+
+def hvp_differences(drop: Drop, h: float = 0.02) -> Tensor:
+    return scores("hvp_differences", drop, difference=h)
+
+
+def joint_hvp_differences(drop: Drop, h: float = 0.02) -> Tensor:
+    return scores("joint_hvp_differences", drop, difference=h)
+
+
+def fisher_trace(model: Decoder, batches: Sequence[Batch]) -> Tensor:
+    return scores("fisher_trace", a_drop(model), batches)
+
+
+def weight_times_gradient(model: Decoder, batches: Sequence[Batch]) -> Tensor:
+    return scores("weight_times_gradient", a_drop(model), batches)

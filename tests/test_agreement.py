@@ -13,8 +13,7 @@ import reference
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gcgap.attribution.agreement import agreement, bootstrapped, grouped, top_size, with_intervals
-from gcgap.attribution.attribution_entries import _mean
+from gcgap.attribution.agreement import _mean, agreement, bootstrapped, grouped, top_size, with_intervals
 from gcgap.importance.gap import Array, Judgement, noise_ceiling, rank, rank_correlation
 
 BY = Judgement(resamples=200)

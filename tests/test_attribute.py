@@ -569,7 +569,7 @@ def test_fit_refuses_an_unknown_method_before_it_writes(tmp_path: Path, capsys: 
 
 
 def test_all_methods_are_the_default_of_a_call() -> None:
-    from gcgap.attribution.defaults import default_protocol
+    from gcgap.attribution.setup import default_protocol
 
     assert default_protocol().attribution.methods == tuple(METHODS)
     assert default_protocol().sequences == 128

@@ -15,8 +15,8 @@ import tiny
 import torch
 from rich.cells import cell_len
 
-from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
+from gcgap.attribution.setup import default_protocol
 from gcgap.cli import main
 from gcgap.commands import attribute_command as command
 from gcgap.importance.protocol import Baseline

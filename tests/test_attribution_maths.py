@@ -20,14 +20,23 @@ from handmade import (
     WIRING,
     N,
     a_drop,
+    attribution_patching,
     bent_model,
     case,
     exact,
+    fisher_trace,
+    gate_gradient,
+    hvp,
+    hvp_differences,
+    joint_hvp,
+    joint_hvp_differences,
     level_of,
+    multi_step_hvp,
     polynomial,
     projected,
     some_batch,
     straight,
+    weight_times_gradient,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +44,6 @@ from memory import peak
 from torch import Tensor, nn
 
 from gcgap.attribution.drop import Drop
-from gcgap.attribution.first_order import attribution_patching, fisher_trace, gate_gradient, weight_times_gradient
 from gcgap.attribution.paths import (
     RULES,
     Rule,
@@ -44,20 +52,13 @@ from gcgap.attribution.paths import (
     integrated_gradients,
     joint_integrated_gradients,
     left,
+    marginals,
     midpoint,
     right,
+    shapley_values,
     trapezoid,
 )
-from gcgap.attribution.second_order import (
-    hvp,
-    hvp_by_differences,
-    joint_hvp,
-    joint_hvp_by_differences,
-    multi_step_hvp,
-    own_curvature,
-    own_curvature_by_differences,
-)
-from gcgap.attribution.shapley import marginals, shapley_values, standard_error
+from gcgap.attribution.sets import standard_error
 from gcgap.importance.baselines import zero_activations
 from gcgap.importance.gates import gated
 from gcgap.models.transformer import Transformer
@@ -73,12 +74,12 @@ TIGHT: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-10}
 @pytest.mark.parametrize(("metric", "site", "where", "positions"), CASES[:3])
 def test_tangents_and_curvatures_agree_with_the_reference(metric: str, site: Any, where: Any, positions: str) -> None:
     drop, level = case(metric, site, where, positions, rows=2)
-    tangent, _ = reference.derivatives(level, drop.closed())
+    tangent, _ = reference.derivatives(level, drop.zero_gates())
     torch.testing.assert_close(attribution_patching(drop), tangent, **CLOSE)
     torch.testing.assert_close(gate_gradient(drop), tangent.abs(), **CLOSE)
     assert (tangent < 0).any()
     for t in (0.7,):
-        for found, theirs in zip(own_curvature(drop, t), reference.own_path(level, N, t), strict=True):
+        for found, theirs in zip(drop.path_derivatives(t, curvature=True), reference.own_path(level, N, t), strict=True):
             torch.testing.assert_close(found, theirs, **CLOSE)
     torch.testing.assert_close(hvp(drop), reference.hvp(level, N), **CLOSE)
     torch.testing.assert_close(joint_hvp(drop), reference.joint_hvp(level, N), **CLOSE)
@@ -113,7 +114,7 @@ def test_shapley_values_agree_with_the_reference() -> None:
 
 def test_fisher_trace_is_the_squared_gradient_of_one_sequence_at_a_time() -> None:
     model, batches = bent_model(positions="learned"), [some_batch(3), some_batch(2, index=1)]
-    found = fisher_trace(model, WIRING, batches)
+    found = fisher_trace(model, batches)
     assert found.shape == (N, 5)
     for column, row in enumerate((0, 1, 2, 0, 1)):
         batch, one = batches[column > 2], slice(row, row + 1)
@@ -124,7 +125,7 @@ def test_fisher_trace_is_the_squared_gradient_of_one_sequence_at_a_time() -> Non
 
 def test_weight_times_gradient_is_the_sum_over_entries_of_every_batch() -> None:
     model, batches = bent_model(), [some_batch(3), some_batch(3, index=1)]
-    found = weight_times_gradient(model, WIRING, batches)
+    found = weight_times_gradient(model, batches)
     assert found.shape == (N, 2)
     for column, batch in enumerate(batches):
         theirs = reference.weight_gradients(model.state_dict(), batch.inputs, batch.targets, LENGTH + 1, 2, "none")
@@ -136,20 +137,18 @@ def test_weight_times_gradient_is_the_sum_over_entries_of_every_batch() -> None:
 @pytest.mark.parametrize("measure", [fisher_trace, weight_times_gradient])
 def test_weight_measures_leave_the_model_as_it_was(measure: Callable[..., Tensor], unchanged: Any) -> None:
     model, batches = bent_model(), [some_batch(2)]
-    free = measure(model, WIRING, batches)
+    free = measure(model, batches)
     with unchanged(model):
-        torch.testing.assert_close(measure(model, WIRING, batches), free, **TIGHT)
+        torch.testing.assert_close(measure(model, batches), free, **TIGHT)
     with unchanged(model), pytest.raises(IndexError):
-        measure(model, WIRING, [batches[0]._replace(inputs=batches[0].inputs + 1000)])
+        measure(model, [batches[0]._replace(inputs=batches[0].inputs + 1000)])
 
 
 def test_differences_of_gradients_approach_the_double_backward_quadratically() -> None:
     drop = a_drop()
     pairs: list[tuple[Callable[[float], Tensor], Tensor]] = [
-        (lambda h: own_curvature_by_differences(drop, 0.3, h)[0], own_curvature(drop, 0.3)[0]),
-        (lambda h: own_curvature_by_differences(drop, 0.3, h)[1], own_curvature(drop, 0.3)[1]),
-        (lambda h: hvp_by_differences(drop, h), hvp(drop)),
-        (lambda h: joint_hvp_by_differences(drop, h), joint_hvp(drop)),
+        (lambda h: hvp_differences(drop, h), hvp(drop)),
+        (lambda h: joint_hvp_differences(drop, h), joint_hvp(drop)),
     ]
     for by_differences, truth in pairs:
         coarse, fine = ((by_differences(h) - truth).norm() for h in (0.02, 0.01))
@@ -164,23 +163,23 @@ def test_a_linear_network_makes_tangent_integral_and_exact_effect_one() -> None:
     drop = a_drop(straight(), metric=projected)
     truth = exact(drop)
     assert truth.abs().mean(-1).min() > 1e-3
-    slope, curvature = own_curvature(drop, 0.4)
+    slope, curvature = drop.path_derivatives(0.4, curvature=True)
     assert curvature.abs().max() < 1e-13
     for found in (attribution_patching(drop), slope, hvp(drop), multi_step_hvp(drop, 2), integrated_gradients(drop, right, 1)):
         torch.testing.assert_close(found, truth, **TIGHT)
     # A gate of layer 0 and one of layer 1 stand in a row, so their product is there, however straight the network is.
-    g, mixed = drop.hessian_product(drop.closed(), drop.closed() + 1)
+    g, mixed = drop.hessian_product(drop.zero_gates(), drop.zero_gates() + 1)
     assert mixed.abs().max() > 1e-2
     torch.testing.assert_close(g, truth, **TIGHT)
     total = (g + mixed / 2).sum(0)  # of three factors at most: head, then MLP of layer 0, then head, then MLP of layer 1
-    assert not torch.allclose(total, drop.value(drop.closed() + 1), atol=1e-3)
+    assert not torch.allclose(total, drop.value(drop.zero_gates() + 1), atol=1e-3)
 
 
 def test_with_a_quadratic_metric_second_order_is_exact_along_every_own_path() -> None:
     drop = a_drop(straight(), metric=QUADRATIC)
     truth = exact(drop)
     assert not torch.allclose(attribution_patching(drop), truth, atol=1e-2)
-    for found in (hvp(drop), multi_step_hvp(drop, 3), integrated_gradients(drop, midpoint, 1), hvp_by_differences(drop)):
+    for found in (hvp(drop), multi_step_hvp(drop, 3), integrated_gradients(drop, midpoint, 1), hvp_differences(drop)):
         torch.testing.assert_close(found, truth, **TIGHT)
 
 
@@ -189,11 +188,11 @@ def test_with_a_quadratic_metric_of_parallel_components_the_joint_hvp_is_the_sha
     zero = zero_activations(model, Wiring(1, 4))
     drop = a_drop(model, rows=2, metric=QUADRATIC, replacement=lambda rows: zero)
     level, n = drop.level, drop.components
-    found, together = joint_hvp(drop), drop.value(drop.closed() + 1)
+    found, together = joint_hvp(drop), drop.value(drop.zero_gates() + 1)
     truth = reference.shapley(level, n)
     torch.testing.assert_close(found, truth, **TIGHT)
     torch.testing.assert_close(found.sum(0), together, **TIGHT)
-    torch.testing.assert_close(joint_hvp_by_differences(drop), truth, **TIGHT)
+    torch.testing.assert_close(joint_hvp_differences(drop), truth, **TIGHT)
     torch.testing.assert_close(joint_integrated_gradients(drop, midpoint, 1), truth, **TIGHT)  # Aumann-Shapley is the same here
     torch.testing.assert_close(shapley_values(drop, 1, np.random.default_rng(0)), truth, **TIGHT)
     singles = exact(drop)
@@ -215,13 +214,13 @@ def test_with_a_cubic_metric_midpoints_err_by_a_quarter_of_multi_step_hvp_and_tr
 
 def test_the_size_of_the_error_is_the_stated_one() -> None:
     drop = a_drop(straight(n_layers=1), metric=CUBIC)
-    (_, before), (_, after) = own_curvature(drop, 0.0), own_curvature(drop, 1.0)
+    (_, before), (_, after) = drop.path_derivatives(0.0, curvature=True), drop.path_derivatives(1.0, curvature=True)
     third, truth = after - before, exact(drop)  # F''' is constant
     torch.testing.assert_close(truth - integrated_gradients(drop, midpoint, 4), third / (24 * 4**2), **TIGHT)
     torch.testing.assert_close(truth - multi_step_hvp(drop, 4), third / (6 * 4**2), **TIGHT)
     torch.testing.assert_close(truth - integrated_gradients(drop, trapezoid, 4), -third / (12 * 4**2), **TIGHT)
     drop = a_drop(straight(n_layers=1), metric=QUADRATIC)
-    second, truth = own_curvature(drop)[1], exact(drop)
+    second, truth = drop.path_derivatives(0.0, curvature=True)[1], exact(drop)
     torch.testing.assert_close(truth - integrated_gradients(drop, left, 4), second / (2 * 4), **TIGHT)
     torch.testing.assert_close(truth - integrated_gradients(drop, right, 4), -second / (2 * 4), **TIGHT)
 
@@ -275,13 +274,13 @@ def test_gauss_legendre_reaches_the_exact_effects_of_a_bent_network() -> None:
 def test_the_joint_path_is_complete() -> None:
     drop = a_drop()
     joint = joint_integrated_gradients(drop, gauss_legendre, 12)
-    torch.testing.assert_close(joint.sum(0), drop.value(drop.closed() + 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(joint.sum(0), drop.value(drop.zero_gates() + 1), atol=1e-6, rtol=0)
     coarse, fine = (
-        (joint_integrated_gradients(drop, midpoint, k).sum(0) - drop.value(drop.closed() + 1)).norm() for k in (8, 16)
+        (joint_integrated_gradients(drop, midpoint, k).sum(0) - drop.value(drop.zero_gates() + 1)).norm() for k in (8, 16)
     )
     assert coarse / fine == pytest.approx(4, rel=0.15)
     own = integrated_gradients(drop, gauss_legendre, 4)
-    assert (own.sum(0) - drop.value(drop.closed() + 1)).abs().max() > 1e-2  # the own paths are not
+    assert (own.sum(0) - drop.value(drop.zero_gates() + 1)).abs().max() > 1e-2  # the own paths are not
 
 
 def test_the_completeness_residual_is_what_the_scores_miss_of_the_joint_effect() -> None:
@@ -335,7 +334,7 @@ def test_left_and_right_rules_touch_one_end_each_and_trapezoids_both() -> None:
 
 def test_every_order_shares_out_exactly_the_joint_effect() -> None:
     drop = a_drop()
-    together = drop.value(drop.closed() + 1)
+    together = drop.value(drop.zero_gates() + 1)
     for antithetic in (True, False):
         found = shapley_values(drop, 1, np.random.default_rng(1), antithetic)
         torch.testing.assert_close(found.sum(0), together, **TIGHT)
@@ -506,7 +505,7 @@ def test_the_memory_of_one_graph_over_all_steps_does_grow() -> None:
 
 MEASURES: dict[str, Callable[[Drop], Any]] = {
     "attribution patching": attribution_patching,
-    "joint HVP by differences": joint_hvp_by_differences,
+    "joint HVP by differences": joint_hvp_differences,
     "multi-step HVP": lambda drop: multi_step_hvp(drop, 2),
     "integrated gradients": lambda drop: integrated_gradients(drop, gauss_legendre, 2),
     "Shapley values": lambda drop: shapley_values(drop, 1, np.random.default_rng(0)),

@@ -167,8 +167,8 @@ def test_patching_everything_is_the_corrupted_run_and_restoring_everything_the_c
     assert gap.abs().min() > 1e-6
     noising = a_drop(model, batch=batch, replacement=activations_on(model, WIRING, noisy.inputs, LENGTH + 1))
     denoising = a_drop(model, batch=noisy, replacement=activations_on(model, WIRING, batch.inputs, LENGTH + 1), sign=-1)
-    torch.testing.assert_close(noising.value(noising.closed() + 1), gap, **CLOSE)
-    torch.testing.assert_close(denoising.value(denoising.closed() + 1), gap, **CLOSE)
+    torch.testing.assert_close(noising.value(noising.zero_gates() + 1), gap, **CLOSE)
+    torch.testing.assert_close(denoising.value(denoising.zero_gates() + 1), gap, **CLOSE)
     # The top MLP reads nothing but those positions: left alone, it puts out by itself what would have been let in.
     all_but_top = torch.ones(N, dtype=torch.float64)
     all_but_top[-1] = 0

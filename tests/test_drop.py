@@ -47,18 +47,18 @@ def some_gates(rows: int = ROWS) -> Tensor:
 def everything(drop: Drop, xi: Tensor) -> dict[str, Tensor]:
     """All that D can say, by name, sequences last."""
     g, hv = drop.hessian_product(xi, V)
-    slope, curvature = drop.own(0.3, curvature=True)
+    slope, curvature = drop.path_derivatives(0.3, curvature=True)
     found = {"level": drop.level(xi), "value": drop.value(xi), "gradient": drop.gradient(xi), "g": g, "hv": hv}
-    return found | {"slope": slope, "curvature": curvature, "plain slope": drop.own(0.3)[0]}
+    return found | {"slope": slope, "curvature": curvature, "plain slope": drop.path_derivatives(0.3)[0]}
 
 
 CALLS: dict[str, Callable[[Drop], Any]] = {
-    "level": lambda drop: drop.level(drop.closed() + 0.5),
-    "value": lambda drop: drop.value(drop.closed() + 0.5),
-    "gradient": lambda drop: drop.gradient(drop.closed()),
-    "hessian_product": lambda drop: drop.hessian_product(drop.closed(), drop.closed() + 1),
-    "own": lambda drop: drop.own(0.0),
-    "curvature": lambda drop: drop.own(0.0, curvature=True),
+    "level": lambda drop: drop.level(drop.zero_gates() + 0.5),
+    "value": lambda drop: drop.value(drop.zero_gates() + 0.5),
+    "gradient": lambda drop: drop.gradient(drop.zero_gates()),
+    "hessian_product": lambda drop: drop.hessian_product(drop.zero_gates(), drop.zero_gates() + 1),
+    "own": lambda drop: drop.path_derivatives(0.0),
+    "curvature": lambda drop: drop.path_derivatives(0.0, curvature=True),
 }
 SLOPES = ["gradient", "hessian_product", "own", "curvature"]
 
@@ -66,7 +66,7 @@ SLOPES = ["gradient", "hessian_product", "own", "curvature"]
 @pytest.mark.parametrize(("metric", "site", "where", "positions"), CASES)
 def test_values_are_those_of_the_reference(metric: str, site: Site, where: Any, positions: str) -> None:
     drop, level = case(metric, site, where, positions)
-    closed = drop.closed()
+    closed = drop.zero_gates()
     for xi in (closed, closed + 1, FAR, some_gates()):
         torch.testing.assert_close(drop.level(xi), level(xi), **CLOSE)
         torch.testing.assert_close(drop.value(xi), level(closed) - level(xi), **CLOSE)
@@ -76,7 +76,7 @@ def test_values_are_those_of_the_reference(metric: str, site: Site, where: Any, 
 @pytest.mark.parametrize(("metric", "site", "where", "positions"), CASES)
 def test_derivatives_are_those_of_the_reference(metric: str, site: Site, where: Any, positions: str) -> None:
     drop, level = case(metric, site, where, positions)
-    for at in (drop.closed(), FAR):
+    for at in (drop.zero_gates(), FAR):
         gradient, hessian = reference.derivatives(level, at)
         torch.testing.assert_close(drop.gradient(at), gradient, **CLOSE)
         g, hv = drop.hessian_product(at, V)
@@ -85,8 +85,8 @@ def test_derivatives_are_those_of_the_reference(metric: str, site: Site, where: 
         assert hv.abs().max() > 1e-2
     for t in (0.0, 0.4):
         slope, curvature = reference.own_path(level, N, t)
-        torch.testing.assert_close(drop.own(t)[0], slope, **CLOSE)
-        for found, theirs in zip(drop.own(t, curvature=True), (slope, curvature), strict=True):
+        torch.testing.assert_close(drop.path_derivatives(t)[0], slope, **CLOSE)
+        for found, theirs in zip(drop.path_derivatives(t, curvature=True), (slope, curvature), strict=True):
             torch.testing.assert_close(found, theirs, **CLOSE)
         assert curvature.abs().max() > 1e-3
 
@@ -100,7 +100,7 @@ def test_double_backward_is_finite_differences_is_forward_over_reverse() -> None
         with gated(drop.model, WIRING, xi.expand(drop.sequences, -1), drop.replacement(rows), layers=range(2)):
             return -drop.metric(drop.model(drop.inputs(rows), drop.last), *drop.answers(rows)).sum()
 
-    for at in (drop.closed(), FAR):
+    for at in (drop.zero_gates(), FAR):
         g, hv = drop.hessian_product(at, V)
         over = torch.func.jvp(torch.func.grad(summed), (at,), (V,))
         torch.testing.assert_close((g.sum(-1), hv.sum(-1)), over, atol=1e-12, rtol=1e-10)
@@ -113,7 +113,7 @@ def test_double_backward_is_finite_differences_is_forward_over_reverse() -> None
 
 def test_own_derivatives_are_finite_differences_of_values_along_the_own_path() -> None:
     drop, h = a_drop(), 1e-3
-    slope, curvature = drop.own(0.6, curvature=True)
+    slope, curvature = drop.path_derivatives(0.6, curvature=True)
     before, at, after = (torch.stack([-drop.level(t * one) for one in EYE]) for t in (0.6 - h, 0.6, 0.6 + h))
     torch.testing.assert_close(slope, (after - before) / (2 * h), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(curvature, (after - 2 * at + before) / h**2, atol=1e-5, rtol=1e-4)
@@ -126,16 +126,16 @@ def test_closed_gates_give_the_bare_model_bit_for_bit(dtype: torch.dtype, site: 
     drop, batch = a_drop(model, site=site), some_batch()
     with torch.no_grad():
         bare = log_prob(model(batch.inputs, LENGTH + 1), batch.targets[:, -LENGTH - 1 :])
-    assert drop.closed().dtype == dtype
-    assert torch.equal(drop.level(drop.closed()), bare)
-    assert not drop.value(drop.closed()).any()
+    assert drop.zero_gates().dtype == dtype
+    assert torch.equal(drop.level(drop.zero_gates()), bare)
+    assert not drop.value(drop.zero_gates()).any()
 
 
 def test_replacing_a_component_by_its_own_output_changes_nothing_and_has_no_derivative() -> None:
     model, batch = bent_model(), some_batch()
     drop = a_drop(model, replacement=activations_on(model, WIRING, batch.inputs, LENGTH + 1))
     assert not exact(drop).any()
-    assert not drop.value(drop.closed() + 1).any()
+    assert not drop.value(drop.zero_gates() + 1).any()
     found = everything(drop, FAR)
     for name in ("value", "gradient", "g", "hv", "slope", "curvature"):
         torch.testing.assert_close(found[name], torch.zeros_like(found[name]), atol=1e-11, rtol=0)
@@ -185,7 +185,7 @@ def test_gates_act_at_the_chosen_positions_alone() -> None:
     for name, found in everything(a_drop(model, where=torch.ones(POSITIONS, dtype=torch.bool)), FAR).items():
         torch.testing.assert_close(found, everywhere[name], **CLOSE)
     second = a_drop(model, where=torch.arange(POSITIONS) == 1)
-    slope, curvature = second.own(0.0, curvature=True)
+    slope, curvature = second.path_derivatives(0.0, curvature=True)
     top = [PARTS.index((1, head)) for head in (0, 1, None)]  # their writes at the second position are read by nobody
     assert not slope[top].any()
     assert not curvature[top].any()
@@ -242,13 +242,13 @@ def test_a_score_that_is_not_finite_is_an_error_that_names_its_component(call: s
     with torch.no_grad():
         model.blocks[1].attention.W_O.weight[:, :8] = 0  # what L1_H0 writes: nothing
     drop = a_drop(model)
-    bare = drop.level(drop.closed())
+    bare = drop.level(drop.zero_gates())
 
     def distance(logits: Tensor, targets: Tensor) -> Tensor:
         moved = log_prob(logits, targets) - bare.repeat(len(logits) // len(bare))
         return (moved**2).sqrt()  # its slope is 0/0 where nothing moves
 
-    at = {"own": lambda one: one.own(0.5), "curvature": lambda one: one.own(0.5, curvature=True)}
+    at = {"own": lambda one: one.path_derivatives(0.5), "curvature": lambda one: one.path_derivatives(0.5, curvature=True)}
     name = "L1_H0" if call in at else "L0_H0"
     with unchanged(model), pytest.raises(FloatingPointError, match=f"The score of {name} is not finite"):
         at.get(call, CALLS[call])(replace(drop, metric=distance))
@@ -310,11 +310,11 @@ def test_float32_agrees_with_float64_to_its_rounding() -> None:
 
 def test_shapes_are_component_by_sequence_and_an_unasked_curvature_is_empty() -> None:
     drop = a_drop()
-    slope, curvature = drop.own(0.0)
+    slope, curvature = drop.path_derivatives(0.0)
     assert slope.shape == (N, ROWS)
     assert curvature.numel() == 0
-    assert drop.gradient(drop.closed()).shape == (N, ROWS)
-    assert drop.level(drop.closed()).shape == (ROWS,)
+    assert drop.gradient(drop.zero_gates()).shape == (N, ROWS)
+    assert drop.level(drop.zero_gates()).shape == (ROWS,)
 
 
 def test_passes_count_what_every_sequence_went_through() -> None:
@@ -333,7 +333,7 @@ def test_passes_count_what_every_sequence_went_through() -> None:
 
 def test_drops_do_not_share_their_counts() -> None:
     first, second = a_drop(), a_drop()
-    first.level(first.closed())
+    first.level(first.zero_gates())
     assert second.passes == Passes()
 
 
@@ -341,9 +341,9 @@ def test_more_heads_than_layers_and_more_layers_than_heads_are_told_apart() -> N
     for sizes in ({"n_layers": 3, "n_heads": 1}, {"n_layers": 1, "n_heads": 4}):
         drop = a_drop(bent_model(**sizes))
         level, n = level_of(drop), drop.components
-        gradient, _ = reference.derivatives(level, drop.closed())
-        torch.testing.assert_close(drop.gradient(drop.closed()), gradient, **CLOSE)
-        torch.testing.assert_close(drop.own(0.0)[0], gradient, **CLOSE)
+        gradient, _ = reference.derivatives(level, drop.zero_gates())
+        torch.testing.assert_close(drop.gradient(drop.zero_gates()), gradient, **CLOSE)
+        torch.testing.assert_close(drop.path_derivatives(0.0)[0], gradient, **CLOSE)
         torch.testing.assert_close(exact(drop), torch.stack([reference.drop_of(level, n, [i]) for i in range(n)]), **CLOSE)
 
 
@@ -352,12 +352,12 @@ def test_denoising_starts_from_the_corrupted_run_and_lets_in_the_clean_one() -> 
     clean = activations_on(model, WIRING, batch.inputs, LENGTH + 1)
     drop = a_drop(model, batch=batch._replace(inputs=other_inputs()), replacement=clean, sign=-1)
     corrupted = log_prob(model(other_inputs(), LENGTH + 1), batch.targets[:, -LENGTH - 1 :]).detach()
-    assert torch.equal(drop.level(drop.closed()), corrupted)
+    assert torch.equal(drop.level(drop.zero_gates()), corrupted)
     state = reference.float64(model.state_dict())
     other = reference.run(state, batch.inputs, 2, "none").parts
     level = reference.level(state, other_inputs(), batch.targets, LENGTH + 1, 2, "none", PARTS, other)
     for one, found in zip(EYE, exact(drop), strict=True):
-        torch.testing.assert_close(found, level(one) - level(drop.closed()), **CLOSE)
+        torch.testing.assert_close(found, level(one) - level(drop.zero_gates()), **CLOSE)
 
 
 def test_a_gradient_is_a_gradient_inside_no_grad_too() -> None:

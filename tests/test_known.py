@@ -8,9 +8,8 @@ import pytest
 import reference
 import torch
 
-from gcgap.attribution import circuit_wires as wires
-from gcgap.attribution.circuit_parts import either
-from gcgap.attribution.known_circuits import COPY, HALF, KNOWN, LENGTH, Known
+from gcgap.attribution import known_circuits as wires
+from gcgap.attribution.known_circuits import COPY, HALF, KNOWN, LENGTH, Known, either
 from gcgap.data.tasks import END, SEP, START
 from gcgap.importance.ablation import Intervention, ablated_scores, base_scores
 from gcgap.importance.activity import activation_norms

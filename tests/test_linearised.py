@@ -19,6 +19,7 @@ from handmade import (
     WIRING,
     N,
     a_drop,
+    attribution_patching,
     bent_model,
     case,
     exact,
@@ -32,9 +33,8 @@ from torch import Tensor, nn
 
 from gcgap.attribution import drop as drop_module
 from gcgap.attribution.drop import Drop
-from gcgap.attribution.first_order import attribution_patching
-from gcgap.attribution.linearised import frozen_effects, linear_effects, local_effects
 from gcgap.attribution.sets import single_drops
+from gcgap.attribution.trust import frozen_effects, linear_effects, local_effects
 from gcgap.importance.baselines import activations_on, zero_activations
 from gcgap.importance.protocol import Site
 from gcgap.importance.scores import DIFFERENTIABLE
@@ -53,7 +53,7 @@ EFFECTS: dict[str, Callable[[Drop], Tensor]] = {
 @pytest.mark.parametrize(("metric", "site", "where", "positions"), CASES)
 def test_linear_effects_move_the_logits_along_their_jacobian(metric: str, site: Any, where: Any, positions: str) -> None:
     drop, level = case(metric, site, where, positions)
-    logits_of, closed, targets = level_of(drop, "logits", positions), drop.closed(), drop.batch.targets[:, -LENGTH - 1 :]
+    logits_of, closed, targets = level_of(drop, "logits", positions), drop.zero_gates(), drop.batch.targets[:, -LENGTH - 1 :]
     found = linear_effects(drop)
     for e, own in zip(torch.eye(N, dtype=torch.float64), found, strict=True):
         logits, change = torch.autograd.functional.jvp(logits_of, closed, e)
@@ -113,7 +113,7 @@ def test_the_parts_of_the_network_and_of_the_metric_add_up_to_the_error() -> Non
     """A quadratic metric of a linear network: the metric's part is half the curvature, the network's is nothing."""
     drop = a_drop(straight(), metric=QUADRATIC)
     tangent, linear, truth = attribution_patching(drop), linear_effects(drop), exact(drop)
-    _, curvature = drop.own(0.0, curvature=True)
+    _, curvature = drop.path_derivatives(0.0, curvature=True)
     torch.testing.assert_close(linear - tangent, curvature / 2, **TIGHT)
     torch.testing.assert_close((truth - linear) + (linear - tangent), truth - tangent, **TIGHT)
     torch.testing.assert_close(truth, linear, **TIGHT)

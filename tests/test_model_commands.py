@@ -20,11 +20,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gcgap.attribution import attribute as attribution
-from gcgap.attribution.defaults import default_protocol
 from gcgap.attribution.methods import METHODS
-from gcgap.attribution.partial import Partial
+from gcgap.attribution.scoring import Partial
 from gcgap.attribution.sets import single_drops
-from gcgap.attribution.setup import Setup
+from gcgap.attribution.setup import Setup, default_protocol
 from gcgap.cli import main
 from gcgap.data.batches import Purpose
 from gcgap.data.ioi import WORDS, word_ids
@@ -217,7 +216,7 @@ def test_what_is_kept_is_of_all_that_decides_the_numbers(saved: Path, tmp_path: 
         kept.append(json.dumps({"in": str(folder)} | of, sort_keys=True, default=str))
         raise OSError("that is all")
 
-    monkeypatch.setattr(attribution, "WINDOW", 4)  # prompts behind the accuracy
+    monkeypatch.setattr(attribution, "WINDOW_SEQUENCES", 4)  # prompts behind the accuracy
     monkeypatch.setattr(attribution, "Partial", noted)
     few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4}
     model, usual = load_pretrained(saved, prompts="ioi"), replace(default_protocol(), **few)
@@ -333,9 +332,9 @@ def test_prompts_are_also_measured_by_the_logit_difference(saved: Path) -> None:
 def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are_left_out(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gcgap.attribution.attribute.MANY", 5)
-    monkeypatch.setattr("gcgap.attribution.attribute.AMONG", 4)
-    monkeypatch.setattr("gcgap.attribution.defaults.MANY", 5)
+    monkeypatch.setattr("gcgap.attribution.attribute.PAIR_LIMIT", 5)
+    monkeypatch.setattr("gcgap.attribution.attribute.PAIRED_COMPONENTS", 4)
+    monkeypatch.setattr("gcgap.attribution.methods.PAIR_LIMIT", 5)
     assert main(["attribute", "--model", str(saved), "--out", str(tmp_path), "--sequences", "8"]) == 0
     record = only(tmp_path, AttributionRecord)
     assert not {"hvp", "ig_midpoint", "multi_step_hvp", "shapley_value"} & set(record["methods"])

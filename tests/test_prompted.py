@@ -8,15 +8,15 @@ from typing import Any
 import families
 import pytest
 import torch
+from handmade import hvp, hvp_differences, joint_hvp
 from memory import peak
 from torch import Tensor
 
 from gcgap.attribution.drop import Drop
-from gcgap.attribution.linearised import frozen_effects, linear_effects
 from gcgap.attribution.paths import completeness_residual, joint_integrated_gradients, midpoint
-from gcgap.attribution.second_order import hvp, hvp_by_differences, joint_hvp
 from gcgap.attribution.sets import single_drops
 from gcgap.attribution.setup import Setup
+from gcgap.attribution.trust import frozen_effects, linear_effects
 from gcgap.data.batches import NOTHING, Batch, partner_rows
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.data.prompt_source import PromptSource
@@ -122,8 +122,8 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_by_itself(name: str) -
     assert (drop.batch.inputs == NOTHING).any()
 
     def everything(of: Drop) -> list[Tensor]:
-        closed = of.closed()
-        slopes, curvatures = of.own(0.3, curvature=True)
+        closed = of.zero_gates()
+        slopes, curvatures = of.path_derivatives(0.3, curvature=True)
         return [*single_drops(of), of.gradient(closed + 0.2), *of.hessian_product(closed, closed + 1), slopes, curvatures]
 
     apart = [everything(one) for one in alone(drop, rows)]
@@ -134,8 +134,8 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_by_itself(name: str) -
 @EACH
 def test_derivatives_are_those_of_finite_differences_and_paths_are_complete(name: str) -> None:
     drop = a_drop(made(name), as_batch(prompts()), log_prob)
-    closed, step = drop.closed(), 1e-2
-    torch.testing.assert_close(hvp_by_differences(drop, step), hvp(drop), **NEAR)
+    closed, step = drop.zero_gates(), 1e-2
+    torch.testing.assert_close(hvp_differences(drop, step), hvp(drop), **NEAR)
     g, h = drop.hessian_product(closed, closed + 1)
     for i in range(0, drop.components, 3):
         one = torch.zeros_like(closed)
@@ -287,7 +287,7 @@ def test_the_baseline_of_prompts_lets_in_what_components_put_out_on_the_twins() 
     back = denoising.drop(subject, batch)
     assert batch.corrupted is not None
     assert torch.equal(back.batch.inputs, batch.corrupted)
-    everything = back.closed() + 1
+    everything = back.zero_gates() + 1
     torch.testing.assert_close(back.value(everything), noising.drop(subject, batch).value(everything), **CLOSE)
     for setup, other in ((noising, batch.corrupted), (denoising, batch.inputs)):
         let_in = setup.other_inputs(batch, 0)
@@ -303,7 +303,7 @@ def test_denoising_restores_what_noising_breaks() -> None:
     assert torch.equal(twin.corrupted, clean.inputs)
     restored = activations_on(model, model.wiring, clean.inputs, 1)
     drop = Drop(model, model.wiring, twin, restored, logit_difference, sign=-1)
-    everything = drop.closed() + 1
+    everything = drop.zero_gates() + 1
     gain, lost = drop.value(everything), a_drop(model, clean).value(everything)
     torch.testing.assert_close(gain, lost, atol=1e-9, rtol=0)  # the last token is the same, and all else is let in
 
@@ -333,8 +333,8 @@ def test_no_pass_takes_more_memory_than_it_is_said_to(name: str, tokens: int, mo
     drop = a_drop(model, as_batch(prompts((tokens,) * rows)))
     monkeypatch.setattr(causal, "CHUNK", rows)
     monkeypatch.setattr(causal, "ROWS", rows)
-    needed = {"forward": peak(lambda: single_drops(drop)), "backward": peak(lambda: drop.gradient(drop.closed()))}
-    needed["double"] = peak(lambda: drop.hessian_product(drop.closed(), drop.closed() + 1))
+    needed = {"forward": peak(lambda: single_drops(drop)), "backward": peak(lambda: drop.gradient(drop.zero_gates()))}
+    needed["double"] = peak(lambda: drop.hessian_product(drop.zero_gates(), drop.zero_gates() + 1))
     for kind, most in FACTORS.items():
         promised = most * rows * saved_bytes(model, tokens, kind)
         assert needed[kind] < promised, kind
@@ -364,14 +364,14 @@ def test_limited_memory_makes_pieces_smaller_and_no_number_another() -> None:
 
     def everything() -> list[Tensor]:
         drop._given.clear()
-        return [*single_drops(drop), *drop.own(0.0, curvature=True), drop.gradient(drop.closed())]
+        return [*single_drops(drop), *drop.path_derivatives(0.0, curvature=True), drop.gradient(drop.zero_gates())]
 
     assert [len(range(6)[piece]) for piece in drop.slices()] == [6]
     free, seen = everything(), list[int]()
     model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
     model.memory = 2.5 * saved_bytes(model, 7, "double") * FACTORS["double"] / 2**30
     assert [len(range(6)[piece]) for piece in drop.slices()] == [2, 2, 2]
-    drop.own(0.0, curvature=True)
+    drop.path_derivatives(0.0, curvature=True)
     assert max(seen) == 2
     model.memory = 2.5 * saved_bytes(model, 7, "forward") * FACTORS["forward"] / 2**30
     seen.clear()

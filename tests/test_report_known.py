@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gcgap.attribution.method_verdict import summary, verdict
+from gcgap.attribution.recovery import summary, verdict
 from gcgap.report.circuit_tables import auc_figure, auc_table, known_table, summary_table, worst
 from gcgap.report.render import to_csv, to_markdown
 from gcgap.report.table_parts import Table

@@ -21,9 +21,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from scipy import stats
 
-from gcgap.attribution.advice import CLOSE, advice
-from gcgap.attribution.defaults import default_protocol
+from gcgap.attribution.agreement import CLOSE, advice
 from gcgap.attribution.methods import METHODS
+from gcgap.attribution.setup import default_protocol
 from gcgap.cli import main
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report import table_methods as tables

@@ -13,8 +13,8 @@ from test_causal import COPY, copier
 from torch import Tensor
 
 from gcgap.attribution.drop import Drop
+from gcgap.attribution.paths import shapley_values
 from gcgap.attribution.sets import CriticalSets, critical_sets, interactions, set_drops, single_drops
-from gcgap.attribution.shapley import shapley_values
 from gcgap.data.batches import Purpose
 from gcgap.importance.baselines import activations_on, zero_activations
 from gcgap.importance.scores import Scores, exact_match

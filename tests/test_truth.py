@@ -12,13 +12,12 @@ from hypothesis import given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
 
-from gcgap.attribution.circuits import PERFORMANCE, Circuits, circuits, clear_area
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.known_circuits import KNOWN, Known
-from gcgap.attribution.method_verdict import cells, failures, summary, verdict
 from gcgap.attribution.methods import METHODS, Problem, Scores, method
+from gcgap.attribution.recovery import cells, clear_area, failures, summary, verdict
 from gcgap.attribution.sets import set_drops
-from gcgap.attribution.truth import BASELINES, BATCHES, ROWS, truth
+from gcgap.attribution.truth import BASELINES, BATCHES, PERFORMANCE, ROWS, Circuits, circuits, truth
 from gcgap.importance.baselines import zero_activations
 from gcgap.importance.protocol import Attribution
 from gcgap.models.wiring import Wiring

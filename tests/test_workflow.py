@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import derivatives, drop_of, gradient, joint_hvp
 
-from gcgap.attribution.attribution_entries import workflow as told
 from gcgap.attribution.drop import Drop
-from gcgap.attribution.workflow import SHARE, Workflow, flagged, screen_flag_fix, upper_limit
+from gcgap.attribution.workflow import VERIFIED_SHARE, Workflow, flagged, screen_flag_fix, upper_limit
 
 SUSPECTS = {"large tangent", "large joint HVP", "unreliable", "zero gradient", "slope changes"}
 
@@ -183,14 +182,14 @@ def test_a_budget_is_kept_and_what_it_bought_is_exact(budget: int, seed: int) ->
     torch.testing.assert_close(found.scores[bought], truth()[bought], **CLOSE)
     others = [i for i in range(N) if i not in bought]
     torch.testing.assert_close(found.scores[others], screened()[others], **CLOSE)
-    assert len(found.verified) >= min(len(rest), int(SHARE * budget))  # its share is kept, however many are flagged
-    if budget - len(flags) <= SHARE * budget:
-        assert len(found.verified) == min(len(rest), int(SHARE * budget))
+    assert len(found.verified) >= min(len(rest), int(VERIFIED_SHARE * budget))  # its share is kept, however many are flagged
+    if budget - len(flags) <= VERIFIED_SHARE * budget:
+        assert len(found.verified) == min(len(rest), int(VERIFIED_SHARE * budget))
 
 
 @pytest.mark.parametrize("budget", [2, 3, 4])
 def test_verification_keeps_its_share_however_many_are_flagged(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.attribution.workflow.SHARE", 0.5)
+    monkeypatch.setattr("gcgap.attribution.workflow.VERIFIED_SHARE", 0.5)
     flags = run(0)[0].flags
     assert len(flags) > budget - budget // 2  # more than are left to be fixed
     found = screen_flag_fix(drop_with_quiet_parts(), "log_prob", budget, np.random.default_rng(0))
@@ -277,7 +276,7 @@ def _linear(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def test_what_a_record_holds_of_it_are_names(budget: int) -> None:
     found, _ = run(budget)
     names = [component.name for component in WIRING.components]
-    plain = told(WIRING.components, found)
+    plain = found.to_dict(names)
     assert plain["flags"] == {names[i]: list(reasons) for i, reasons in found.flags.items()}
     for key in ("fixed", "unresolved", "verified", "above"):
         assert plain[key] == [names[i] for i in getattr(found, key)]

@@ -1,1 +1,1 @@
-"""Every attribution method as values and derivatives of M(xi), held against exact effects."""
+"""Every attribution method as values and derivatives of M(xi), compared with exact effects."""

@@ -1,21 +1,21 @@
-"""How well a method's scores agree with the exact effects: the numbers of one row of the table.
+"""How well every method's scores agree with the exact effects, and which method to use for it.
 
     rho, tau-b     rank correlations of scores and effects (ties averaged; tau-b corrected for them)
     top-k          share of the k largest effects that are among the k largest scores, k a quarter of the components
     missed         1 - top-k: the author's "misses 70 % of what matters"
     L1             mean |score - effect on the same sequences|, in the metric's units; only for scores that estimate that effect
 
-The effects that ranks are held against are measured on other sequences than the scores, so that no method shares their noise: the
-exact effects on the scores' own sequences are held against them too, and say what noise alone takes away.
+Ranks are compared with effects on other sequences than the scores', so that no method shares their noise: the exact effects on
+the scores' own sequences are compared with them too, and say what noise alone takes away.
 
-Pure numpy and scipy. A number that does not exist is None, with the reason beside it.
+Imports no torch. A number that does not exist is None, with the reason beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +23,67 @@ from scipy import stats
 
 from gcgap.importance.gap import Array, Judgement, constant, missed, noise_ceiling, rank, rank_correlation
 
+if TYPE_CHECKING:
+    from gcgap.attribution.scoring import Scored
+
 Entry = dict[str, Any]
+CLOSE = 0.1  # rho below that of exact effects on the same sequences by which a method still counts as ranking as they do
+
+
+class Comparison(NamedTuple):
+    """Methods beside exact effects: for each component its effects and scores, and for each method agreement and cost."""
+
+    exact: list[Entry]
+    scores: list[Entry]
+    methods: dict[str, Entry]
+
+
+def compared_with_exact(
+    kinds: Sequence[str],
+    rows: Sequence[Scored],
+    exact: Mapping[str, Array],
+    judgement: Judgement,
+    rng: np.random.Generator,
+    same_sequences: tuple[str, Array] | None = None,
+) -> Comparison:
+    """Compare every method with the exact effects.
+
+    Args:
+        kinds: Of each component, head or mlp.
+        rows: Scores of every method.
+        exact: Exact effects by metric, shape (component, sequence).
+        judgement: Confidence and resamples.
+        rng: Draws resamples and halves.
+        same_sequences: The metric of the scores, and mean effects by it on the scores' own sequences; without, no L1 error.
+    """
+    units, twin = same_sequences or (None, None)
+    scores = {one.method.name: one.samples for one in rows}
+    draws = bootstrapped(scores | {f"exact effect, {name}": drops for name, drops in exact.items()}, judgement, rng)
+    methods: dict[str, Entry] = {}
+    for one in rows:
+        method, agreements = one.method, dict[str, Entry]()
+        for name, drops in exact.items():
+            own = twin if method.estimates == "drop" and name == units else None
+            found = grouped(one.samples.mean(-1), drops.mean(-1), kinds, own)
+            star = draws[method.name], draws[f"exact effect, {name}"]
+            agreements[name] = found | {"all": with_intervals(found["all"], one.samples, drops, star, judgement, rng)}
+        described = {"family": method.family, "estimates": method.estimates, "text": method.text}
+        methods[method.name] = described | {"agreement": agreements, "cost": asdict(one.cost)}
+
+    def of_each(samples: Mapping[str, Array], prefix: str = "") -> list[Entry]:
+        return [
+            {name: _mean(of[i], draws[prefix + name][i], judgement) for name, of in samples.items()} for i in range(len(kinds))
+        ]
+
+    return Comparison(of_each(exact, "exact effect, "), of_each(scores), methods)
+
+
+def _mean(samples: Array, draws: Array, by: Judgement) -> Entry:
+    """A mean over samples with its interval and standard error; neither from a single sample."""
+    if len(samples) < 2:
+        return {"value": float(samples[0]), "ci": None, "error": None}
+    error = float(samples.std(ddof=1) / len(samples) ** 0.5)
+    return {"value": float(samples.mean()), "ci": by.interval(draws), "error": error}
 
 
 def agreement(
@@ -83,8 +143,8 @@ def with_intervals(
     alike = int(np.isnan(star).sum())
     no_ci = f"no interval: in {alike} of {len(star)} resamples all components are alike" if alike else None
     defined = not alike and entry["rho"] is not None
-    told = {"ci": judgement.interval(star) if defined else None, "no_ci": no_ci}
-    return entry | told | {"ceiling": ceiling, "no_ceiling": why or None}
+    interval = {"ci": judgement.interval(star) if defined else None, "no_ci": no_ci}
+    return entry | interval | {"ceiling": ceiling, "no_ceiling": why or None}
 
 
 def bootstrapped(samples: Mapping[str, Array], judgement: Judgement, rng: np.random.Generator) -> dict[str, Array]:
@@ -109,3 +169,38 @@ def _means(values: Float[Array, "row sample"], resamples: int, rng: np.random.Ge
         (values,), np.mean, n_resamples=resamples, batch=20, vectorized=True, axis=-1, method="percentile", rng=rng
     )
     return result.bootstrap_distribution
+
+
+def advice(methods: Mapping[str, Mapping[str, Any]], effect: str = "log_prob") -> str:
+    """The cheapest of the methods that rank components as exact effects do, exact effects among them.
+
+    A method ranks as they do if its rho with the effects on other sequences is at most `CLOSE` below that of the exact effects on
+    its own: noise takes as much from them.
+
+    Args:
+        methods: The `methods` of an attribution record.
+        effect: The exact effect that decides.
+    """
+    found = {name: entry["agreement"][effect]["all"] for name, entry in methods.items() if entry["family"] != "control"}
+    known = {name: of["rho"] for name, of in found.items() if of["rho"] is not None}
+    if "exact" not in known or len(known) < 2:
+        return "No advice: it needs `exact` and another method, and effects that have ranks."
+    ends = found["exact"]["ci"]
+    if ends is not None and ends[0] <= 0:
+        return (
+            f"No advice: exact effects rank components no better on other sequences than chance might, ρ = {known['exact']:.2f} "
+            f"[{ends[0]:.2f}, {ends[1]:.2f}]. Take more sequences, or a model that has learned the task."
+        )
+    price = {name: methods[name]["cost"]["forward_equivalents"] for name in known}
+    good = [name for name in known if known[name] >= known["exact"] - CLOSE]
+    best = min(good, key=lambda name: price[name])
+    noise = f"ρ = {known['exact']:.2f} with those on other sequences: that is noise"
+    exact = f"exact effects of all components ({noise}) cost {price['exact']:.1f} forward passes"
+    if best != "exact":
+        only = "" if methods[best]["estimates"] == "drop" else ", for a ranking: its scores are no drops"
+        return f"Use {best}{only}: \u03c1 = {known[best]:.2f} for {price[best]:.1f} forward passes, where {exact}."
+    others = [name for name in good if name != "exact"]
+    if not others:
+        return f"Use exact: {exact}, and no other method that was run ranks as they do."
+    rival = min(others, key=lambda name: price[name])
+    return f"Use exact: {exact}; {rival}, the cheapest other method that ranks as they do, costs {price[rival]:.1f}."

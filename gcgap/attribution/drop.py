@@ -78,14 +78,14 @@ class Drop:
         """Number of components."""
         return len(self.wiring.components)
 
-    def closed(self) -> Float[Tensor, " component"]:
+    def zero_gates(self) -> Float[Tensor, " component"]:
         """xi = 0, at which the model is untouched; in the model's number format."""
         return torch.zeros(self.components, dtype=next(self.model.parameters()).dtype)
 
     @torch.no_grad()
     def untouched(self) -> Float[Tensor, " sequence"]:
         """The metric of the bare model, without a hook."""
-        with self.ready(curved=False):
+        with self.frozen_weights(curved=False):
             found = [self.metric(self.model(self.inputs(rows), self.last), *self.answers(rows)) for rows in self.slices()]
         return torch.cat(found).double().cpu()
 
@@ -97,7 +97,7 @@ class Drop:
 
     def value(self, xi: Float[Tensor, "*sequence component"]) -> Float[Tensor, " sequence"]:
         """D(xi), as `level`."""
-        return self.sign * (self.level(self.closed()) - self.level(xi))
+        return self.sign * (self.level(self.zero_gates()) - self.level(xi))
 
     @torch.enable_grad()
     def gradient(self, xi: Float[Tensor, "*sequence component"]) -> Float[Tensor, "component sequence"]:
@@ -129,7 +129,9 @@ class Drop:
         return g, hv
 
     @torch.enable_grad()
-    def own(self, t: float, curvature: bool = False) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, "*_"]]:
+    def path_derivatives(
+        self, t: float, curvature: bool = False
+    ) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, "*_"]]:
         """F_i'(t) and F_i''(t) of every component's own path F_i(t) = D(t e_i); the second is empty unless asked for.
 
         One backward pass per component (and one through it for the curvature), each only down to the component's layer.
@@ -138,7 +140,7 @@ class Drop:
         self.passes.backward += self.components
         self.passes.double_backward += self.components * curvature
         found = []
-        with self.ready(curvature):
+        with self.frozen_weights(curvature):
             kind: Kind = "double" if curvature else "backward"
             for rows in self.slices(OWN_ROWS, kind):
                 with torch.no_grad():
@@ -159,7 +161,7 @@ class Drop:
     ) -> Float[Tensor, "order member sequence"]:
         """Derivatives of M along the own path of each of some components of one layer, all in one batch."""
         layer, size = self.wiring.components[members[0]].layer, len(state[0])
-        path = self.closed().new_full((len(members) * size, 1), t, device=self.model.device).requires_grad_()
+        path = self.zero_gates().new_full((len(members) * size, 1), t, device=self.model.device).requires_grad_()
         columns = torch.tensor(members, device=path.device).repeat_interleave(size).unsqueeze(1)
         gates = path.new_zeros(len(path), self.components).scatter(1, columns, path)
         with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where, [layer]):
@@ -190,7 +192,7 @@ class Drop:
         """What `one` gives for the gates of each piece of the batch."""
         gates = xi.expand(self.sequences, -1) if xi.dim() == 1 else xi
         device, pieces = self.model.device, []
-        with self.ready(curved):
+        with self.frozen_weights(curved):
             for rows in self.slices(kind="double" if curved else "backward"):
                 found = one(gates[rows].to(device).clone(), rows).detach().double().cpu()
                 pieces.append(found.reshape(-1, *found.shape[-2:]))
@@ -205,7 +207,7 @@ class Drop:
         return found
 
     @contextmanager
-    def ready(self, curved: bool) -> Iterator[None]:
+    def frozen_weights(self, curved: bool) -> Iterator[None]:
         """Evaluation mode, weights that ask for no gradient, and attention that has second derivatives where they are needed."""
         asking = [weight for weight in self.model.parameters() if weight.requires_grad]
         path = sdpa_kernel(SDPBackend.MATH) if curved else nullcontext()
@@ -233,7 +235,7 @@ class Drop:
         return self.batch.inputs[rows].to(self.model.device)
 
     def answers(self, rows: slice, times: int = 1) -> tuple[Tensor, ...]:
-        """What the metric holds the logits of some rows against, repeated so many times, where the model is."""
+        """What the metric compares the logits of some rows with, repeated so many times, where the model is."""
         return self.batch.answers(rows, self.model.device, times)
 
 

@@ -1,11 +1,21 @@
-"""The attribution methods by name. A new method is one function here: table, CLI choice, tag and shared tests follow from it.
+"""The attribution methods by name, each with its equation. A new method is one decorated function here.
 
-A method maps a `Problem` to scores of shape (component, sample), whose mean over samples is the score; samples are sequences or
-gradient batches, and their spread makes intervals. Owns names and families; the mathematics is in `gcgap.importance`.
+Table, command-line choice, TensorBoard tag and shared tests follow from its name, and the first sentence of its docstring is its
+text. A method maps a `Problem` to scores of shape (component, sample), whose mean over samples is the score; samples are
+sequences or gradient batches, and their spread makes intervals.
+
+D(xi) is the drop, g its gradient and H its Hessian at xi = 0, and F_i(t) = D(t e_i) the own path of component i. L is the mean
+cross entropy per scored token, of one sequence x or of a batch b; W_i is the same slice of weights as in G.
+
+Second order is after arXiv:2606.09899; the formulas are this project's reading. Curvature comes by double backward, which fused
+attention kernels lack (the plain attention path is taken), or by central differences of gradients, which any kernel can do: error
+h^2 |F''''| / 6 plus the gradient's rounding over h. The slope, the mean of the same two gradients, then errs by half of h^2 times
+the third derivative.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,15 +25,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gcgap.attribution import first_order, paths, second_order, shapley, workflow
+from gcgap.attribution import paths, workflow
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.sets import single_drops
 from gcgap.data.batches import Batch, Purpose, generator
 from gcgap.importance.activity import activation_norms
-from gcgap.importance.gradient import gradient_norms
+from gcgap.importance.gradient import gradient_norms, over_batches
 from gcgap.importance.protocol import Attribution
 from gcgap.importance.scores import exact_match
+from gcgap.models.transformer import Decoder
+from gcgap.models.wiring import Wiring
 
+PAIR_LIMIT = 40  # components from which on not every pair is measured, nor what takes passes for each component
 Scores = Float[Tensor, "component sample"]
 
 
@@ -75,10 +88,11 @@ METHODS: dict[str, Method] = {}
 
 
 def method(family: str, estimates: str | None = None) -> Callable[[Callable[[Problem], Scores]], Callable[[Problem], Scores]]:
-    """Register a function under its name; its docstring is the sentence."""
+    """Register a function under its name; the first paragraph of its docstring is its text."""
 
     def register(run: Callable[[Problem], Scores]) -> Callable[[Problem], Scores]:
-        METHODS[run.__name__] = Method(run.__name__, family, estimates, run, run.__doc__ or "")
+        text = (inspect.getdoc(run) or "").partition("\n\n")[0]
+        METHODS[run.__name__] = Method(run.__name__, family, estimates, run, text)
         return run
 
     return register
@@ -96,8 +110,10 @@ def find_methods(names: Sequence[str]) -> list[Method]:
     return [METHODS[name] for name in names]
 
 
-def affordable() -> tuple[str, ...]:
-    """The methods that do not take backward passes, or sampled orders, for each component by itself."""
+def default_methods(model: Decoder | None = None) -> tuple[str, ...]:
+    """All; of a model with many components none that takes backward passes, or sampled orders, for each component by itself."""
+    if model is None or len(Wiring.of(model).components) <= PAIR_LIMIT:
+        return tuple(METHODS)
     own = [name for name, one in METHODS.items() if one.family in ("curvature", "path") and one.estimates == "drop"]
     return tuple(name for name, one in METHODS.items() if name not in own and one.family != "sets")
 
@@ -106,6 +122,9 @@ def affordable() -> tuple[str, ...]:
 def exact(p: Problem) -> Scores:
     """The exact effect D(e_i): one forward pass per component."""
     return getattr(single_drops(p.drop), p.settings.metric)
+
+
+# By the weights: none of these knows how far a component's output would move.
 
 
 @method("weights")
@@ -128,57 +147,114 @@ def gradient_raw(p: Problem) -> Scores:
 
 @method("weights")
 def fisher_trace(p: Problem) -> Scores:
-    """Mean squared norm of the weights' gradient per sequence."""
+    """Mean squared norm of the weights' gradient per sequence.
+
+    Fisher trace: E_x || dL_x / dW_i ||_F^2, empirical: at the true targets. One backward pass for each sequence.
+    """
     few = p.gradients[: p.settings.gradient_batches]
-    return _counted(p, first_order.fisher_trace(p.drop.model, p.drop.wiring, few), few)
+    single = [batch.rows(slice(row, row + 1)) for batch in few for row in range(len(batch.inputs))]
+    return _counted(p, over_batches(p.drop.model, p.drop.wiring, single, lambda gradient, _: gradient.square().sum()), few)
 
 
 @method("weights")
 def weight_times_gradient(p: Problem) -> Scores:
-    """Sum over the weights of |weight x gradient|."""
-    return _counted(p, first_order.weight_times_gradient(p.drop.model, p.drop.wiring, p.gradients), p.gradients)
+    """Sum over the weights of |weight x gradient|.
+
+    Connection sensitivity: sum over the entries of W_i of |w dL_b/dw| (Lee et al. 2019).
+    """
+    found = over_batches(p.drop.model, p.drop.wiring, p.gradients, lambda gradient, weight: (weight * gradient).abs().sum())
+    return _counted(p, found, p.gradients)
+
+
+def _counted(p: Problem, scores: Scores, batches: Sequence[Batch]) -> Scores:
+    """Count backward passes over weights, in units of the evaluation sequences."""
+    passes = sum(len(batch.inputs) for batch in batches) / p.drop.sequences
+    p.drop.passes.forward += passes
+    p.drop.passes.backward += passes
+    return scores
+
+
+# By the gates, first order.
 
 
 @method("gates", "drop")
 def attribution_patching(p: Problem) -> Scores:
-    """The tangent dD/dxi_i at the untouched model."""
-    return first_order.attribution_patching(p.drop)
+    """The tangent dD/dxi_i at the untouched model.
+
+    Attribution patching (AP): g_i (Nanda 2023; here of the drop, so positive means needed).
+    """
+    return p.drop.gradient(p.drop.zero_gates())
 
 
 @method("gates")
 def gate_gradient(p: Problem) -> Scores:
-    """Mean |dD/dxi_i| with zero replacements (Michel et al. 2019)."""
-    return first_order.gate_gradient(p.zero)
+    """Mean |dD/dxi_i| with zero replacements (Michel et al. 2019).
+
+    Gate gradient: E_x |g_i| with a_i = 0, without their normalisation per layer.
+    """
+    return p.zero.gradient(p.zero.zero_gates()).abs()
+
+
+# By the gates, second order.
 
 
 @method("curvature", "drop")
 def hvp(p: Problem) -> Scores:
-    """Attribution patching plus half of each component's own curvature, by double backward."""
-    return second_order.hvp(p.drop)
+    """Attribution patching plus half of each component's own curvature, by double backward.
+
+    HVP: F_i'(0) + F_i''(0) / 2
+    """
+    slope, curvature = p.drop.path_derivatives(0.0, curvature=True)
+    return slope + curvature / 2
 
 
 @method("curvature", "drop")
 def hvp_differences(p: Problem) -> Scores:
-    """As hvp, with the curvature from differences of gradients: works with fused kernels."""
-    return second_order.hvp_by_differences(p.drop, p.settings.difference)
+    """As hvp, with the curvature from differences of gradients: works with fused kernels.
+
+    HVP by differences: (F_i'(-h) + F_i'(h)) / 2 + (F_i'(h) - F_i'(-h)) / (4 h)
+    """
+    h = p.settings.difference
+    before, after = (p.drop.path_derivatives(t)[0] for t in (-h, h))
+    return (before + after) / 2 + (after - before) / (4 * h)
 
 
 @method("curvature", "shapley")
 def joint_hvp(p: Problem) -> Scores:
-    """g + H 1 / 2, the second-order Shapley value: one double backward for all components."""
-    return second_order.joint_hvp(p.drop)
+    """g + H 1 / 2, the second-order Shapley value: one double backward for all components.
+
+    Joint HVP: g_i + (H 1)_i / 2, which sums to the second-order joint effect.
+    """
+    zero = p.drop.zero_gates()
+    g, h = p.drop.hessian_product(zero, zero + 1)
+    return g + h / 2
 
 
 @method("curvature", "shapley")
 def joint_hvp_differences(p: Problem) -> Scores:
-    """As joint_hvp, from two gradients."""
-    return second_order.joint_hvp_by_differences(p.drop, p.settings.difference)
+    """As joint_hvp, from two gradients.
+
+    Joint HVP by differences: (g(-h 1) + g(h 1)) / 2 + (g(h 1) - g(-h 1)) / (4 h)
+    """
+    h = p.settings.difference
+    before, after = (p.drop.gradient(p.drop.zero_gates() + t) for t in (-h, h))
+    return (before + after) / 2 + (after - before) / (4 * h)
 
 
 @method("curvature", "drop")
 def multi_step_hvp(p: Problem) -> Scores:
-    """Second-order steps along each component's own path."""
-    return second_order.multi_step_hvp(p.drop, p.settings.steps)
+    """Second-order steps along each component's own path.
+
+    Multi-step HVP: sum_k F_i'(k/K) / K + F_i''(k/K) / (2 K^2), k = 0 .. K-1; error max|F'''| / (6 K^2)
+    """
+    steps, total = p.settings.steps, torch.zeros(p.drop.components, p.drop.sequences, dtype=torch.float64)
+    for k in range(steps):
+        slope, curvature = p.drop.path_derivatives(k / steps, curvature=True)
+        total += slope / steps + curvature / (2 * steps**2)
+    return total
+
+
+# By paths and sets: the equations are in `gcgap.attribution.paths`.
 
 
 def _integrated(rule: str, p: Problem) -> Scores:
@@ -200,13 +276,13 @@ def joint_ig(p: Problem) -> Scores:
 @method("sets", "shapley")
 def shapley_value(p: Problem) -> Scores:
     """Mean marginal drop over sampled orders in antithetic pairs."""
-    return shapley.shapley_values(p.drop, p.settings.pairs, p.random(0))
+    return paths.shapley_values(p.drop, p.settings.pairs, p.random(0))
 
 
 @method("sets")
 def shapley_exact_match(p: Problem) -> Scores:
     """As shapley_value, of exact match."""
-    return shapley.shapley_values(replace(p.drop, metric=exact_match), p.settings.pairs, p.random(0))
+    return paths.shapley_values(replace(p.drop, metric=exact_match), p.settings.pairs, p.random(0))
 
 
 @method("workflow")
@@ -232,11 +308,3 @@ def layer_index(p: Problem) -> Scores:
 def random_order(p: Problem) -> Scores:
     """One random order of the components."""
     return torch.from_numpy(p.random(2).permutation(p.drop.components).astype(np.float64))[:, None]
-
-
-def _counted(p: Problem, scores: Scores, batches: Sequence[Batch]) -> Scores:
-    """Count backward passes over weights, in units of the evaluation sequences."""
-    passes = sum(len(batch.inputs) for batch in batches) / p.drop.sequences
-    p.drop.passes.forward += passes
-    p.drop.passes.backward += passes
-    return scores

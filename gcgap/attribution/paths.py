@@ -1,11 +1,15 @@
-"""Integrated gradients: the slope averaged over a path from the untouched to the ablated model.
+"""Averages over paths from the untouched to the ablated model: integrated gradients (IG) and Shapley values.
 
-    own path      int_0^1 F_i'(t) dt = D(e_i), F_i(t) = D(t e_i): exact for every component by itself
-    joint path    int_0^1 dD/dxi_i(t 1) dt: all gates open together (Aumann-Shapley); its sum over i is D(1) (completeness)
+    IG, own path    int_0^1 F_i'(t) dt = D(e_i), F_i(t) = D(t e_i): exact for every component by itself
+    joint IG        int_0^1 dD/dxi_i(t 1) dt: all gates open together (Aumann-Shapley); its sum over i is D(1) (completeness)
+    Shapley value   E_pi [ D(1_{before i in pi} + e_i) - D(1_{before i in pi}) ], pi an order of the components; its sum is D(1)
 
 An integral is a sum over nodes t_k with weights w_k. Only the running sum is held, so memory does not depend on the number of
 nodes. Errors with K nodes: midpoint max|F'''| / (24 K^2), trapezoid twice that, left and right max|F''| / (2 K), Gauss-Legendre
 falls faster than any power where F is smooth. Left and right are there to compare: they are the usual mistake.
+
+Orders are sampled, a fresh one for every sequence, and each is used forwards and backwards (antithetic pairs): what a component
+adds first in one it adds last in the other, which takes the first-order noise out.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
@@ -49,28 +54,22 @@ def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
     return list((np.asarray(nodes) + 1) / 2), list(np.asarray(weights) / 2)
 
 
-RULES: dict[str, Rule] = {
-    "midpoint": midpoint,
-    "gauss_legendre": gauss_legendre,
-    "trapezoid": trapezoid,
-    "left": left,
-    "right": right,
-}
+RULES: dict[str, Rule] = {rule.__name__: rule for rule in (midpoint, gauss_legendre, trapezoid, left, right)}
 
 
 def integrated_gradients(drop: Drop, rule: Rule, steps: int) -> Float[Tensor, "component sequence"]:
-    """Along every component's own path."""
-    return _integral(lambda t: drop.own(t)[0], rule, steps)
+    """IG, int_0^1 F_i'(t) dt, along every component's own path."""
+    return _integral(lambda t: drop.path_derivatives(t)[0], rule, steps)
 
 
 def joint_integrated_gradients(drop: Drop, rule: Rule, steps: int) -> Float[Tensor, "component sequence"]:
-    """Along the path on which all gates open together: one backward pass per node for all components."""
-    return _integral(lambda t: drop.gradient(drop.closed() + t), rule, steps)
+    """Joint IG, int_0^1 dD/dxi_i(t 1) dt: one backward pass per node for all components."""
+    return _integral(lambda t: drop.gradient(drop.zero_gates() + t), rule, steps)
 
 
 def completeness_residual(drop: Drop, scores: Float[Tensor, "component sequence"]) -> float:
     """|sum_i IG_i - D(1)| of the means over sequences: the exact error of a joint path's quadrature, in the metric's units."""
-    return float((scores.sum(0) - drop.value(drop.closed() + 1)).mean().abs())
+    return float((scores.sum(0) - drop.value(drop.zero_gates() + 1)).mean().abs())
 
 
 def _integral(slope: Callable[[float], Tensor], rule: Rule, steps: int) -> Tensor:
@@ -79,3 +78,42 @@ def _integral(slope: Callable[[float], Tensor], rule: Rule, steps: int) -> Tenso
     for node, weight in zip(nodes[1:], weights[1:], strict=True):
         total += weight * slope(node)
     return total
+
+
+def shapley_values(
+    drop: Drop, pairs: int, random: np.random.Generator, antithetic: bool = True
+) -> Float[Tensor, "component sequence"]:
+    """Shapley value: the mean marginal drop of every component over sampled orders.
+
+    The orders of different sequences are independent, so the standard error of a component's mean is the spread of its row over
+    sequences, by `gcgap.attribution.sets.standard_error`: it covers the sampling of orders and of sequences alike.
+
+    Args:
+        drop: The game.
+        pairs: Antithetic pairs per sequence.
+        random: Draws the orders.
+        antithetic: Use each order backwards too; otherwise another independent one.
+    """
+    n, total = drop.components, torch.zeros(drop.components, drop.sequences, dtype=torch.float64)
+    for _ in range(pairs):
+        order = random.permuted(np.tile(np.arange(n), (drop.sequences, 1)), axis=1)
+        other = order[:, ::-1] if antithetic else random.permuted(order, axis=1)
+        for one in (order, other):
+            total += marginals(drop, torch.from_numpy(one.copy()))
+    return total / (2 * pairs)
+
+
+def marginals(drop: Drop, order: Int[Tensor, "sequence component"]) -> Float[Tensor, "component sequence"]:
+    """What each component adds to the drop when the components of every sequence are ablated in its own order.
+
+    Gates are per row, so the orders of a whole batch run together.
+    """
+    gates = drop.zero_gates().repeat(drop.sequences, 1)
+    before = drop.level(gates)
+    added = torch.empty(drop.components, drop.sequences, dtype=torch.float64)
+    for column in order.T:
+        gates.scatter_(1, column[:, None], 1.0)
+        after = drop.level(gates)
+        added.scatter_(0, column[None], drop.sign * (before - after)[None])
+        before = after
+    return added

@@ -1,6 +1,6 @@
-"""Whether an estimate can be trusted without its exact effect: the reliability ratio, bounds, and how well both keep their word.
+"""Whether an estimate can be trusted without its exact effect: the reliability ratio R, bounds, and how far each holds.
 
-    R_i = |F_i''(0)| / (2 |F_i'(0)|)      the correction over the estimate; R < 1: the correction cannot turn the sign
+    R_i = |F_i''(0)| / (2 |F_i'(0)|)      the correction over the estimate; R < 1: the correction cannot flip the sign
 
 A low R is no certificate, since it knows nothing of what comes further along the path; so it ships with its calibration. The
 bounds are Taylor remainders with the largest derivative *on a grid* of the path: estimates of bounds, with measured coverage.
@@ -21,7 +21,10 @@ EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, np.inf)
 
 
 def reliability_ratio(slope: Float[Array, " component"], curvature: Float[Array, " component"]) -> Float[Array, " component"]:
-    """R of each component; infinite where the gradient is exactly zero and the curvature is not, zero where both are."""
+    """Reliability ratio R = |F''(0)| / (2 |F'(0)|) of each component.
+
+    Infinite where the gradient is exactly zero and the curvature is not, zero where both are.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(curvature == 0, 0.0, np.abs(curvature) / (2 * np.abs(slope)))
 

@@ -1,11 +1,15 @@
-"""Running methods: their scores, and what each cost in passes and seconds."""
+"""Running methods: their scores, what each cost in passes and seconds, and what an interrupted attribution had done already."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +17,54 @@ import torch
 
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.methods import Method, Problem
-from gcgap.attribution.partial import Arrays, Partial
 from gcgap.importance.gap import Array
+from gcgap.records.atomic import write_whole
 
-NOTHING_KEPT = Partial()
+Arrays = dict[str, np.ndarray]
 REPEATS = 3  # forward passes that are timed for the unit of cost
+
+
+class Partial:
+    """What an attribution that was interrupted had done already: the arrays of each finished method, until the record is written.
+
+    Args:
+        folder: Where they lie, beside the record; None keeps nothing.
+        of: All that decides their numbers; the arrays of anything else are not taken.
+    """
+
+    def __init__(self, folder: Path | None = None, of: Mapping[str, Any] | None = None) -> None:
+        text = json.dumps(of or {}, sort_keys=True, default=str)
+        self.folder = None if folder is None else folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __call__(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """What is kept under a name, or else what `make` gives, which is kept."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name.replace(' ', '_')}.npz"
+        if (found := _read(path)) is None:
+            found, buffer = make(), BytesIO()
+            np.savez(buffer, allow_pickle=False, **found)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, buffer.getvalue())
+        return found
+
+
+def discard(folder: Path) -> None:
+    """Remove the arrays that `Partial` keeps in a folder, of whatever they are, and the folders if nothing else is in them."""
+    for path in folder.glob(f"{'[0-9a-f]' * 16}/*.npz"):
+        path.unlink()
+    for place in (*folder.glob("[0-9a-f]" * 16), folder):
+        if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
+            place.rmdir()
+
+
+def _read(path: Path) -> Arrays | None:
+    """The arrays of a file; None if it cannot be read, and must be computed again."""
+    try:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception:  # of a corrupted file numpy and zipfile raise nearly anything, and nothing but time is lost with it
+        return None
 
 
 @dataclass(frozen=True)
@@ -53,7 +100,7 @@ def forward_seconds(drop: Drop) -> float:
 
     The median of a few, after one gradient, so that what torch sets up once is paid.
     """
-    drop.gradient(drop.closed())
+    drop.gradient(drop.zero_gates())
     return statistics.median(timed(drop.untouched)[1] for _ in range(REPEATS))
 
 
@@ -69,7 +116,7 @@ def scored(
     methods: Iterable[Method],
     unit: float,
     done: Callable[[str], object] = lambda name: None,
-    partial: Partial = NOTHING_KEPT,
+    partial: Partial | None = None,
 ) -> list[Scored]:
     """Every method's scores and cost.
 
@@ -83,7 +130,7 @@ def scored(
     Raises:
         FloatingPointError: A score is not finite; the text names the method and the component.
     """
-    found = []
+    found, partial = [], partial or Partial()
     for method in methods:
         kept = partial(method.name, lambda method=method: _run(method, problem, unit))
         found.append(Scored(method, kept["samples"], Cost(*kept["cost"].tolist())))

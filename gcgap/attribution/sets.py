@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,18 +39,25 @@ def single_drops(drop: Drop) -> Scores:
     return set_drops(drop, [frozenset([i]) for i in range(drop.components)])
 
 
+def standard_error(scores: Float[Tensor, "component sequence"]) -> Float[Tensor, " component"]:
+    """Standard error of the mean over sequences."""
+    return scores.std(-1) / scores.shape[-1] ** 0.5
+
+
 @dataclass(frozen=True)
 class Interactions:
     """Single effects and pairwise interactions by one metric: means over sequences, and standard errors of the interactions.
 
-    Components are those that were asked for, in that order.
-
-    The matrices are symmetric, with zeros on the diagonal.
+    Components are those that were asked for, in that order. The matrices are symmetric, with zeros on the diagonal.
     """
 
     single: Float[Tensor, " component"]
     mean: Float[Tensor, "component component"]
     error: Float[Tensor, "component component"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"mean": self.mean.tolist(), "error": self.error.tolist(), "single": self.single.tolist()}
 
 
 def interactions(drop: Drop, metrics: Sequence[str], members: Sequence[int] | None = None) -> dict[str, Interactions]:
@@ -66,7 +74,7 @@ def interactions(drop: Drop, metrics: Sequence[str], members: Sequence[int] | No
         each = both - alone[first] - alone[second]
         mean, error = torch.zeros(n, n, dtype=each.dtype), torch.zeros(n, n, dtype=each.dtype)
         mean[first, second] = mean[second, first] = each.mean(-1)
-        error[first, second] = error[second, first] = each.std(-1) / each.shape[-1] ** 0.5
+        error[first, second] = error[second, first] = standard_error(each)
         found[metric] = Interactions(alone.mean(-1), mean, error)
     return found
 
@@ -96,6 +104,27 @@ class CriticalSets:
     tolerance: float
     critical: float
 
+    def to_dict(self, names: Sequence[str], again: Drop) -> dict[str, Any]:
+        """Plain values, with the effect of every critical set, and its error, on sequences `again` that did not choose it."""
+        found, entries = [*self.sets, *([self.greedy] if self.greedy else [])], []
+        if found:
+            drops = set_drops(again, [members for members, _ in found]).exact_match
+            effects = zip(drops.mean(-1).tolist(), standard_error(drops).tolist(), strict=True)
+            entries = [
+                {"members": [names[i] for i in sorted(members)], "effect": effect, "effect_again": other, "error_again": error}
+                for (members, effect), (other, error) in zip(found, effects, strict=True)
+            ]
+        return {
+            "dispensable": [names[i] for i in sorted(self.dispensable)],
+            "tolerance": self.tolerance,
+            "critical": self.critical,
+            "size": self.size,
+            "sets": entries[: len(self.sets)],
+            "searched": self.searched,
+            "greedy": entries[-1] if self.greedy else None,
+            "evaluated": self.evaluated,
+        }
+
 
 def critical_sets(
     drop: Drop, metric: str, tolerance: float, critical: float, most: int = 1500, shrink: bool = True
@@ -107,7 +136,7 @@ def critical_sets(
 
     Args:
         drop: The drop.
-        metric: Field of `Scores` by which effects are told.
+        metric: Field of `Scores` of the effects.
         tolerance: Largest |effect| of a component that counts as dispensable.
         critical: Smallest joint effect that counts as critical.
         most: Sets to try exhaustively.

@@ -1,4 +1,4 @@
-"""What an attribution measurement intervenes on: baseline, direction, positions; and the drop functions that follow from it."""
+"""What an attribution measurement intervenes on: baseline, direction, positions; the drop that follows from it; and defaults."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gcgap.attribution.drop import Drop
-from gcgap.attribution.methods import Problem
-from gcgap.data.batches import NOTHING, Batch, Purpose
+from gcgap.attribution.methods import Problem, default_methods
+from gcgap.data.batches import NOTHING, Batch, Purpose, Source
 from gcgap.data.corruption import corrupted
 from gcgap.importance.baselines import activations_on, replacements, zero_activations
 from gcgap.importance.experiment import Experiment
-from gcgap.importance.protocol import Baseline
+from gcgap.importance.protocol import PROMPTED, Attribution, Baseline, Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
+from gcgap.models.transformer import Decoder
 
 Direction = Literal["noising", "denoising"]
 
@@ -103,3 +104,17 @@ class Setup:
         zero = zero_activations(subject.model, subject.wiring)
         gradients = subject.source.batches(Purpose.GRADIENT, subject.length, p.gradient_batches, p.batch_size)
         return Problem(clean, drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, subject.source.seed)
+
+
+def default_setup(source: Source) -> Setup:
+    """Mean ablation; for prompts activation patching from their corrupted twins."""
+    return Setup(Baseline.MEAN if source.only_length is None else Baseline.PATCH_PROMPT)
+
+
+def default_protocol(model: Decoder | None = None, source: Source | None = None) -> Protocol:
+    """Fewer sequences than C takes, since curvature costs more than ablation; of prompts fewer batches too."""
+    protocol = Protocol(sequences=128, attribution=Attribution(methods=default_methods(model)))
+    if source is None or source.only_length is None:
+        return protocol
+    few = min(PROMPTED.mean_batches, source.most_batches or PROMPTED.mean_batches)
+    return replace(protocol, batch_size=PROMPTED.batch_size, gradient_batches=few, mean_batches=few)

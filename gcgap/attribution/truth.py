@@ -1,7 +1,8 @@
-"""Every attribution method on models whose circuit is known: does it find the circuit, and would that circuit work?
+"""Every attribution method on models whose circuit is known: does it find the circuit, and do the circuits that it picks work?
 
-Owns how the models are put before the methods. The models are in `gcgap.attribution.known_circuits`, the numbers of one
-ranking in `gcgap.attribution.circuits`, what all of them say in `gcgap.attribution.method_verdict`.
+    f_k = (M(C_k) - M(empty)) / (M(full) - M(empty)),   C_k the k highest-scoring components, all others ablated at once
+
+The models are in `gcgap.attribution.known_circuits`, the numbers of one ranking and the verdict in `gcgap.attribution.recovery`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
 
-from gcgap.attribution.circuits import Circuits, recovered
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.known_circuits import KNOWN, Known
-from gcgap.attribution.method_verdict import KIND, SCHEMA, summary, verdict
 from gcgap.attribution.methods import METHODS, Method, Problem, find_methods
+from gcgap.attribution.recovery import KIND, SCHEMA, area_under_roc, clear_area, cmd, cpr, faithfulness, summary, verdict
 from gcgap.attribution.scoring import forward_seconds, scored
+from gcgap.attribution.sets import Set, set_drops
 from gcgap.importance.baselines import mean_activations, zero_activations
 from gcgap.importance.gates import Activations
 from gcgap.importance.protocol import Attribution, Baseline
@@ -28,11 +32,10 @@ from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.wiring import Wiring
 
 BASELINES = (Baseline.ZERO, Baseline.MEAN)  # those for which the notes of the models hold
+PERFORMANCE = ("log_prob", "exact_match")  # the metrics M by which circuits are judged
 BATCHES, ROWS = 8, 64  # behind the mean replacement, and behind the gradients of weights; sequences in each
 STREAMS = 1 + 2 * BATCHES  # batches that one seed draws, none of which another seed does
-HAIR = (
-    0.01  # least share that is a clear lead: of what ablating everything costs, or of the largest score where those have no units
-)
+CLEAR_LEAD = 0.01  # least share that leads clearly: of the drop when all is ablated, or of the largest score (no units)
 
 
 def truth(
@@ -69,7 +72,7 @@ def truth(
     if sequences < 1 or seed < 0:
         raise ValueError(f"`sequences` must be at least 1 and `seed` at least 0; got {sequences} and {seed}.")
     settings, chosen = replace(settings or Attribution(), methods=tuple(methods)), find_methods(methods)
-    plain = asdict(settings) | {"methods": methods, "sequences": sequences, "seed": seed, "hair": HAIR}
+    plain = asdict(settings) | {"methods": methods, "sequences": sequences, "seed": seed, "hair": CLEAR_LEAD}
     models = {name: _model(KNOWN[name](), chosen, baselines, sequences, settings, seed, done) for name in names}
     record: dict[str, Any] = {"kind": KIND, "schema": SCHEMA, "settings": plain, "models": models}
     record["methods"] = {one.name: {"family": one.family, "text": one.text} | summary(models, one.name) for one in chosen}
@@ -122,7 +125,7 @@ def _methods(
 ) -> dict[str, Any]:
     """The numbers of every method on one model under one baseline."""
     measured, unit = Circuits(problem.drop), forward_seconds(problem.drop)
-    everything = float(problem.drop.value(problem.drop.closed() + 1).mean())
+    everything = float(problem.drop.value(problem.drop.zero_gates() + 1).mean())
     true = np.array([component.name in known.circuit for component in problem.drop.wiring.components])
     found = {}
     for method in methods:
@@ -131,7 +134,57 @@ def _methods(
         except FloatingPointError as error:
             raise FloatingPointError(f"{method.name} on {known.name}, {baseline} ablation: {error}") from error
         scores = one.samples.mean(-1)
-        hair = HAIR * (float(np.abs(scores).max()) if method.estimates is None else everything)
-        found[method.name] = recovered(scores, true, measured, hair) | {"scores": scores.tolist(), "cost": asdict(one.cost)}
+        hair = CLEAR_LEAD * (float(np.abs(scores).max()) if method.estimates is None else everything)
+        found[method.name] = measured.recovery(scores, true, hair) | {"scores": scores.tolist(), "cost": asdict(one.cost)}
         done(f"{method.name} on {known.name}, {baseline} ablation")
     return found
+
+
+def circuits(scores: Float[ndarray, " component"]) -> list[list[Set]]:
+    """For every size 0 .. n, each choice of so many components of which none left out scores higher."""
+    order, found = np.sort(scores)[::-1], [[frozenset[int]()]]
+    for size, lowest in enumerate(order, 1):
+        above = np.flatnonzero(scores > lowest).tolist()
+        tied = np.flatnonzero(scores == lowest).tolist()
+        found.append([frozenset([*above, *chosen]) for chosen in combinations(tied, size - len(above))])
+    return found
+
+
+class Circuits:
+    """What circuits of one model keep when all else is ablated; each is run once, whichever methods ask for it.
+
+    For scores that are exactly equal f_k is the mean over all choices of k that the scores allow, every one of them measured:
+    breaking ties by the order of components would give early layers, or late ones, a circuit that nobody found. This is for
+    models of about ten components, since a ranking of n ties allows 2^n circuits.
+
+    Args:
+        drop: Model, sequences and replacement; its metric plays no part.
+    """
+
+    def __init__(self, drop: Drop) -> None:
+        self.drop = drop
+        self._all = frozenset(range(drop.components))
+        self._lost = {self._all: (0.0,) * len(PERFORMANCE)}  # the untouched model loses nothing
+
+    def curves(self, scores: Float[ndarray, " component"]) -> dict[str, Float[ndarray, " size"]]:
+        """f_0 .. f_n of the highest-scoring components by each metric."""
+        by_size = circuits(scores)
+        asked = dict.fromkeys(circuit for choices in by_size for circuit in choices)
+        if missing := [circuit for circuit in asked if circuit not in self._lost]:
+            found = set_drops(self.drop, [self._all - circuit for circuit in missing])
+            means = zip(*(getattr(found, metric).mean(-1).tolist() for metric in PERFORMANCE), strict=True)
+            self._lost |= dict(zip(missing, means, strict=True))
+        kept = -np.array([np.mean([self._lost[circuit] for circuit in choices], axis=0) for choices in by_size])
+        return {metric: faithfulness(kept[:, column]) for column, metric in enumerate(PERFORMANCE)}
+
+    def recovery(self, scores: Float[ndarray, " component"], true: Bool[ndarray, " component"], hair: float) -> dict[str, float]:
+        """How well scores recover a circuit. As in MIB, CPR takes the order of the scores, CMD that of their sizes."""
+        helpful, large = self.curves(scores), self.curves(np.abs(scores))
+        return {
+            "auc": area_under_roc(scores, true),
+            "clear_auc": clear_area(scores, true, hair),
+            "cpr": cpr(helpful["log_prob"]),
+            "cmd": cmd(large["log_prob"]),
+            "cpr_exact_match": cpr(helpful["exact_match"]),
+            "cmd_exact_match": cmd(large["exact_match"]),
+        }

@@ -1,4 +1,4 @@
-"""Screen, flag, fix, verify (after the abstract of arXiv:2606.09899; thresholds and order are this project's reading).
+"""Screen-Flag-Fix: screen, flag, fix, verify (arXiv:2606.09899; thresholds and order are this project's reading).
 
     large     an effect of at least tau = |D(1)| / n, an even share of what ablating everything costs: one forward pass
     screen    attribution patching, joint HVP, and the gradient at xi = 1: two backward passes, and one through the first, for all
@@ -14,8 +14,9 @@ components beyond the budget are named, and keep the score of the screen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.sets import set_drops
 
-SHARE = 0.3  # of the budget that verification keeps for itself, where that many components are unflagged
+VERIFIED_SHARE = 0.3  # of the budget that verification keeps for itself, where that many components are unflagged
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,15 @@ class Workflow:
     limit: float | None
     rule_of_three: float | None
 
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Plain values, components by name; without the scores."""
+        lists = {key: [names[i] for i in getattr(self, key)] for key in ("fixed", "unresolved", "verified", "above")}
+        flags = {names[i]: list(why) for i, why in self.flags.items()}
+        return {"tau": self.tau, "flags": flags} | lists | {"limit": self.limit, "rule_of_three": self.rule_of_three}
+
 
 def screen_flag_fix(drop: Drop, metric: str, budget: int, random: np.random.Generator) -> Workflow:
-    """Run the workflow with `budget` forward passes for exact effects.
+    """Screen-Flag-Fix with `budget` forward passes for exact effects.
 
     Args:
         drop: The drop.
@@ -65,16 +72,16 @@ def screen_flag_fix(drop: Drop, metric: str, budget: int, random: np.random.Gene
         budget: Exact effects that may be computed, those of the verification included.
         random: Draws the components that are verified.
     """
-    closed = drop.closed()
-    g, h = drop.hessian_product(closed, closed + 1)
-    end = drop.gradient(closed + 1)
+    zero = drop.zero_gates()
+    g, h = drop.hessian_product(zero, zero + 1)
+    end = drop.gradient(zero + 1)
     scores = g + h / 2
-    tau = float(drop.value(closed + 1).mean().abs()) / drop.components
+    tau = float(drop.value(zero + 1).mean().abs()) / drop.components
     flags = flagged(g.mean(-1).numpy(), h.mean(-1).numpy(), end.mean(-1).numpy(), tau)
     size = torch.stack([g, scores, end]).mean(-1).abs().amax(0)
     waiting = sorted(flags, key=lambda i: -float(size[i]))
     rest = [i for i in range(drop.components) if i not in flags]
-    kept = min(len(rest), max(int(SHARE * budget), budget - len(waiting)))
+    kept = min(len(rest), max(int(VERIFIED_SHARE * budget), budget - len(waiting)))
     fixed, verified = waiting[: budget - kept], sorted(random.permutation(rest)[:kept].tolist())
     if chosen := [*fixed, *verified]:
         scores[chosen] = getattr(set_drops(drop, [frozenset([i]) for i in chosen]), metric)

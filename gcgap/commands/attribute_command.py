@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gcgap.attribution.attribute import STAGES, attribute
-from gcgap.attribution.defaults import MANY, default_protocol, default_setup
 from gcgap.attribution.known_circuits import KNOWN
-from gcgap.attribution.methods import METHODS, find_methods
-from gcgap.attribution.partial import discard
-from gcgap.attribution.setup import Setup
+from gcgap.attribution.methods import METHODS, PAIR_LIMIT, find_methods
+from gcgap.attribution.scoring import discard
+from gcgap.attribution.setup import Setup, default_protocol, default_setup
 from gcgap.attribution.truth import BASELINES, truth
 from gcgap.commands.pretrained_options import FLAGS, TEXTS, Given, check_alone, plain
 from gcgap.importance.protocol import Attribution, Baseline, Protocol
@@ -111,7 +110,7 @@ def build_parser() -> ArgumentParser:
         "methods": (
             _names,
             None,
-            f"names, separated by commas; all by default, but of a model with more than {MANY} components none that takes "
+            f"names, separated by commas; all by default, but of a model with more than {PAIR_LIMIT} components none that takes "
             "backward passes, or sampled orders, for each component. Exact effects of components and pairs, and the reliability "
             "of the tangent, are measured whatever the methods",
         ),

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gcgap.attribution.attribute import track
 from gcgap.attribution.methods import find_methods
-from gcgap.attribution.track import track
 from gcgap.data.batches import Purpose, generator
 from gcgap.importance.ablation import Intervention
 from gcgap.importance.activity import activation_norms, attention_entropies

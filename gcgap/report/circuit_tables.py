@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Group
 from rich.markup import escape
 
-from gcgap.attribution.method_verdict import KIND, SCHEMA, cells, failures
+from gcgap.attribution.recovery import KIND, SCHEMA, cells, failures
 from gcgap.data.strict_text import parsed
 from gcgap.records.attribution_record import KNOWN
 from gcgap.records.checksum import check_seal
