@@ -33,7 +33,7 @@ from gcgap.training.module import AccuracyTarget, SequenceModel
 from gcgap.training.processes import sharing
 from gcgap.training.requeue import JOB, CallersHandlers, asks_to_requeue, job, requeue
 from gcgap.training.run import Run, WholeCheckpoints, checkpoint_name
-from gcgap.training.signals import Held, Interrupted
+from gcgap.training.signals import DeferredSignals, Interrupted
 
 AVERAGING = (WeightAveraging, StochasticWeightAveraging)
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
@@ -59,7 +59,7 @@ class GapTracker(Checkpoint):
         self.trained: dict[str, Tensor] = {}
         self.ended = False
         self.unsaved = False
-        self.signals = Held()
+        self.signals = DeferredSignals()
         self.handlers = CallersHandlers()
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class GapTracker(Checkpoint):
             return
         self.handlers.ended_by = exception.number
         if (Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt").exists():
-            exception.told = f"Interrupted at step {trainer.global_step}; the same command with `--ckpt_path last` goes on."
+            exception.told = f"Interrupted at step {trainer.global_step}; the same command with `--ckpt_path last` resumes it."
         if asks_to_requeue(trainer, exception.number):
             exception.told += f" {requeue()}"
 

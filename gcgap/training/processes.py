@@ -45,7 +45,7 @@ def sharing(trainer: L.Trainer) -> Sharing:
     return Sharing(trainer.global_rank, trainer.world_size, add)
 
 
-class Together(DDPStrategy):
+class FailFastDDP(DDPStrategy):
     """DDP whose processes end together, in bounded time and with one message, when one of them fails.
 
     Args:

@@ -65,7 +65,7 @@ def hand_over(number: int) -> None:
         signal.raise_signal(number)
 
 
-class Held:
+class DeferredSignals:
     """Holds the first signal back, from `hold` to `release` or within a `with`; a second one interrupts at once."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Held:
         """Let signals do again what they did before."""
         self._holding.close()
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> DeferredSignals:
         self.hold()
         return self
 
