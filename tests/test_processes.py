@@ -194,7 +194,7 @@ def test_a_process_that_does_not_end_is_reported_as_late_and_not_as_killed() -> 
 )
 def test_only_an_error_that_has_waited_is_reported_with_the_timeout(error: str, late: bool) -> None:
     launcher = Launcher(LightningEnvironment(), num_processes=2, num_nodes=1, timeout=TIMEOUT)
-    first, own = launcher._told(RuntimeError(error)).splitlines()
+    first, own = launcher._reason(RuntimeError(error)).splitlines()
     assert own == error
     assert first == (LATE.replace("0:00:10", "0:10:00") if late else GONE)
 

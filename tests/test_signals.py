@@ -26,8 +26,8 @@ from gcgap.cli import main
 from gcgap.importance.protocol import Protocol
 from gcgap.training.callbacks import GapTracker
 from gcgap.training.datamodule import SequenceData
+from gcgap.training.launchers import requeue
 from gcgap.training.module import SequenceModel
-from gcgap.training.requeue import requeue
 from gcgap.training.signals import NUMBERS, DeferredSignals, Interrupted, handled_by, interrupt
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}

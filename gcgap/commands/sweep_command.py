@@ -17,10 +17,9 @@ from gcgap.records.atomic import check_folder
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
 from gcgap.sweep.plan import Run, read
-from gcgap.training.imports import add_import_option
 from gcgap.training.lightning_cli import other_run
 from gcgap.training.signals import DeferredSignals, Interrupted
-from gcgap.training.usage import ArgumentParser, UsageError
+from gcgap.training.usage import ArgumentParser, UsageError, add_import_option
 
 TEXT = """Run every combination of a sweep file as an independent run, each in a process of its own.
 
@@ -137,7 +136,7 @@ def engine(name: str, workers: int | None) -> Iterator[Engine]:
     try:
         yield made
     except Interrupted as interrupted:
-        interrupted.told = "Interrupted. The same command goes on where this one stopped."
+        interrupted.message = "Interrupted. The same command goes on where this one stopped."
         raise
     finally:
         made.close()

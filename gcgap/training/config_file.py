@@ -85,7 +85,7 @@ def read_run_config(path: Path) -> dict[str, Any]:
 
 
 def load_of_run(checkpoint: Path) -> Decoder:
-    """The model of a checkpoint; what an older file does not tell of its training is that of its run's config.
+    """The model of a checkpoint; what an older file does not hold of its training is that of its run's config.
 
     Raises:
         ValueError: The checkpoint or the config cannot be read.
@@ -97,20 +97,20 @@ def load_of_run(checkpoint: Path) -> Decoder:
 
 
 def training_of(config: Path) -> dict[str, Any] | None:
-    """The settings of training that a record tells, from a run's config; None where there is none.
+    """The settings of training that a record holds, from a run's config; None where there is none.
 
     Raises:
-        ValueError: The config does not tell one of them.
+        ValueError: The config lacks one of them.
     """
     if not (found := read_run_config(config)):
         return None
-    told: dict[str, Any] = {"optimizer": "Adam"}
+    training: dict[str, Any] = {"optimizer": "Adam"}
     for block, key in (("model", "learning_rate"), ("data", "batch_size"), ("trainer", "max_steps"), ("target", "accuracy")):
         value = found[block].get(key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ValueError(f"`{config}` does not hold a run's config: `{block}.{key}` must be a number; got {value!r:.60}.")
-        told["target_accuracy" if key == "accuracy" else key] = value
-    return told | {"precision": _precision(found["trainer"])}
+        training["target_accuracy" if key == "accuracy" else key] = value
+    return training | {"precision": _precision(found["trainer"])}
 
 
 def _precision(trainer: dict[str, Any]) -> str | None:

@@ -34,13 +34,10 @@ from gcgap.records.atomic import check_folder, write_whole
 from gcgap.training.callbacks import GapTracker, StepProgress
 from gcgap.training.config_file import check_given, read_run_config
 from gcgap.training.datamodule import SequenceData
-from gcgap.training.fit_help import short_help
-from gcgap.training.imports import TEXT, import_modules, modules
-from gcgap.training.launchers import as_one_process, check_launched_once
+from gcgap.training.launchers import JOB, as_one_process, check_launched_once, job
 from gcgap.training.module import AccuracyTarget, SequenceModel
-from gcgap.training.parser import Parser
+from gcgap.training.parser import Parser, short_help
 from gcgap.training.processes import FailFastDDP, Launcher
-from gcgap.training.requeue import JOB, job
 from gcgap.training.resuming import (
     AVERAGED,
     check_state,
@@ -51,7 +48,7 @@ from gcgap.training.resuming import (
     overridden_training,
 )
 from gcgap.training.signals import Interrupted
-from gcgap.training.usage import UsageError
+from gcgap.training.usage import TEXT, UsageError, import_modules, modules
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 15_000,

@@ -1,4 +1,4 @@
-"""Options and config files: YAML 1.2 for both, what jsonargparse makes of it, and how its errors reach the user.
+"""Options and config files: YAML 1.2 for both, read by jsonargparse, with short errors and a short help.
 
 PyYAML follows YAML 1.1, in which `0123` is 83, `1:30` is 90, `no` is false and `1e3` is text. Here the rules of YAML 1.2 hold
 (its core schema), and a key that stands in a mapping twice, of which PyYAML drops the first, is an error.
@@ -7,9 +7,11 @@ PyYAML follows YAML 1.1, in which `0123` is 83, `1:30` is 90, `no` is false and 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -41,6 +43,25 @@ KINDS = {
 }
 GENERAL = re.compile(r"Expected (an? \w+(\.|$| \(quote)|an integer|true or|one of|null)|Not a valid subclass|Not of type")
 ROOM = 200  # characters of a value in an error
+HELP_TRAINER = (
+    *("default_root_dir", "max_steps", "val_check_interval", "accelerator", "devices", "precision"),
+    *("logger", "callbacks", "fast_dev_run"),
+)
+HELP_TEXTS = {
+    "config": "A YAML file with any of these keys; options hold in the order in which they are typed.",
+    "seed_everything": "Seed of the data, the initial weights and everything else.",
+    "ckpt_path": "A .ckpt file to resume or to judge; `last` is that of the run directory.",
+    "trainer.default_root_dir": "The run directory; by default runs/TASK-seedSEED.",
+    "trainer.max_steps": "Optimiser steps at most.",
+    "trainer.val_check_interval": "Optimiser steps between two looks at the accuracy target.",
+    "trainer.accelerator": "cpu, gpu, .. or auto.",
+    "trainer.devices": "Processes, one for each device.",
+    "trainer.precision": "Number format of training: 32-true, bf16-mixed, 16-mixed, 64-true, ..",
+    "trainer.logger": "By default TensorBoard in the run directory.",
+    "trainer.callbacks": "Further Lightning callbacks.",
+    "trainer.fast_dev_run": "Try this many steps, and write nothing.",
+}
+HELP_BLOCKS = ("data", "model", "target", "protocol", "protocol.tracking", "protocol.attribution")
 
 
 class Loader(yaml.SafeLoader):
@@ -184,3 +205,35 @@ def _reasons(message: str) -> Iterator[str]:
     indent = len(listed) - len(listed.lstrip(" "))
     for item in re.split(rf"^ {{{indent}}}- ", listed, flags=re.M)[1:]:
         yield " ".join(re.sub(r'Parser key "([^"]+)":', r"`\1`:", item).split()).rstrip(".")
+
+
+def short_help(parser: Parser, command: str) -> str:
+    """A line for each option: its default, and the beginning of what `--help-all` says of it."""
+    defaults = {key: value for key, value in parser.get_defaults().items() if not key.endswith(".seed")}
+    groups = {
+        "--": ["config", "seed_everything", "ckpt_path", "import"],
+        "--trainer.": [f"trainer.{name}" for name in HELP_TRAINER],
+    }
+    groups |= {f"--{block}.": [key for key in defaults if key.rpartition(".")[0] == block] for block in HELP_BLOCKS}
+    texts = {action.dest: " ".join(str(action.help).split()) for action in parser._actions} | HELP_TEXTS
+    width = min(max(get_terminal_size().columns, 100), 130)
+    lines = [
+        f"usage: gcgap {command} [--config FILE] [--KEY=VALUE ..]",
+        "",
+        "gcgap's own options and the everyday ones of Lightning's Trainer, with their defaults; `--help-all` says more of each,",
+        "and lists all others of the Trainer.",
+    ]
+    for prefix, keys in groups.items():
+        lines += ["", f"{prefix}KEY:" if prefix != "--" else "options:"]
+        for key in keys:
+            name = f"  --{key}" if prefix == "--" else f"    {key.rpartition('.')[2]}"
+            start = f"{name:<26} {_shown(defaults.get(key)):<14} "
+            lines.append(start + textwrap.shorten(texts[key], width - len(start), placeholder=" .."))
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A default as one types it; nothing if there is none."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -28,7 +28,7 @@ class Interrupted(SystemExit):
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
-        self.told = f"Interrupted by {signal.Signals(number).name}."
+        self.message = f"Interrupted by {signal.Signals(number).name}."
 
 
 def interrupt(number: int, frame: Any = None) -> None:
