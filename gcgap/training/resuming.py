@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from gcgap.models import checkpoints
-from gcgap.models.number_format import not_finite
 from gcgap.models.checkpoints import new_model
+from gcgap.models.number_format import not_finite
 from gcgap.records.checksum import read_json
 from gcgap.training.config_file import SHORT_NAMES
 
