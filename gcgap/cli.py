@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with handled_by(interrupt):
             return _dispatch(arguments)
     except Interrupted as interrupted:
-        if interrupted.told:
-            print(f"gcgap: {interrupted.told}", file=sys.stderr)
+        if interrupted.message:
+            print(f"gcgap: {interrupted.message}", file=sys.stderr)
         if called and interrupted.code:
             hand_over(interrupted.number)
         return int(interrupted.code or 0)
@@ -98,8 +98,8 @@ def report_error(error: BaseException, code: int, debug: bool) -> int:
     """One to three lines on stderr; the traceback only where it was asked for."""
     if debug:
         traceback.print_exception(error)
-    told = "\n".join([str(error), *getattr(error, "__notes__", ())])
-    lines = [line.strip() for line in told.splitlines() if line.strip()] or [type(error).__name__]
+    message = "\n".join([str(error), *getattr(error, "__notes__", ())])
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [type(error).__name__]
     lines = lines if len(lines) <= 3 else [*lines[:2], lines[-1]]  # jsonargparse: the key, what is wrong, .., what was got
     if code == 1:
         lines[0] = f"{type(error).__name__}: {lines[0]}"

@@ -346,7 +346,7 @@ def test_every_option_of_ours_has_a_text(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    assert help_of(command) == 0
+    assert help_of(command, "--help-all" if command == "fit" else "--help") == 0
     said = capsys.readouterr().out
     section = said[said.index("\noptions:") :]
     entries = re.findall(
@@ -364,10 +364,27 @@ def test_every_option_of_ours_has_a_text(
     assert len(options) > (30 if command == "fit" else 20)
 
 
-def help_of(command: str) -> int:
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_the_short_help_fits_two_screens_and_begins_with_our_options(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for option in ("-h", "--help"):
+        assert help_of(command, option) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) <= 100
+        assert all(len(line) <= 120 for line in lines)
+        options = [line.split()[0] for line in lines if line.startswith("  ")]
+        assert options[:5] == ["--config", "--seed_everything", "--ckpt_path", "--import", "default_root_dir"]
+        assert {"max_steps", "precision", "devices", "task", "n_layers", "window", "dense_every", "accuracy"} <= set(options)
+        assert any(line.split()[:2] == ["batch_size", "64"] and "per optimiser step" in line for line in lines)
+        assert any("--help-all" in line for line in lines)
+
+
+def help_of(command: str, option: str = "--help") -> int:
     """The exit code of `gcgap COMMAND --help`, whichever way the parser ends."""
     try:
-        return main([command, "--help"])
+        return main([command, option])
     except SystemExit as leaving:
         return int(leaving.code or 0)
 

@@ -154,8 +154,8 @@ def test_a_value_means_in_a_file_what_it_means_as_an_option(
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        *[("target.accuracy", "9" * 400), ("trainer.overfit_batches", "9" * 400), ("protocol.threshold", "1e999")],
-        *[("model.learning_rate", "1e-999"), ("data.batch_size", "9" * 5000), ("model.learning_rate", ".inf")],
+        *[("trainer.overfit_batches", "9" * 400), ("protocol.threshold", "1e999")],
+        *[("data.batch_size", "9" * 5000), ("model.learning_rate", ".inf")],
         *[
             ("trainer.max_steps", "9223372036854775808"),
             ("data.lengths", "[1, 9223372036854775808]"),
@@ -198,7 +198,6 @@ def test_settings_hold_in_the_order_in_which_they_are_typed(resolver: ConfigOnly
         "data: {batch_size: 1, 'batch_size': 2}",
         "data: {batch_size: 1}\nseed_everything: 1\ndata: {task: sort}",
         "data.batch_size: 1\ndata: {task: reverse}",
-        "data: {batch_size: !!timestamp 2020-01-01}",
     ],
 )
 def test_a_file_that_says_something_twice_or_in_another_way_is_refused_by_name(

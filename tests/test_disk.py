@@ -48,7 +48,7 @@ def test_a_full_disk_is_told_by_the_file_and_the_run_goes_on_to_the_same_bits(
     assert zygote(fit(run, end), said, faults=faults) == 1
     told, resumes = failed(said), (run / "checkpoints" / "last.ckpt").exists()
     assert f"OSError: {FULL}: '{run}" in told
-    assert (f"the same command{' with `--ckpt_path last`' if resumes else ''} goes on.") in told
+    assert (f"the same command{' with `--ckpt_path last`' if resumes else ''} resumes.") in told
     if place not in ("write *", "write events*"):
         assert Path(told.split("'")[1]).match(place.removeprefix("write "))
     assert ends.unfinished(run) == []

@@ -28,8 +28,8 @@ from gcgap.report.table_parts import slug
 from gcgap.report.tensorboard import png, role_table
 from gcgap.report.wording import plain_cell, plain_text
 from gcgap.sweep.plan import read
+from gcgap.training.config_file import changed_folder
 from gcgap.training.usage import UsageError
-from gcgap.training.variants import changed_folder
 
 pytestmark = [pytest.mark.robust, *(pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS)]
 

@@ -12,7 +12,6 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -485,15 +484,7 @@ def test_a_harmed_config_is_refused_by_file_or_key_or_resolves_and_runs_nothing(
     assert set(sys.modules) == modules  # nothing that a config names was imported
 
 
-LETTERS = "abcdefghi"
-LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{after}: &{after} [{', '.join(f'*{before}' for _ in LETTERS)}]\n" for before, after in pairwise(LETTERS)
-)
 EVIL = {
-    "laughs": (LAUGHS, "aliases"),
-    "endless": ("data: &a\n  lengths: *a\n", "aliases"),
-    "deep list": (f"data: {'[' * 200}{']' * 200}\n", "levels"),
-    "deeper list": (f"data: {'[' * 1000}\n", "more than 40 levels"),
     "object": ("data: !!python/object/apply:os.mkdir [it-ran]\n", "python/object"),
     "twice": ("model:\n  d_ff: 64\nmodel:\n  d_model: 32\n", "`model` is there a second time in line 3"),
     "twice inside": ("model:\n  d_ff: 64\n  d_ff: 32\n", "`d_ff` is there a second time in line 3"),

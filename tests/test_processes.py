@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from gcgap.cli import main
 from gcgap.training.lightning_cli import ConfigOnly
-from gcgap.training.processes import TIMEOUT, Launcher, Together
+from gcgap.training.processes import TIMEOUT, FailFastDDP, Launcher
 
 pytestmark = [pytest.mark.robust, *(pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS)]
 
@@ -69,7 +69,7 @@ def raised(place: str) -> list[str]:
 KILLED = [f"{SAID}RuntimeError: the process of rank 1 was killed by SIGKILL"]
 GONE = "the connection to another process failed; its own output may say why"
 LATE = "another process did not answer within 0:00:10, the `timeout` of `trainer.strategy`"
-SOON = ["--trainer.strategy=gcgap.training.processes.Together", "--trainer.strategy.timeout=0:00:10"]
+SOON = ["--trainer.strategy=gcgap.training.processes.FailFastDDP", "--trainer.strategy.timeout=0:00:10"]
 
 
 class Case(NamedTuple):
@@ -153,7 +153,7 @@ def test_the_page_on_clusters_holds_scripts_and_a_config_that_can_be_read(tmp_pa
     path = tmp_path / "config.yaml"
     path.write_text(config)
     resolved = ConfigOnly().resolve(["--config", str(path)])["trainer"]["strategy"]
-    assert resolved["class_path"] == "gcgap.training.processes.Together"
+    assert resolved["class_path"] == "gcgap.training.processes.FailFastDDP"
     assert resolved["init_args"]["timeout"] == "0:30:00"
     assert len(scripts) == 2
 
@@ -194,13 +194,13 @@ def test_a_process_that_does_not_end_is_reported_as_late_and_not_as_killed() -> 
 )
 def test_only_an_error_that_has_waited_is_reported_with_the_timeout(error: str, late: bool) -> None:
     launcher = Launcher(LightningEnvironment(), num_processes=2, num_nodes=1, timeout=TIMEOUT)
-    first, own = launcher._told(RuntimeError(error)).splitlines()
+    first, own = launcher._reason(RuntimeError(error)).splitlines()
     assert own == error
     assert first == (LATE.replace("0:00:10", "0:10:00") if late else GONE)
 
 
 def test_ddp_is_the_one_whose_processes_end_together() -> None:
     strategy = StrategyRegistry.get("ddp")
-    assert isinstance(strategy, Together)
+    assert isinstance(strategy, FailFastDDP)
     assert strategy._timeout == TIMEOUT
-    assert Together(timedelta(seconds=5))._timeout == timedelta(seconds=5)
+    assert FailFastDDP(timedelta(seconds=5))._timeout == timedelta(seconds=5)

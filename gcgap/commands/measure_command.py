@@ -35,12 +35,10 @@ from gcgap.records.record import Record
 from gcgap.records.up_to_date import check_replaceable, check_same
 from gcgap.report.component_table import sentence, table
 from gcgap.report.wording import without_ticks
-from gcgap.training.config_file import check_numbers, load_of_run, read_run_config
+from gcgap.training.config_file import check_numbers, load_of_run, merged, protocol_of, read_run_config, variant
 from gcgap.training.display import showing
-from gcgap.training.imports import add_import_option, import_modules
 from gcgap.training.parser import Parser
-from gcgap.training.usage import UsageError
-from gcgap.training.variants import merged, protocol_of, variant
+from gcgap.training.usage import UsageError, add_import_option, import_modules
 
 COLUMNS = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
 

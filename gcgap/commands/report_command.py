@@ -11,8 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gcgap.records.atomic import check_folder
 from gcgap.records.manifest import Manifest
-from gcgap.training.imports import add_import_option, import_modules
-from gcgap.training.usage import ArgumentParser, UsageError
+from gcgap.training.usage import ArgumentParser, UsageError, add_import_option, import_modules
 
 TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
 

@@ -17,10 +17,9 @@ from gcgap.records.atomic import check_folder
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
 from gcgap.sweep.plan import Run, read
-from gcgap.training.imports import add_import_option
 from gcgap.training.lightning_cli import other_run
-from gcgap.training.signals import Held, Interrupted
-from gcgap.training.usage import ArgumentParser, UsageError
+from gcgap.training.signals import DeferredSignals, Interrupted
+from gcgap.training.usage import ArgumentParser, UsageError, add_import_option
 
 TEXT = """Run every combination of a sweep file as an independent run, each in a process of its own.
 
@@ -82,7 +81,11 @@ def run(arguments: list[str]) -> int:
             check(one)
         rows = [Row(one, "done before" if one.job.is_done() else "waiting") for one in runs]
         if any(row.state == "waiting" for row in rows):
-            with engine(options.engine, options.workers) as workers, View(rows, workers.slots) as view, Held() as signals:
+            with (
+                engine(options.engine, options.workers) as workers,
+                View(rows, workers.slots) as view,
+                DeferredSignals() as signals,
+            ):
                 drive(rows, workers, view, signals)
     return report(rows)
 
@@ -133,13 +136,13 @@ def engine(name: str, workers: int | None) -> Iterator[Engine]:
     try:
         yield made
     except Interrupted as interrupted:
-        interrupted.told = "Interrupted. The same command goes on where this one stopped."
+        interrupted.message = "Interrupted. The same command goes on where this one stopped."
         raise
     finally:
         made.close()
 
 
-def drive(rows: list[Row], workers: Engine, view: View, signals: Held) -> None:
+def drive(rows: list[Row], workers: Engine, view: View, signals: DeferredSignals) -> None:
     """Start what waits whenever there is a free slot, until everything has ended.
 
     Raises:

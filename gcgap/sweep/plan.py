@@ -16,10 +16,10 @@ from typing import Any
 
 from gcgap.data.tasks import find_task
 from gcgap.sweep.worker import Job
-from gcgap.training.config_file import read_config
+from gcgap.training.config_file import changed_folder
 from gcgap.training.lightning_cli import SHAPING, ConfigOnly
+from gcgap.training.parser import read_config
 from gcgap.training.usage import UsageError
-from gcgap.training.variants import changed_folder
 
 KEYS = {"directory": str, "configs": (dict, list), "grid": dict, "again": (dict, list)}
 OWN = ("trainer.default_root_dir", "trainer.devices", "trainer.num_nodes", "trainer.fast_dev_run", "trainer.enable_progress_bar")

@@ -15,8 +15,10 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from rich.console import Console
 from torch import Tensor
 
@@ -29,11 +31,11 @@ from gcgap.records.atomic import remove_unfinished
 from gcgap.report.component_table import table
 from gcgap.training.datamodule import SequenceData
 from gcgap.training.display import showing
+from gcgap.training.launchers import JOB, job, requeue
 from gcgap.training.module import AccuracyTarget, SequenceModel
 from gcgap.training.processes import sharing
-from gcgap.training.requeue import JOB, CallersHandlers, asks_to_requeue, job, requeue
-from gcgap.training.run import Run, WholeCheckpoints, checkpoint_name
-from gcgap.training.signals import Held, Interrupted
+from gcgap.training.run import AtomicCheckpoints, Run, checkpoint_name
+from gcgap.training.signals import DeferredSignals, Interrupted, hand_over
 
 AVERAGING = (WeightAveraging, StochasticWeightAveraging)
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
@@ -59,7 +61,7 @@ class GapTracker(Checkpoint):
         self.trained: dict[str, Tensor] = {}
         self.ended = False
         self.unsaved = False
-        self.signals = Held()
+        self.signals = DeferredSignals()
         self.handlers = CallersHandlers()
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,8 +91,8 @@ class GapTracker(Checkpoint):
         if not isinstance(pl_module, SequenceModel) or not isinstance(data, SequenceData):
             raise ValueError("`GapTracker` measures a `SequenceModel` that trains on `SequenceData`; give it those.")
         if isinstance(trainer.strategy, SHARDED):
-            told = type(trainer.strategy).__name__
-            raise ValueError(f"`trainer.strategy` must give every process all weights, which are measured; got {told}. Use ddp.")
+            got = type(trainer.strategy).__name__
+            raise ValueError(f"`trainer.strategy` must give every process all weights, which are measured; got {got}. Use ddp.")
         writes = not getattr(trainer, "fast_dev_run", False)
         if not writes:
             self.protocol = self.protocol.smallest()
@@ -98,7 +100,7 @@ class GapTracker(Checkpoint):
         training, settings = training_settings(trainer, pl_module, data), dict(pl_module.hparams) | dict(data.hparams)
         directory = Path(trainer.default_root_dir)
         self.run = Run(directory, data.source, self.protocol, training, settings, trainer.loggers, writes, sharing(trainer))
-        trainer.strategy.checkpoint_io = WholeCheckpoints(training)
+        trainer.strategy.checkpoint_io = AtomicCheckpoints(training)
         self.handlers.install(trainer)
         if writes and trainer.is_global_zero:
             for folder in (directory, directory / "checkpoints", directory / "gap"):
@@ -113,7 +115,7 @@ class GapTracker(Checkpoint):
         if trainer.global_step == 0:
             self._save_last(trainer)
             self._track(trainer, pl_module)
-            self._go_on(trainer, save=False)
+            self._save_or_stop(trainer, save=False)
         elif trainer.global_step == self.measured:
             self.run.log_again(trainer.global_step)
 
@@ -125,7 +127,7 @@ class GapTracker(Checkpoint):
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         with _between_batches(trainer):
             if _has_stepped(trainer):
-                self._go_on(trainer, save=self.unsaved)
+                self._save_or_stop(trainer, save=self.unsaved)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -138,7 +140,7 @@ class GapTracker(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save `last.ckpt` with what the validation has decided."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and _has_stepped(trainer):
-            self._go_on(trainer)
+            self._save_or_stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the weights that were trained: when training ends, other callbacks may put averages in their place."""
@@ -149,7 +151,7 @@ class GapTracker(Checkpoint):
         self.ended = True
         with _weights(pl_module, self.trained):
             self._track_last(trainer, pl_module)
-            self._go_on(trainer)
+            self._save_or_stop(trainer)
         self.signals.release()
         self._finish(trainer, pl_module)
 
@@ -165,7 +167,7 @@ class GapTracker(Checkpoint):
             self._finish(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say how an interrupted run goes on, and have its signal handed over when Lightning has cleaned up."""
+        """Say how an interrupted run is resumed, and have its signal handed over when Lightning has cleaned up."""
         self.signals.release()
         self.handlers.install(trainer)  # before `setup` they are Lightning's
         if isinstance(exception, KeyboardInterrupt):
@@ -173,13 +175,13 @@ class GapTracker(Checkpoint):
         if not isinstance(exception, Interrupted):
             return
         if not trainer.is_global_zero:
-            exception.code, exception.told = 0, ""  # else Lightning would kill the first process for it
+            exception.code, exception.message = 0, ""  # else Lightning would kill the first process for it
             return
         self.handlers.ended_by = exception.number
         if (Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt").exists():
-            exception.told = f"Interrupted at step {trainer.global_step}; the same command with `--ckpt_path last` goes on."
+            exception.message = f"Interrupted at step {trainer.global_step}; the same command with `--ckpt_path last` resumes it."
         if asks_to_requeue(trainer, exception.number):
-            exception.told += f" {requeue()}"
+            exception.message += f" {requeue()}"
 
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SequenceModel)
@@ -207,7 +209,7 @@ class GapTracker(Checkpoint):
         self.run.track(pl_module.model, trainer.global_step)
         trainer.strategy.barrier("gcgap tracked measurement")
 
-    def _go_on(self, trainer: L.Trainer, save: bool = True) -> None:
+    def _save_or_stop(self, trainer: L.Trainer, save: bool = True) -> None:
         """Save `last.ckpt` if it is due; if any process got a signal meanwhile, stop with it saved."""
         if save:
             self._save_last(trainer)
@@ -225,8 +227,10 @@ class GapTracker(Checkpoint):
 
     def _save(self, trainer: L.Trainer, name: str, weights_only: bool = False) -> None:
         if weight := not_finite(trainer.lightning_module.named_parameters()):
-            told = f"The weight `{weight}` is not finite at step {trainer.global_step}, and is not saved"
-            raise FloatingPointError(f"{told}; lower `model.learning_rate`.")
+            raise FloatingPointError(
+                f"The weight `{weight}` is not finite at step {trainer.global_step}, and is not saved; "
+                "lower `model.learning_rate`."
+            )
         if self.run.writes:
             self.run.check_settled()
             trainer.save_checkpoint(self.run.checkpoint(name), weights_only=weights_only)
@@ -254,7 +258,7 @@ class StepProgress(TQDMProgressBar):
 
 
 def training_settings(trainer: L.Trainer, model: SequenceModel, data: SequenceData) -> dict[str, Any]:
-    """The settings of training that a record tells."""
+    """The settings of training that a record holds."""
     targets = [one.accuracy for one in _callbacks(trainer) if isinstance(one, AccuracyTarget)]
     return {
         "optimizer": "Adam",
@@ -310,3 +314,34 @@ def _between_batches(trainer: L.Trainer) -> Iterator[None]:
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class CallersHandlers(_SignalConnector):
+    """Leaves every handler as it is; when training has been torn down, hands the signal that ended it over to its handler."""
+
+    def __init__(self) -> None:
+        self.received_sigterm = False
+        self.ended_by: int | None = None
+        self.of_sigint = signal.getsignal(signal.SIGINT)
+
+    def install(self, trainer: L.Trainer) -> None:
+        """Take the place of a trainer's own connector."""
+        trainer._signal_connector = self
+
+    def register_signal_handlers(self) -> None:
+        """Install none."""
+
+    def teardown(self) -> None:
+        """Hand over the signal, if one has ended training."""
+        number, self.ended_by = self.ended_by, None
+        if number is None:
+            return
+        if self.of_sigint is not None:
+            self._register_signal(signal.SIGINT, self.of_sigint)  # Lightning ignores it from a KeyboardInterrupt on
+        hand_over(number)
+
+
+def asks_to_requeue(trainer: L.Trainer, number: int) -> bool:
+    """Whether a signal is the one by which SLURM asks a job to save, and to requeue itself (by default SIGUSR1)."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return isinstance(environment, SLURMEnvironment) and environment.auto_requeue and number == environment.requeue_signal

@@ -1,15 +1,17 @@
 """Launchers of several processes (srun, torchrun, mpirun, ..) and the environment variables in which they number them.
 
 A process that trains a whole run by itself must not take them for its own: it would wait for others, or write nothing because it
-is not the first one.
+is not the first one. A job that SLURM is about to end is requeued.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+JOB = "slurm_job"  # the key of a checkpoint that holds the job in which it was saved
 NAMES = {"RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
 NAMES |= {"WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"}
 PREFIXES = ("SLURM_", "TORCHELASTIC_", "PET_", "OMPI_", "PMI_", "PMIX_", "MV2_COMM_", "JSM_", "PALS_", "XRT_", "PJRT_LOCAL_")
@@ -54,3 +56,24 @@ def as_one_process() -> Iterator[None]:
         yield
     finally:
         os.environ.update(removed)
+
+
+def job() -> int | None:
+    """The batch job of SLURM that this process belongs to: a requeued job has the number that it had before."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment  # the workers of a sweep need no Lightning
+
+    return SLURMEnvironment.job_id()
+
+
+def requeue() -> str:
+    """Requeue this job; how that went."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = f"{array}_{task}" if array else str(job())  # the number of one task's job is the number of the whole array too
+    command = ["scontrol", "requeue", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"`{' '.join(command)}` could not be started: {error}."
+    if done.returncode:
+        return f"`{' '.join(command)}` ended with exit code {done.returncode}: {done.stderr.strip()}"
+    return f"SLURM job {name} is requeued, and resumes the run with the same command."

@@ -32,18 +32,23 @@ from gcgap.importance.protocol import Protocol
 from gcgap.models.checkpoints import MODEL_SETTINGS, SINCE, read_checkpoint, run_directory
 from gcgap.records.atomic import check_folder, write_whole
 from gcgap.training.callbacks import GapTracker, StepProgress
-from gcgap.training.config_file import check_given, read_config, read_run_config
+from gcgap.training.config_file import check_given, read_run_config
 from gcgap.training.datamodule import SequenceData
-from gcgap.training.imports import TEXT, import_modules, modules
-from gcgap.training.launchers import as_one_process, check_launched_once
+from gcgap.training.launchers import JOB, as_one_process, check_launched_once, job
 from gcgap.training.module import AccuracyTarget, SequenceModel
-from gcgap.training.parser import Parser as PlainParser
-from gcgap.training.processes import Launcher, Together
-from gcgap.training.requeue import JOB, job
-from gcgap.training.resumable import AVERAGED, check_loops, check_state, check_weights
-from gcgap.training.resuming import of_another_run, overruled, overruled_training, rounded
+from gcgap.training.parser import Parser, short_help
+from gcgap.training.processes import FailFastDDP, Launcher
+from gcgap.training.resuming import (
+    AVERAGED,
+    check_state,
+    check_weights,
+    of_another_run,
+    overridden_format,
+    overridden_settings,
+    overridden_training,
+)
 from gcgap.training.signals import Interrupted
-from gcgap.training.usage import UsageError
+from gcgap.training.usage import TEXT, UsageError, import_modules, modules
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 15_000,
@@ -55,12 +60,12 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
 }
 RUN_FILES = ("config.yaml", "checkpoints", "gap")
-StrategyRegistry.register("ddp", Together, "DDP whose processes end together", override=True)  # also what `auto` means
+StrategyRegistry.register("ddp", FailFastDDP, "DDP whose processes end together", override=True)  # also what `auto` means
 SHAPING = ("seed_everything", "data", "model", "protocol", "target")  # what makes a run another run
 
 
-class Parser(PlainParser, LightningArgumentParser):
-    """Lightning's parser."""
+class FitParser(Parser, LightningArgumentParser):
+    """Lightning's parser, with YAML 1.2 and short errors."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -128,14 +133,13 @@ class GapCLI(LightningCLI):
         if self.chosen.ckpt_path and not Path(self.chosen.ckpt_path).is_file():
             raise UsageError(f"`ckpt_path`: no file {self.chosen.ckpt_path}; give a .ckpt file, or leave it out to start anew.")
         saved = self._checkpoint(Path(self.chosen.ckpt_path)) if self.chosen.ckpt_path else {}
-        self.step, self.loops = saved.get("global_step", 0), saved.get("loops", {})
-        self.averaged, self.saved = AVERAGED in saved, saved
+        self.saved = saved
         check_folder(self.run_directory, "trainer.default_root_dir")
         if self.subcommand == "fit" and not self.chosen.trainer.fast_dev_run:
             self._check_run_directory(saved)
         if saved:
             asked, trains = yaml.safe_load(self.text), self.subcommand == "fit"
-            _say(overruled(saved, asked, trains) + (rounded(saved, asked["trainer"]) if trains else []))
+            _say(overridden_settings(saved, asked, trains) + (overridden_format(saved, asked["trainer"]) if trains else []))
 
     def _leave_launchers(self) -> None:
         """Be the first and only process of the run, whatever a launcher of something else says."""
@@ -161,7 +165,7 @@ class GapCLI(LightningCLI):
                     raise UsageError(f"`ckpt_path`: {path} has `model.{key}` {there}, the config {model[key]}; make them equal.")
         settings, trains = {key: model[key] for key in MODEL_SETTINGS}, self.subcommand == "fit"
         if trains and "optimizer_states" not in content:
-            raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to go on; {self._instead}.")
+            raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to resume; {self._instead}.")
         with _named(path, self._instead):
             check_weights(content, settings)
             if trains:
@@ -190,9 +194,9 @@ class GapCLI(LightningCLI):
                 "Resume it with `--ckpt_path last`, or name another directory."
             )
         own = run_directory(Path(self.chosen.ckpt_path)).resolve() == run.resolve()
-        if told := other_run(run, asked) or of_another_run(run, saved, own, asked):
+        if difference := other_run(run, asked) or of_another_run(run, saved, own, asked):
             advice = "Resume with that run's own config.yaml, or name another `trainer.default_root_dir`."
-            raise UsageError(f"{told}.\n{advice}")
+            raise UsageError(f"{difference}.\n{advice}")
 
     def _has_saved_nothing(self, run: Path) -> bool:
         """Whether a run of this very config ended in this directory before its first checkpoint: it begins anew."""
@@ -208,7 +212,7 @@ class GapCLI(LightningCLI):
         if self.subcommand != "fit":
             logger = logger or False
         elif logger in (None, True):
-            again = self.step  # TensorBoard drops what an earlier attempt logged from this step on
+            again = self.saved.get("global_step", 0)  # TensorBoard drops what an earlier attempt logged from this step on
             logger = TensorBoardLogger(run.parent, name=run.name, version="", default_hp_metric=False, purge_step=again)
         callbacks = list(config["callbacks"] or [])
         if config["enable_progress_bar"] is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
@@ -227,17 +231,15 @@ class GapCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Check what only model, data and protocol together can tell, before a logger writes its first file."""
+        """Check what takes model, data and protocol together, before a logger writes its first file."""
         if self.chosen.ckpt_path:
-            with _named(Path(self.chosen.ckpt_path), self._instead):
-                check_loops(self.loops, self.trainer.fit_loop.state_dict(), self.step)
-            if self.averaged and not any(isinstance(one, WeightAveraging) for one in self.callbacks):
+            if AVERAGED in self.saved and not any(isinstance(one, WeightAveraging) for one in self.callbacks):
                 raise UsageError(
                     f"`ckpt_path`: {self.chosen.ckpt_path} is of a run that averages its weights, and holds averages to be "
                     "judged beside those that train;\ngive `trainer.callbacks` the same callback as before."
                 )
             saved, asked = read_run_config(self.run_directory / "config.yaml"), yaml.safe_load(self.text)
-            _say(overruled_training(saved.get("trainer", {}), asked["trainer"]))
+            _say(overridden_training(saved.get("trainer", {}), asked["trainer"]))
         self.model.check(self.datamodule)
         for callback in self.callbacks:
             if isinstance(callback, GapTracker):
@@ -252,7 +254,7 @@ class GapCLI(LightningCLI):
         return self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Name what cannot be read or written, and say how a run that ends so goes on."""
+        """Name what cannot be read or written, and say how a run that ends so is resumed."""
         try:
             super()._run_subcommand(subcommand)
         except ValueError as error:
@@ -268,7 +270,7 @@ class GapCLI(LightningCLI):
             named = OSError(first.errno, first.strerror, os.fsdecode(first.filename or self.run_directory))
             if subcommand == "fit":
                 option = " with `--ckpt_path last`" if (self.run_directory / "checkpoints" / "last.ckpt").exists() else ""
-                named.add_note(f"Earlier files are whole: once this is mended, the same command{option} goes on.")
+                named.add_note(f"Earlier files are whole: once this is mended, the same command{option} resumes.")
             raise named from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -282,7 +284,7 @@ SETTINGS: dict[str, Any] = {
     "save_config_callback": RunConfig,
     "trainer_defaults": TRAINER_DEFAULTS,
     "seed_everything_default": 42,
-    "parser_class": Parser,
+    "parser_class": FitParser,
     "auto_configure_optimizers": False,
 }
 
@@ -312,11 +314,11 @@ class ConfigOnly(GapCLI):
         Raises:
             UsageError, ValueError: A key or a value is wrong.
         """
-        _check_config_files(arguments)
-        chosen = self.parser.parse_args(["fit", *arguments])["fit"]
+        parser = self._parser("fit")
+        chosen = parser.parse_args(arguments)
         check_given(chosen.items())
         _import(chosen)
-        return yaml.safe_load(self._parser("fit").dump(chosen, skip_none=False))
+        return yaml.safe_load(parser.dump(chosen, skip_none=False))
 
 
 @contextmanager
@@ -383,8 +385,8 @@ def _named(path: Path, instead: str) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else "empty"
-        told = f"`ckpt_path`: {path} is not a whole checkpoint ({type(error).__name__}: {reason}); {instead}."
-        raise UsageError(told) from error
+        refusal = f"`ckpt_path`: {path} is not a whole checkpoint ({type(error).__name__}: {reason}); {instead}."
+        raise UsageError(refusal) from error
 
 
 def _difference(saved: Any, asked: Any) -> str:
@@ -395,23 +397,8 @@ def _difference(saved: Any, asked: Any) -> str:
     return f"{saved} there, {asked} here"
 
 
-def _check_config_files(arguments: list[str]) -> None:
-    """Name a config file that is no YAML mapping; jsonargparse says what is wrong with it, but not where."""
-    for flag, value in zip(arguments, [*arguments, ""][1:], strict=True):
-        name, _, joined = flag.partition("=")
-        path = Path(joined or value)
-        if name not in ("-c", "--config") or not path.is_file():
-            continue
-        try:
-            content = read_config(path)
-        except ValueError as error:
-            raise UsageError(f"`--config`: {error}") from error
-        if not isinstance(content, dict):
-            raise UsageError(f"`--config`: {path} must hold keys such as `data` and `trainer`; got {content!r:.60}.")
-
-
 def quieten() -> None:
-    """Leave out messages that tell a user of this command nothing."""
+    """Leave out messages that say nothing to a user of this command."""
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")  # none of them judges a model
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning 2.6 with torch 2.13
@@ -433,7 +420,10 @@ def _failing_threads_left_to_the_main_one() -> Iterator[None]:
 def run(arguments: list[str]) -> int:
     """Run one of LightningCLI's subcommands."""
     quieten()
-    _check_config_files(arguments)
+    if {"-h", "--help"} & set(arguments):
+        print(short_help(ConfigOnly()._parser(arguments[0]), arguments[0]))
+        return 0
+    arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
     try:
         with _failing_threads_left_to_the_main_one():
             launcher = GapCLI(**SETTINGS, args=arguments).trainer.strategy.launcher

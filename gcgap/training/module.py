@@ -183,7 +183,7 @@ class AccuracyTarget(L.Callback):
         self.reached_at: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that had reached its target does not go on when it is resumed."""
+        """A run that had reached its target trains no further when it is resumed."""
         trainer.should_stop = trainer.should_stop or self.reached_at is not None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -45,7 +45,7 @@ def sharing(trainer: L.Trainer) -> Sharing:
     return Sharing(trainer.global_rank, trainer.world_size, add)
 
 
-class Together(DDPStrategy):
+class FailFastDDP(DDPStrategy):
     """DDP whose processes end together, in bounded time and with one message, when one of them fails.
 
     Args:
@@ -90,10 +90,10 @@ class Launcher(_SubprocessScriptLauncher):
         try:
             return function(*args, **kwargs)
         except BaseException as error:  # the others must not outlive a signal either
-            told = self._told(error) if _is_of_others(error) else ""
+            reason = self._reason(error) if _is_of_others(error) else ""
             self.end()
-            if told:
-                raise RuntimeError(told) from error
+            if reason:
+                raise RuntimeError(reason) from error
             if isinstance(error, Exception) and (rank := self.cluster_environment.global_rank()):
                 error.add_note(f"in the process of rank {rank}")
                 time.sleep(4 * PERIOD)  # if the first process fails likewise, it ends this one: one message is enough
@@ -125,29 +125,29 @@ class Launcher(_SubprocessScriptLauncher):
                 late.append(f"the process of rank {rank} had not ended after {self.timeout}, the `timeout` of `trainer.strategy`")
                 process.kill()
                 process.wait()
-        if told := "; ".join(late) or self.failed():
-            raise RuntimeError(told)
+        if reason := "; ".join(late) or self.failed():
+            raise RuntimeError(reason)
 
-    def _told(self, error: BaseException) -> str:
+    def _reason(self, error: BaseException) -> str:
         """What it means that this process could not reach the others."""
         deadline = time.monotonic() + (GRACE if self.procs else 0)
-        while not (told := self.failed()) and time.monotonic() < deadline:
+        while not (reason := self.failed()) and time.monotonic() < deadline:
             time.sleep(PERIOD / 10)  # its connections close a moment before its exit code is known
         late = f"another process did not answer within {self.timeout}, the `timeout` of `trainer.strategy`"
         seen = late if _is_timeout(error) else "the connection to another process failed; its own output may say why"
-        return told or f"{seen}\n{str(error).splitlines()[0][:160]}"
+        return reason or f"{seen}\n{str(error).splitlines()[0][:160]}"
 
 
 def _watch(fails: Callable[[], str], end: Callable[[], None]) -> None:
-    """In a thread: when `fails` tells of another process, give this one time to deal with it, then end it."""
+    """In a thread: when `fails` names another process, give this one time to deal with it, then end it."""
 
     def watch() -> None:
         while not fails():
             time.sleep(PERIOD)
         time.sleep(GRACE)
-        if not (told := fails()):
+        if not (reason := fails()):
             return  # this process has ended the others
-        print(f"gcgap: error: RuntimeError: {told}", file=sys.stderr, flush=True)
+        print(f"gcgap: error: RuntimeError: {reason}", file=sys.stderr, flush=True)
         end()
         os._exit(1)  # the main thread may be waiting where no exception reaches it
 

@@ -1,17 +1,83 @@
-"""What a checkpoint, or the run that it is of, says otherwise than the config that it is used with."""
+"""What a checkpoint must hold that training resumes from or a model is judged by, and which of its settings the config overrides.
+
+Lightning asks for little and Adam's kernel for nothing: a part that is missing would begin anew without a word, and a moment of
+the wrong size would be read beyond its end.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gcgap.models import checkpoints
+from gcgap.models.checkpoints import new_model
+from gcgap.models.number_format import not_finite
 from gcgap.records.checksum import read_json
 from gcgap.training.config_file import SHORT_NAMES
 
+LIGHTNING = r"2(\.\d+)+((\.post|\.dev|rc)\d+)?"  # the versions that this project has had; of others Lightning changes the content
+AVERAGED = "current_model_state"  # where Lightning keeps the weights that train, if `state_dict` holds their averages
+NEEDED = {
+    "global_step": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "datamodule_hyper_parameters": dict,
+}
+STEPS = ("fit_loop", "epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", "total", "completed")
 TRAINING = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "val_check_interval")
 DTYPES = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}  # other precisions: float32
+
+
+def check_weights(content: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise a ValueError unless a checkpoint of Lightning 2 holds all weights of a model, each of its size and finite.
+
+    Args:
+        content: Of the checkpoint.
+        settings: Those of the model.
+    """
+    version = content.get("pytorch-lightning_version")
+    if not isinstance(version, str) or not re.fullmatch(LIGHTNING, version):
+        raise ValueError(f"`pytorch-lightning_version` must be one of Lightning 2; got {version!r:.60}")
+    for key in ("state_dict", AVERAGED):
+        if key in content:
+            checkpoints.check_weights(settings, content[key])
+
+
+def check_state(content: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise an error unless a checkpoint, whose weights are right, holds all else that training needs to resume."""
+    for key, kind in NEEDED.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"`{key}` must be of type {kind.__name__}; got {content.get(key)!r:.60}")
+    if content["lr_schedulers"]:
+        raise ValueError(
+            "`lr_schedulers` must be empty: a run whose learning rate is scheduled, as by StochasticWeightAveraging, cannot be "
+            "resumed"
+        )
+    counted, step = content["loops"], content["global_step"]
+    for key in STEPS:
+        counted = counted[key]
+    if counted != step:
+        raise ValueError(f"`global_step` is {step}, but `loops` is of step {counted}")
+    (adam,) = content["optimizer_states"]
+    skipped = "MixedPrecision" in content  # its scaler skips steps that are not finite, perhaps all
+    if not adam["state"] and (step == 0 or skipped):
+        return
+    with torch.device("meta"):
+        parameters = dict(new_model(**settings).named_parameters())
+    if adam["state"].keys() != set(range(len(parameters))):
+        raise ValueError(f"Adam must have an entry for each of {len(parameters)} parameters; got {len(adam['state'])}")
+    for number, (name, parameter) in enumerate(parameters.items()):
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = adam["state"][number][key]
+            if moment.shape != parameter.shape:
+                raise ValueError(f"`{key}` of `{name}` must be of size {list(parameter.shape)}; got {list(moment.shape)}")
+            if not_finite([(name, moment)]):
+                raise ValueError(f"`{key}` of `{name}` is not finite")
 
 
 def of_another_run(run: Path, content: dict[str, Any], own: bool, asked: dict[str, Any]) -> str:
@@ -19,12 +85,12 @@ def of_another_run(run: Path, content: dict[str, Any], own: bool, asked: dict[st
 
     Args:
         run: The directory.
-        content: Of the checkpoint that training goes on from.
+        content: Of the checkpoint that training resumes from.
         own: Whether the checkpoint lies in this directory.
         asked: The whole config.
     """
     held = {run / "checkpoints": content["datamodule_hyper_parameters"]} if own else {}
-    held |= {path: _told(path) for path in sorted((run / "gap").glob("[!.]*.json"))}
+    held |= {path: _record(path) for path in sorted((run / "gap").glob("[!.]*.json"))}
     for key, mine in {"data.task": asked["data"]["task"], "seed_everything": asked["seed_everything"]}.items():
         for path, settings in held.items():
             there = settings.get("task" if key == "data.task" else "seed", mine)
@@ -33,22 +99,22 @@ def of_another_run(run: Path, content: dict[str, Any], own: bool, asked: dict[st
     return ""
 
 
-def _told(record: Path) -> dict[str, Any]:
-    """What a record says; nothing if it is broken, which is told where it is needed: a broken final.json is measured again."""
+def _record(path: Path) -> dict[str, Any]:
+    """What a record says; nothing if it is broken: a broken final.json is measured again."""
     try:
-        content, _ = read_json(record.read_bytes())
+        content, _ = read_json(path.read_bytes())
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def overruled(saved: dict[str, Any], asked: dict[str, Any], trains: bool) -> list[str]:
-    """A line for each setting whose value in a checkpoint the config overrules.
+def overridden_settings(saved: dict[str, Any], asked: dict[str, Any], trains: bool) -> list[str]:
+    """A line for each setting whose value in a checkpoint the config overrides.
 
     Args:
         saved: Content of the checkpoint, of a model of the same shape.
         asked: The whole config.
-        trains: Whether training goes on; else its settings have no effect.
+        trains: Whether training resumes; else its settings have no effect.
     """
     there = {"data": saved.get("datamodule_hyper_parameters", {})}
     if trains:
@@ -56,11 +122,19 @@ def overruled(saved: dict[str, Any], asked: dict[str, Any], trains: bool) -> lis
     pairs = {"seed_everything": (asked["seed_everything"], there["data"].get("seed", asked["seed_everything"]))}
     for block, settings in there.items():
         pairs |= {f"{block}.{key}": (value, settings[key]) for key, value in asked[block].items() if key in settings}
-    return _told_of(pairs, "`{}`: the config's {} wins over the checkpoint's {}.")
+    return _differing(pairs, "`{}`: the config's {} overrides the checkpoint's {}.")
 
 
-def overruled_training(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """A line for each setting of `trainer` that changes the numbers of a run and is another one than in the run's own config.
+def overridden_format(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """A line if the weights of a checkpoint become numbers of another format, that of `trainer` of the config."""
+    precision, there = _precision(asked), next(iter(saved["state_dict"].values())).dtype
+    if DTYPES.get(precision, torch.float32) == there or asked["plugins"]:  # a plugin may have a format of its own
+        return []
+    return [f"`trainer.precision`: the config's {precision} overrides the {there} of the checkpoint's weights."]
+
+
+def overridden_training(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """A line for each setting of `trainer` that changes the numbers of a run and differs from the run's own config.
 
     Args:
         saved: `trainer` of the run's config.yaml; empty if there is none.
@@ -69,24 +143,10 @@ def overruled_training(saved: dict[str, Any], asked: dict[str, Any]) -> list[str
     pairs = {key: (asked[key], saved[key]) for key in TRAINING if key in saved}
     if "precision" in pairs:
         pairs["precision"] = _precision(asked), _precision(saved)
-    return _told_of(pairs, "`trainer.{}`: the config's {} wins over the {} of the run's config.yaml.")
+    return _differing(pairs, "`trainer.{}`: the config's {} overrides the {} of the run's config.yaml.")
 
 
-def rounded(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """A line if the weights of a checkpoint become numbers of another format.
-
-    Args:
-        saved: Content of the checkpoint.
-        asked: `trainer` of the config.
-    """
-    here, there = DTYPES.get(_precision(asked), torch.float32), next(iter(saved["state_dict"].values())).dtype
-    if here == there or asked["plugins"]:  # a plugin may have a format of its own
-        return []
-    return [f"`trainer.precision`: the config's {_precision(asked)} wins over the {there} of the checkpoint's weights."]
-
-
-def _told_of(pairs: dict[str, tuple[Any, Any]], text: str) -> list[str]:
-    """A line for each pair that differs."""
+def _differing(pairs: dict[str, tuple[Any, Any]], text: str) -> list[str]:
     return [text.format(key, mine, other) for key, (mine, other) in pairs.items() if mine != other]
 
 

@@ -28,12 +28,11 @@ from gcgap.report.emergence_figure import Column, emergence, is_due
 from gcgap.report.tensorboard import layout, png, scalars, write_pictures
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Lets Lightning save a checkpoint whole or not at all; by itself it writes elsewhere first, perhaps on another disk.
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lets Lightning write a checkpoint atomically; by itself it writes elsewhere first, perhaps on another disk.
 
     Args:
-        training: The settings of training that a record tells; every checkpoint keeps them, so that a record that is made of it
-            later tells the same.
+        training: The settings of training that a record holds; every checkpoint keeps them for records that are made of it later.
     """
 
     def __init__(self, training: dict[str, Any]) -> None:
@@ -55,7 +54,7 @@ class Run:
             `gap/emergence.png`.
         source: The data that the model trains on.
         protocol: What is measured.
-        training: The settings of training that a record tells.
+        training: The settings of training that a record holds.
         settings: The settings of model and data, for TensorBoard's HPARAMS.
         loggers: Where scalars and pictures go.
         writes: False for a dry run, which leaves no file.
@@ -134,8 +133,10 @@ class Run:
         writes, digest = self.writes and self.sharing.leads, None
         if writes:
             if not self.holds(checkpoint, model):
-                told = f"`{self.checkpoint(checkpoint)}` does not hold the weights that are measured"
-                raise RuntimeError(f"{told}: a callback changed them after they were saved. Leave it out, or let it act earlier.")
+                raise RuntimeError(
+                    f"`{self.checkpoint(checkpoint)}` does not hold the weights that are measured: a callback changed them after "
+                    "they were saved. Leave it out, or let it act earlier."
+                )
             digest = sha256(self.checkpoint(checkpoint))
         origin = Origin(self.source, self.directory.absolute().name, step, digest, self.training)
         record = measure(model, length=length, protocol=protocol, origin=origin, sharing=self.sharing)

@@ -28,7 +28,7 @@ class Interrupted(SystemExit):
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
-        self.told = f"Interrupted by {signal.Signals(number).name}."
+        self.message = f"Interrupted by {signal.Signals(number).name}."
 
 
 def interrupt(number: int, frame: Any = None) -> None:
@@ -65,7 +65,7 @@ def hand_over(number: int) -> None:
         signal.raise_signal(number)
 
 
-class Held:
+class DeferredSignals:
     """Holds the first signal back, from `hold` to `release` or within a `with`; a second one interrupts at once."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Held:
         """Let signals do again what they did before."""
         self._holding.close()
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> DeferredSignals:
         self.hold()
         return self
 
