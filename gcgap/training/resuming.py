@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gcgap.records.checksum import read_json
+from gcgap.records.record_file import read_json
 from gcgap.training.config_file import SHORT_NAMES
 
 TRAINING = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "val_check_interval")
