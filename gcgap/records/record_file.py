@@ -63,9 +63,9 @@ class RecordFile:
             raise ValueError(
                 f"`{name}` is not {self.label} that can be read: it has {found}; this version reads schema {SCHEMA}."
             )
-        self._check_form(name)
-        if self.path is None:  # a file has been checked for them while it was parsed
+        if self.path is None:  # of a file `parsed` has looked at every number
             check_numbers(self.data, name)
+        self._check_form(name)
 
     def _check_form(self, name: str) -> None:
         try:
