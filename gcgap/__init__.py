@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gcgap.measurement.measure import measure as measure
     from gcgap.models.checkpoints import load as load
     from gcgap.models.loading import load_pretrained as load_pretrained
+    from gcgap.records.read_records import read as read
     from gcgap.records.record import Record as Record
-    from gcgap.records.record import read as read
 
 __version__ = version("gcgap")
 _HOMES = {
@@ -41,7 +41,7 @@ _HOMES = {
     "Protocol": "importance.protocol",
     "Tracking": "importance.protocol",
     "Record": "records.record",
-    "read": "records.record",
+    "read": "records.read_records",
 }
 __all__ = [
     "Attribution",

@@ -31,8 +31,8 @@ from gcgap.importance.experiment import Experiment
 from gcgap.importance.protocol import Attribution, Baseline, Protocol
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
-from gcgap.records.checksum import SEAL
 from gcgap.records.record import Record
+from gcgap.records.record_file import CHECKSUM
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -105,7 +105,7 @@ def test_a_record_written_is_the_record_read(record: AttributionRecord, tmp_path
         path = tmp_path / "run" / "attribution" / f"{compact}.json"
         written, found = record.write(path, compact), AttributionRecord.read(path)
         assert (found.to_dict(), found.path) == (written.to_dict(), written.path)
-        assert {key: value for key, value in found.to_dict().items() if key != SEAL} == record.to_dict()
+        assert {key: value for key, value in found.to_dict().items() if key != CHECKSUM} == record.to_dict()
     assert [one.path for one in find_attributions(tmp_path)] == [path.with_name("False.json"), path]
     assert [one.path for one in find_attributions(path)] == [path]
     assert sorted(one.name for one in path.parent.iterdir()) == ["False.json", "True.json"]  # no temporary file stays
@@ -115,9 +115,9 @@ def test_a_record_written_is_the_record_read(record: AttributionRecord, tmp_path
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"kind": "known"}, "is not an attribution record of schema 1: it has kind 'known', schema 1. Run `gcgap attribute`."),
-        ({"kind": None}, "it has kind None, schema 1"),
-        ({"schema": 2}, "it has kind 'attribution', schema 2"),
+        ({"kind": "known"}, "is not an attribution record: its `kind` is 'known'. Run `gcgap attribute`."),
+        ({"kind": None}, "its `kind` is None"),
+        ({"schema": 2}, "it has schema 2"),
     ],
 )
 def test_a_record_of_another_kind_or_schema_is_refused_by_name(
@@ -150,7 +150,7 @@ def test_a_file_that_holds_no_record_is_refused_by_name(text: str, tmp_path: Pat
 def test_an_ordinary_record_is_no_attribution_record(tmp_path: Path) -> None:
     path = tmp_path / "final.json"
     tiny.ten().write(path)
-    with pytest.raises(ValueError, match="it has kind None, schema 1"):
+    with pytest.raises(ValueError, match="its `kind` is None"):
         AttributionRecord.read(path)
 
 

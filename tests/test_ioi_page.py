@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
-from gcgap.records.record import Record, find_records
+from gcgap.records.read_records import find_records
+from gcgap.records.record import Record
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "ioi.md").read_text()

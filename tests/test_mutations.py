@@ -26,7 +26,6 @@ import gcgap
 import gcgap.commands.attribute_command
 import gcgap.commands.measure_command
 import gcgap.models.checkpoints
-import gcgap.records.record
 import gcgap.sweep.plan
 import gcgap.training.config_file
 import gcgap.training.lightning_cli
@@ -34,8 +33,8 @@ from gcgap.cli import main
 from gcgap.models.checkpoints import new_model, read_checkpoint
 from gcgap.models.transformer import Decoder
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.records.checksum import sealed
-from gcgap.records.record import PACKED, Record, find_records, pack
+from gcgap.records.record import Record
+from gcgap.records.record_file import with_checksum
 from gcgap.report.circuit_tables import read_truth
 from gcgap.training.lightning_cli import ConfigOnly
 from gcgap.training.usage import UsageError
@@ -318,17 +317,11 @@ def known(path: Path) -> Path:
     return Path(shutil.copyfile(sweeps.ROOT / "docs" / "attribution" / "known.json", path))
 
 
-def packed(path: Path) -> Path:
-    path.with_name(PACKED).write_bytes(pack([tiny.ten(step=step) for step in (0, 50)]))
-    return path.with_name(PACKED)
-
-
 KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
     "record": (lambda path: tiny.ten().write(path).path or path, lambda path: Record.read(path).data),
     "compact": (lambda path: tiny.ten().write(path, compact=True).path or path, lambda path: Record.read(path).data),
     "attribution": (attribution, lambda path: AttributionRecord.read(path).data),
     "known": (known, read_truth),
-    "packed": (packed, lambda path: [record.data for record in find_records(path)]),
 }
 
 
@@ -385,7 +378,7 @@ def test_a_record_without_a_checksum_is_read_as_before_and_gains_one_when_it_is_
     (tmp_path / "old.json").write_text(json.dumps(old))
     record = Record.read(tmp_path / "old.json")
     assert record.to_dict() == old
-    assert record.write(tmp_path / "new.json").to_dict() == sealed(old) == json.loads((tmp_path / "new.json").read_text())
+    assert record.write(tmp_path / "new.json").to_dict() == with_checksum(old) == json.loads((tmp_path / "new.json").read_text())
 
 
 def test_a_stale_checksum_is_never_written(tmp_path: Path) -> None:
@@ -401,14 +394,6 @@ def test_a_checksum_that_is_none_is_a_wrong_one(seal: Any, tmp_path: Path) -> No
     (tmp_path / "final.json").write_text(json.dumps({"sha256": seal} | tiny.ten().to_dict()))
     with pytest.raises(ValueError, match=r"final\.json` was changed after it was written"):
         Record.read(tmp_path / "final.json")
-
-
-def test_packed_records_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = packed(tmp_path / "final.json")
-    monkeypatch.setattr(gcgap.records.record, "LARGEST", 10_000)
-    with pytest.raises(ValueError, match="more than 10000 bytes") as refused:
-        find_records(path)
-    assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ['"\\ud800"', "1e999", "NaN", "-Infinity", "[" * 100_000, "9" * 5000])

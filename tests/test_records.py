@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import lzma
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,9 @@ from hypothesis import strategies as st
 import gcgap
 from gcgap.data.strict_text import parsed
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.records.checksum import SEAL, read_json, sealed
-from gcgap.records.record import METRICS, PACKED, Record, find_records, pack
+from gcgap.records.read_records import find_records
+from gcgap.records.record import METRICS, Record
+from gcgap.records.record_file import CHECKSUM, read_json, with_checksum
 
 BASELINES = ("mean", "zero")
 CONTRACT = (
@@ -79,7 +79,7 @@ def test_a_measured_record_is_exactly_its_json_and_holds_what_the_contract_names
     record = gcgap.measure(Transformer(2, 4, 16, 32), task="sort", length=9, protocol=protocol)
     data = record.to_dict()
     assert json.loads(json.dumps(data)) == data
-    assert Record.read(record.write(tmp_path / "final.json").path or "").to_dict() == sealed(data)
+    assert Record.read(record.write(tmp_path / "final.json").path or "").to_dict() == with_checksum(data)
     for place in CONTRACT:
         container, key = at(data, place)
         container[key]
@@ -114,7 +114,7 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
         container, key = at(data, place)
         container[key] = {"text": "Größe", "numbers": [1, 2.5, None]}
     Record.read(saved(data, tmp_path / "a.json")).write(tmp_path / "b.json")
-    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == sealed(data)
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == with_checksum(data)
 
 
 @pytest.mark.parametrize("schema", [0, 2, 1.5, "1", None, [1], {"1": 1}])
@@ -447,14 +447,14 @@ def test_a_record_of_any_name_that_cannot_be_read_is_refused_by_name(change: Any
 def test_reading_shows_its_progress_on_a_terminal_alone(
     terminal: bool, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gcgap.records.record.SLOW", 0)
+    monkeypatch.setattr("gcgap.records.read_records.SLOW", 0)
     monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
     gcgap.read(runs)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert ("Reading records" in shown.err) == terminal
     assert terminal or shown.err == ""
-    monkeypatch.setattr("gcgap.records.record.SLOW", 60)
+    monkeypatch.setattr("gcgap.records.read_records.SLOW", 60)
     gcgap.read(runs)
     assert capsys.readouterr().err == ""
 
@@ -475,7 +475,7 @@ USUAL = {
 def test_a_file_is_read_fast_as_it_is_read_slowly(data: dict[str, Any]) -> None:
     for indent in (1, None):
         for ascii_only in (True, False):
-            text = json.dumps(sealed(data), ensure_ascii=ascii_only, indent=indent)
+            text = json.dumps(with_checksum(data), ensure_ascii=ascii_only, indent=indent)
             try:
                 content = text.encode()
             except UnicodeEncodeError:
@@ -485,10 +485,10 @@ def test_a_file_is_read_fast_as_it_is_read_slowly(data: dict[str, Any]) -> None:
 
 
 def test_a_file_as_it_was_written_is_known_to_be_so_and_any_other_is_not() -> None:
-    text = json.dumps(sealed(USUAL), ensure_ascii=False, indent=1)
-    assert read_json(text.encode()) == (sealed(USUAL), True)
+    text = json.dumps(with_checksum(USUAL), ensure_ascii=False, indent=1)
+    assert read_json(text.encode()) == (with_checksum(USUAL), True)
     twice = text.replace('"a"', '"a": 0, "a"')
-    for other in (text.replace("10.00001", "10.00002"), text.replace("true", "false"), text.replace(SEAL, "sha"), "[1]"):
+    for other in (text.replace("10.00001", "10.00002"), text.replace("true", "false"), text.replace(CHECKSUM, "sha"), "[1]"):
         assert read_json(other.encode())[1] is False
     for wrong in ('{"a": NaN}', '{"a": 1', "", twice):
         with pytest.raises(ValueError, match=r"null|line 1|the key `a` twice"):
@@ -556,68 +556,6 @@ def test_a_synthetic_record_of_these_tests_has_the_shape_of_a_measured_one() -> 
         assert ours.keys() <= theirs.keys()
     skipped = gcgap.measure(Transformer(1, 2, 16, 32), task="sort", protocol=protocol).to_dict()
     assert tiny.skipped().to_dict().keys() <= skipped.keys()
-
-
-def history() -> list[Record]:
-    """Three records of checkpoints, one of them with a text that splits lines elsewhere."""
-    tricky = Record(tiny.ten(step=50).to_dict() | {"run": "a\u2028b\x85c"})
-    return [tiny.ten(step=0, reason="all alike"), tricky, tiny.ten(step=100)]
-
-
-def test_packed_records_are_read_as_if_they_lay_beside_their_file(tmp_path: Path) -> None:
-    gap = tmp_path / "run" / "gap"
-    tiny.ten(step=100).write(gap / "final.json")
-    (gap / PACKED).write_bytes(pack(history()))
-    found = find_records(tmp_path)
-    assert [record.path for record in found] == [
-        gap / name for name in ("final.json", *(f"step={s:06d}.json" for s in (0, 50, 100)))
-    ]
-    assert [record.to_dict() for record in found[1:]] == [record.to_dict() for record in history()]
-    assert [record.to_dict() for record in find_records(gap / PACKED)] == [record.to_dict() for record in history()]
-    assert len(gcgap.read(tmp_path, repeats=True)) == 4 * 2 * 10
-
-
-def test_a_file_goes_before_its_packed_twin(tmp_path: Path) -> None:
-    (tmp_path / PACKED).write_bytes(pack(history()))
-    tiny.ten(step=50, rho=-0.5).write(tmp_path / "step=000050.json")
-    assert [record["gap"]["mean"]["rho"] for record in find_records(tmp_path)] == [None, -0.5, 0.5]
-
-
-def test_equal_records_are_packed_into_equal_bytes_without_a_trace(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(pack(history()))
-    (tmp_path / "b").write_bytes(pack(history()))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda lines: [lines[0], "{"], "line 2"),
-        (lambda lines: [lines[0], "", lines[1]], "line 2"),
-        (lambda lines: [*lines, lines[1]], "line 4.*step 50"),
-        (lambda lines: [lines[0].replace('"step":0', '"step":null')], "line 1.*step None"),
-        (lambda lines: [lines[0].replace('"schema":1', '"schema":9')], "line 1.*schema 9"),
-        (lambda lines: [lines[0].replace('"seed":7', '"seed":NaN')], "line 1.*NaN"),
-        (lambda lines: [lines[0][:-1] + ', "later": ' + "[" * 20_000 + "]" * 20_000 + "}"], "line 1.*nested too deeply"),
-        (lambda lines: [], "line 1"),
-    ],
-)
-def test_a_bad_line_among_packed_records_is_refused_by_file_and_line(change: Any, said: str, tmp_path: Path) -> None:
-    lines = [json.dumps(record.to_dict(), separators=(",", ":")) for record in history()]
-    path = tmp_path / PACKED
-    path.write_bytes(lzma.compress("\n".join(change(lines)).encode()))
-    with pytest.raises(ValueError, match=said) as refused:
-        find_records(tmp_path)
-    assert str(path) in str(refused.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", lzma.compress(b"\xff\xfe"), lzma.compress(b"x" * 1000)[:-20]])
-def test_a_damaged_file_of_packed_records_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / PACKED).write_bytes(content)
-    with pytest.raises(ValueError, match="packed records") as refused:
-        find_records(tmp_path)
-    assert str(tmp_path / PACKED) in str(refused.value)
 
 
 def test_a_compact_record_is_the_same_record_on_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from gcgap.cli import main
 from gcgap.models.checkpoints import sha256
 from gcgap.records.record import Record
-from gcgap.records.up_to_date import check_replaceable
+from gcgap.records.record_file import check_replaceable
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

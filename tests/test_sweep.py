@@ -24,8 +24,8 @@ from gcgap.commands.sweep_command import reason
 from gcgap.sweep import worker
 from gcgap.sweep.engines import devices, environment
 from gcgap.sweep.live import Row, picture, time_left
-from gcgap.sweep.plan import Run, read
-from gcgap.sweep.worker import Job
+from gcgap.sweep.plan import PlannedRun, read
+from gcgap.sweep.worker import SweepJob
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 AGAIN = [{"site": "released"}]
@@ -270,11 +270,13 @@ def test_each_worker_has_a_device_or_one_thread() -> None:
     assert environment(1, []) == {"OMP_NUM_THREADS": "1"}
 
 
-def job(folder: Path, records: list[str] | None = None) -> Job:
-    return Job("a", str(folder / "a"), str(folder / "a.log"), ["--x=1"], [["--protocol.y=2"]] * len(records or []), records or [])
+def job(folder: Path, records: list[str] | None = None) -> SweepJob:
+    return SweepJob(
+        "a", str(folder / "a"), str(folder / "a.log"), ["--x=1"], [["--protocol.y=2"]] * len(records or []), records or []
+    )
 
 
-def working(job: Job) -> tuple[int, list[list[str]]]:
+def working(job: SweepJob) -> tuple[int, list[list[str]]]:
     """The exit code of a worker, and the commands that it would run; none does anything."""
     calls: list[list[str]] = []
     return worker.work(job, lambda arguments: calls.append(arguments) or 0), calls
@@ -333,7 +335,8 @@ def test_the_reason_of_a_failure_is_its_last_error_or_how_it_ended(tmp_path: Pat
 def rows(count: int, folder: Path) -> list[Row]:
     config = {"data": {}}
     return [
-        Row(Run(Path(f"{i % 2}.yaml"), config, Job(f"r{i}", str(folder), str(folder / "log"), [], [], []))) for i in range(count)
+        Row(PlannedRun(Path(f"{i % 2}.yaml"), config, SweepJob(f"r{i}", str(folder), str(folder / "log"), [], [], [])))
+        for i in range(count)
     ]
 
 

@@ -25,7 +25,7 @@ from gcgap.models.checkpoints import last_checkpoint, misnamed, run_directory, s
 from gcgap.models.transformer import Decoder
 from gcgap.records.atomic import check_folder
 from gcgap.records.attribution_record import FOLDER, AttributionRecord
-from gcgap.records.up_to_date import check_replaceable, check_same
+from gcgap.records.record_file import check_replaceable, check_same
 from gcgap.report.circuit_tables import known_table
 from gcgap.report.method_names import method_table
 from gcgap.report.methods_files import OF_RECORD, OF_TRUTH, check_files, write_files, write_truth

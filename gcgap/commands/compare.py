@@ -10,11 +10,11 @@ from rich import box
 from rich.console import Group
 from rich.text import Text
 
-from gcgap.records.checksum import SEAL
 from gcgap.records.record import Record
+from gcgap.records.record_file import CHECKSUM
 from gcgap.report.terminal import WholeTable
 
-OWN = ("created", "versions", "run", SEAL)  # of one measurement, and not of what it measured
+OWN = ("created", "versions", "run", CHECKSUM)  # of one measurement, and not of what it measured
 TIMES = ("seconds", "forward_equivalents")  # of the clock, wherever they stand
 SHOWN = 8  # differences of a record that are listed
 

@@ -32,7 +32,7 @@ from gcgap.models.checkpoints import (
 )
 from gcgap.records.atomic import check_folder
 from gcgap.records.record import Record
-from gcgap.records.up_to_date import check_replaceable, check_same
+from gcgap.records.record_file import check_replaceable, check_same
 from gcgap.report.component_table import sentence, table
 from gcgap.report.wording import without_ticks
 from gcgap.training.config_file import check_numbers, load_of_run, merged, protocol_of, read_run_config, variant

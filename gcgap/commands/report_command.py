@@ -31,8 +31,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directories with runs, or their record files")
     texts = {
         "out": "where the report goes; it replaces what an earlier report wrote there, and nothing else",
-        "records": "also copy the records to DIR, those of checkpoints packed into gap/steps.jsonl.xz of each run, "
-        "so that `gcgap report DIR --out DIR` makes the report again",
+        "records": "also copy the records to DIR, so that `gcgap report DIR --out DIR` makes the report again",
         "attention": "draw the attention patterns of the strongest Heroes and Bloats among the heads of a trained model: a run "
         "directory or .ckpt file with its record gap/final.json (loads torch)",
         "force": "replace also those files of an earlier report that were changed since",

@@ -13,8 +13,9 @@ from gcgap.importance.protocol import Protocol
 from gcgap.measurement.measure import measure
 from gcgap.models.loading import local, step_of
 from gcgap.models.transformer import Decoder
-from gcgap.records.record import Record, in_order
-from gcgap.records.up_to_date import check_replaceable, check_same
+from gcgap.records.read_records import in_order
+from gcgap.records.record import Record
+from gcgap.records.record_file import check_replaceable, check_same
 from gcgap.training.usage import UsageError
 
 FINAL = "final.json"

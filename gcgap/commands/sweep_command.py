@@ -16,7 +16,7 @@ from rich.console import Console
 from gcgap.records.atomic import check_folder
 from gcgap.sweep.engines import Engine, Local
 from gcgap.sweep.live import Row, View
-from gcgap.sweep.plan import Run, read
+from gcgap.sweep.plan import PlannedRun, read
 from gcgap.training.lightning_cli import other_run
 from gcgap.training.signals import DeferredSignals, Interrupted
 from gcgap.training.usage import ArgumentParser, UsageError, add_import_option
@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
     return report(rows)
 
 
-def chosen(runs: list[Run], patterns: list[str] | None) -> list[Run]:
+def chosen(runs: list[PlannedRun], patterns: list[str] | None) -> list[PlannedRun]:
     """The runs whose names match any of the patterns; every run without one."""
     for pattern in patterns or ():
         if not any(fnmatchcase(run.job.name, pattern) for run in runs):
@@ -98,7 +98,7 @@ def chosen(runs: list[Run], patterns: list[str] | None) -> list[Run]:
     return [run for run in runs if patterns is None or any(fnmatchcase(run.job.name, pattern) for pattern in patterns)]
 
 
-def check(run: Run) -> None:
+def check(run: PlannedRun) -> None:
     """Refuse a directory that holds a run of another config, which would be skipped or resumed as if it were this one."""
     if not run.job.last.exists() and not run.job.is_trained():
         return

@@ -20,7 +20,8 @@ from gcgap.commands.compare import differences, told
 from gcgap.importance.protocol import Protocol
 from gcgap.measurement.measure import measure
 from gcgap.models.checkpoints import run_directory, sha256
-from gcgap.records.record import Record, find_records, named_step
+from gcgap.records.read_records import find_records, named_step
+from gcgap.records.record import Record
 from gcgap.training.config_file import load_of_run
 from gcgap.training.usage import UsageError
 

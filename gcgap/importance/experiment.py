@@ -27,7 +27,7 @@ from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.number_format import check_tensors, in_precision, not_finite
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.models.wiring import Wiring
-from gcgap.records.record import SCHEMA
+from gcgap.records.record_file import SCHEMA
 
 
 @dataclass

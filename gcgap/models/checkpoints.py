@@ -19,7 +19,7 @@ from gcgap.models.number_format import check_one_format, check_tensors, not_fini
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.transformer import Decoder, Origin, Transformer, check_sizes
 from gcgap.models.weight_files import prefix_advice
-from gcgap.records.record import named_step
+from gcgap.records.read_records import named_step
 
 PREFIX = "model."
 FINAL = "final.ckpt"

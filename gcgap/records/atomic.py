@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them; and the text of users' files."""
+"""Files that are written atomically, whatever ends the process that writes them."""
 
 from __future__ import annotations
 

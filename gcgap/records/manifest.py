@@ -42,29 +42,29 @@ class Manifest:
             ValueError: A file that would be replaced or removed is not gcgap's, or was changed after gcgap wrote it; or one
                 would be written through a link.
         """
-        held = self._read()
+        listed = self._read()
         foreign, changed = list[Path](), list[Path]()
-        for name in dict.fromkeys([*files, *held] if self.clears else files):
+        for name in dict.fromkeys([*files, *listed] if self.clears else files):
             self._check_folders(path := self.folder / name)
-            if (digest := _digest(path)) is None or digest in held.get(name, ()) or digest == _of(files.get(name)):
+            if (digest := _digest(path)) is None or digest in listed.get(name, ()) or digest == _of(files.get(name)):
                 continue
-            (changed if name in held and not path.is_dir() else foreign).append(path)
+            (changed if name in listed and not path.is_dir() else foreign).append(path)
         if foreign:
-            raise ValueError(f"{_listed(foreign)} not written by gcgap, and so not replaced. Move it, or give another `--out`.")
+            raise ValueError(f"{_describe(foreign)} not written by gcgap, and so not replaced. Move it, or give another `--out`.")
         if changed and not force:
-            raise ValueError(f"{_listed(changed)} changed after gcgap wrote it. Move it, or replace it with `--force`.")
+            raise ValueError(f"{_describe(changed)} changed after gcgap wrote it. Move it, or replace it with `--force`.")
 
     def write(self, files: Mapping[str, bytes], force: bool = False) -> None:
         """Write files, remove those of an earlier time, and list what is gcgap's; `check` says what is refused."""
         self.check(files, force)
-        held = self._read()
-        mine = {name: content for name, content in files.items() if name in held or _digest(self.folder / name) is None}
+        listed = self._read()
+        mine = {name: content for name, content in files.items() if name in listed or _digest(self.folder / name) is None}
         new: Hashes = {name: {str(_of(content))} for name, content in mine.items()}
-        kept: Hashes = {} if self.clears else {name: hashes for name, hashes in held.items() if name not in new}
-        self._save({name: held.get(name, set()) | new.get(name, set()) for name in [*held, *new]})
+        kept: Hashes = {} if self.clears else {name: hashes for name, hashes in listed.items() if name not in new}
+        self._save({name: listed.get(name, set()) | new.get(name, set()) for name in [*listed, *new]})
         for name, content in mine.items():
             write_whole(self.folder / name, content)
-        for name in held.keys() - new.keys() - kept.keys():
+        for name in listed.keys() - new.keys() - kept.keys():
             self._remove(self.folder / name)
         self._save(kept | new)
 
@@ -74,25 +74,25 @@ class Manifest:
         return self.path.parent
 
     def _read(self) -> Hashes:
-        held: Hashes = {}
+        listed: Hashes = {}
         text = os.fsdecode(self.path.read_bytes()) if self.path.exists() else ""
         for number, line in enumerate(text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else (), 1):
             found = LINE.fullmatch(line)
             name = "" if found is None else _unescaped(found[3]) if found[1] else found[3]
             if found is None or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"`{self.path}`, line {number}, must be a hash and a name in this folder; got {line!r:.60}.")
-            held.setdefault(name, set()).add(found[2])
-        return held
+            listed.setdefault(name, set()).add(found[2])
+        return listed
 
-    def _save(self, held: Hashes) -> None:
-        lines = (_line(digest, name) for name in sorted(held) for digest in sorted(held[name]))
+    def _save(self, listed: Hashes) -> None:
+        lines = (_line(digest, name) for name in sorted(listed) for digest in sorted(listed[name]))
         write_whole(self.path, os.fsencode("".join(lines)))
 
     def _check_folders(self, path: Path) -> None:
         for folder in path.relative_to(self.folder).parents:
             if (place := self.folder / folder) != self.folder and (place.is_symlink() or (place.exists() and not place.is_dir())):
-                told = "a link, which may lead anywhere" if place.is_symlink() else "a file"
-                raise ValueError(f"`{place}` must be a folder; it is {told}. Move it, or give another `--out`.")
+                kind = "a link, which may lead anywhere" if place.is_symlink() else "a file"
+                raise ValueError(f"`{place}` must be a folder; it is {kind}. Move it, or give another `--out`.")
 
     def _remove(self, path: Path) -> None:
         """Remove a file, and the folders that it leaves empty."""
@@ -114,7 +114,7 @@ def _of(content: bytes | None) -> str | None:
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _listed(paths: Iterable[Path]) -> str:
+def _describe(paths: Iterable[Path]) -> str:
     first, *more = paths
     return f"`{first}`{f' and {len(more)} more were' if more else ' was'}"
 

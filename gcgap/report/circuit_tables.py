@@ -20,7 +20,7 @@ from rich.markup import escape
 from gcgap.attribution.recovery import KIND, SCHEMA, cells, failures
 from gcgap.data.strict_text import parsed
 from gcgap.records.attribution_record import KNOWN
-from gcgap.records.checksum import check_seal
+from gcgap.records.record_file import check_checksum
 from gcgap.report.render import ALL
 from gcgap.report.style import DIVERGING, DPI
 from gcgap.report.table_parts import Column, Drawing, Section, Table
@@ -67,7 +67,7 @@ def read_truth(path: Path) -> dict[str, Any]:
         raise ValueError(f"`{path}` is not a record of known circuits: {error}. Run `gcgap attribute --known` again.") from error
     if not isinstance(truth, dict) or (truth.get("kind"), truth.get("schema")) != (KIND, SCHEMA):
         raise ValueError(f"`{path}` is not a record of known circuits of schema {SCHEMA}. Run `gcgap attribute --known` again.")
-    check_seal(truth, str(path))
+    check_checksum(truth, str(path))
     try:
         _section(truth)
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:

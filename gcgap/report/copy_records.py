@@ -1,4 +1,4 @@
-"""Copies of records beside a report, small enough to be kept with it: checkpoints packed, one record on each line."""
+"""Copies of records beside a report, each on one line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gcgap.records.attribution_record import FOLDER
-from gcgap.records.checksum import encoded
-from gcgap.records.record import PACKED, pack
+from gcgap.records.record_file import encode, with_checksum
 from gcgap.study.groups import Group
 from gcgap.study.methods_over_seeds import MethodGroup
 
@@ -29,13 +28,12 @@ def ship(groups: Sequence[Group], methods: Sequence[MethodGroup], known: Sequenc
 def _copies(groups: Sequence[Group], methods: Sequence[MethodGroup], known: Sequence[Path]) -> Iterator[tuple[str, Path, bytes]]:
     """The name of each copy, the file that it is of, and its content."""
     for run in (run for group in groups for run in group.runs):
-        path = (run.final.path or Path("final.json")).resolve()
-        yield _of_run(path), path, encoded(run.final.data, compact=True)
-        if run.tracked:
-            yield _of_run(path.with_name(PACKED)), path, pack(run.tracked)
+        for record in (run.final, *run.tracked):
+            path = (record.path or Path("final.json")).resolve()
+            yield _of_run(path), path, encode(with_checksum(record.data), compact=True)
     for record in (record for group in methods for record in group.records):
         path = (record.path or Path(f"{record['run']}.json")).resolve()
-        yield Path(*path.parts[-4:-2], FOLDER, path.name).as_posix(), path, encoded(record.data, compact=True)
+        yield Path(*path.parts[-4:-2], FOLDER, path.name).as_posix(), path, encode(with_checksum(record.data), compact=True)
     for path in known:
         yield path.name, path.resolve(), path.read_bytes()
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from gcgap.records.atomic import write_whole
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.records.checksum import sealed
 from gcgap.records.manifest import Manifest
+from gcgap.records.record_file import with_checksum
 from gcgap.report.circuit_tables import auc_figure, auc_table, summary_table
 from gcgap.report.methods_figures import FIGURES
 from gcgap.report.render import to_csv
@@ -41,7 +41,7 @@ def write_files(record: AttributionRecord, directory: Path, force: bool = False)
 
 def write_truth(truth: dict[str, Any], directory: Path, force: bool = False) -> None:
     """Write known.json, and below known/ what it shows."""
-    write_whole(directory / "known.json", (json.dumps(sealed(truth), ensure_ascii=False) + "\n").encode())
+    write_whole(directory / "known.json", (json.dumps(with_checksum(truth), ensure_ascii=False) + "\n").encode())
     files = {f"{table.key}.csv": to_csv(table).encode() for table in (summary_table(truth), auc_table(truth))}
     Manifest(directory / "known" / LIST).write(files | _drawn(auc_figure(truth), "auc"), force)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gcgap.importance.protocol import PROMPTED, Protocol
-from gcgap.records.record import PACKED, Record, find_records
+from gcgap.records.read_records import find_records
+from gcgap.records.record import Record
 
 MODEL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 512, "positions": "none"}
 DATA = {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9, 10, 11]}
@@ -130,7 +131,7 @@ def gather(paths: Iterable[str | Path]) -> list[Group]:
 
 def has_runs(path: Path) -> bool:
     """Whether there is a record of a measurement at or below a path, to go by the names of files."""
-    names = ("final.json", "step=*.json", PACKED)
+    names = ("final.json", "step=*.json")
     return any(path.match(name) if path.is_file() else any(path.rglob(name)) for name in names)
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcgap.importance.gap import Array, rank, rank_correlation
-from gcgap.records.record import Record, named_step
+from gcgap.records.read_records import named_step
+from gcgap.records.record import Record
 from gcgap.study.groups import Group, Run
 from gcgap.study.seeds import Summary, summary
 

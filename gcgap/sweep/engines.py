@@ -7,7 +7,7 @@ import subprocess
 import time
 from typing import Protocol
 
-from gcgap.sweep.worker import Job, launch
+from gcgap.sweep.worker import SweepJob, launch
 
 POLL = 0.2  # seconds between two looks at the workers
 
@@ -18,7 +18,7 @@ class Engine(Protocol):
     slots: int
     """Processes at a time."""
 
-    def start(self, job: Job) -> None:
+    def start(self, job: SweepJob) -> None:
         """Start a process for a job; there is a free slot."""
         ...
 
@@ -45,7 +45,7 @@ class Local:
         self.slots = workers or len(self.devices) or len(os.sched_getaffinity(0))
         self.running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
 
-    def start(self, job: Job) -> None:
+    def start(self, job: SweepJob) -> None:
         """Start a process on the first free slot."""
         slot = min(set(range(self.slots)) - set(self.running))
         self.running[slot] = job.name, launch(job, environment(slot, self.devices))

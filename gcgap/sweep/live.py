@@ -11,9 +11,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from gcgap.records.record import Record, in_order
+from gcgap.records.read_records import in_order
+from gcgap.records.record import Record
 from gcgap.report.terminal import WholeTable
-from gcgap.sweep.plan import Run
+from gcgap.sweep.plan import PlannedRun
 from gcgap.training.display import showing
 
 ACTIVE = ("running", "resumed", "measuring again")
@@ -36,7 +37,7 @@ class Row:
         seconds: How long it took, if it was run whole.
     """
 
-    run: Run
+    run: PlannedRun
     state: str = "waiting"
     reason: str = ""
     step: str = "-"
@@ -55,7 +56,7 @@ class Row:
         self.written = Path(job.log).stat().st_size if Path(job.log).exists() else 0
 
     def look(self) -> None:
-        """Read what its directory tells."""
+        """Read how far its directory is."""
         newest = max((self.run.job.run / "gap").glob("step=*.json"), default=None, key=in_order)
         if newest is not None and newest != self._seen:
             try:
@@ -124,7 +125,7 @@ class View:
 
     def __init__(self, rows: list[Row], slots: int) -> None:
         self.rows, self.slots, self.console = rows, slots, Console()
-        self.told = {row.run.job.name: "waiting" for row in rows}
+        self.reported = {row.run.job.name: "waiting" for row in rows}
         self.live = Live(console=self.console, auto_refresh=False)
         self.next = 0.0
 
@@ -145,17 +146,17 @@ class View:
             return
         self.next = time.monotonic() + EVERY
         for row in self.rows:
-            if row.state in ACTIVE or self.told[row.run.job.name] != row.state:
+            if row.state in ACTIVE or self.reported[row.run.job.name] != row.state:
                 row.look()
-            if self.told[row.run.job.name] != row.state:
-                self._tell(row)
+            if self.reported[row.run.job.name] != row.state:
+                self._report(row)
         if self.console.is_terminal:
             with showing("the table of runs"):
                 self.live.update(picture(self.rows, self.slots, self.console.height, time.monotonic()), refresh=True)
 
-    def _tell(self, row: Row) -> None:
+    def _report(self, row: Row) -> None:
         """One line for a state that is new; on a terminal, where the table shows it, only why a run failed."""
-        self.told[row.run.job.name] = row.state
+        self.reported[row.run.job.name] = row.state
         reached = f" at step {row.step}, accuracy {row.accuracy}" if row.step != "-" else ""
         line = f"{row.run.job.name}: {row.state}{f': {row.reason}' if row.reason else reached}"
         if row.state == "failed" or not self.console.is_terminal:

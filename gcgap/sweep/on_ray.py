@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from gcgap.sweep.engines import POLL, stop
-from gcgap.sweep.worker import Job, launch
+from gcgap.sweep.worker import SweepJob, launch
 
 
 class OnRay:
@@ -34,7 +34,7 @@ class OnRay:
         self.environment = {} if gpus else {"OMP_NUM_THREADS": "1"}
         self.running: dict[Any, str] = {}
 
-    def start(self, job: Job) -> None:
+    def start(self, job: SweepJob) -> None:
         """Submit a task for a job."""
         self.running[self.task.remote(asdict(job), self.environment)] = job.name
 
@@ -53,7 +53,7 @@ class OnRay:
 
 def work(job: dict[str, Any], environment: dict[str, str]) -> int:
     """Run the worker of a job on this node; its exit code."""
-    process = launch(Job(**job), environment)
+    process = launch(SweepJob(**job), environment)
     try:
         return process.wait()
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gcgap.data.tasks import find_task
-from gcgap.sweep.worker import Job
+from gcgap.sweep.worker import SweepJob
 from gcgap.training.config_file import changed_folder
 from gcgap.training.lightning_cli import SHAPING, ConfigOnly
 from gcgap.training.parser import read_config
@@ -27,7 +27,7 @@ IN_NAME = ("data.task", "seed_everything")
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of a sweep.
 
     Args:
@@ -38,10 +38,10 @@ class Run:
 
     config: Path
     resolved: dict[str, Any]
-    job: Job
+    job: SweepJob
 
 
-def read(path: Path, directory: Path | None = None, imports: list[str] | None = None) -> list[Run]:
+def read(path: Path, directory: Path | None = None, imports: list[str] | None = None) -> list[PlannedRun]:
     """The runs of a sweep file, in `directory` or in the one that the file names; every run imports these modules too.
 
     Raises:
@@ -81,7 +81,7 @@ def _content(path: Path) -> dict[str, Any]:
         if key not in KEYS:
             raise UsageError(f"`{key}` is no key of a sweep ({path}); use {', '.join(KEYS)}.")
         if not isinstance(value, KEYS[key]) or not value:
-            raise UsageError(f"`{key}` in {path} must be {_told(KEYS[key])} that is not empty; got {value!r:.60}.")
+            raise UsageError(f"`{key}` in {path} must be {_describe(KEYS[key])} that is not empty; got {value!r:.60}.")
     if "configs" not in content:
         raise UsageError(f"`configs` is missing in {path}; list at least one config file of `gcgap fit`.")
     return content
@@ -122,7 +122,7 @@ def _run(
     group: str,
     again: list[dict[str, Any]],
     imports: list[str] | None,
-) -> Run:
+) -> PlannedRun:
     if not config.is_file():
         raise UsageError(f"`configs`: no file {config}; paths are relative to the sweep file.")
     arguments = [f"--config={config.absolute()}", *_options({"import": imports} if imports else {}), *_options(varied)]
@@ -130,7 +130,7 @@ def _run(
         resolved = resolver.resolve(arguments)
         find_task(resolved["data"]["task"])
     except (UsageError, ValueError) as error:
-        raise UsageError(f"{config}{f' with {_told(varied)}' * bool(varied)}: {error}") from error
+        raise UsageError(f"{config}{f' with {_describe(varied)}' * bool(varied)}: {error}") from error
     for key in ("devices", "num_nodes", "fast_dev_run"):
         if resolved["trainer"][key] not in (1, "1", False):
             raise UsageError(f"`trainer.{key}` in {config}: a run of a sweep is one whole process; leave the key out.")
@@ -141,7 +141,9 @@ def _run(
     fit = [*arguments, f"--trainer.default_root_dir={home / name}", "--trainer.enable_progress_bar=false"]
     shared = [f"--import={','.join(resolved['import'])}"] if resolved["import"] else []
     measure = [[*shared, *_options(_prefixed(changes))] for changes in again]
-    return Run(config, resolved, Job(name, str(home / name), str(home / "logs" / f"{name}.log"), fit, measure, records))
+    return PlannedRun(
+        config, resolved, SweepJob(name, str(home / name), str(home / "logs" / f"{name}.log"), fit, measure, records)
+    )
 
 
 def _name(resolved: dict[str, Any], varied: dict[str, Any]) -> str:
@@ -159,7 +161,7 @@ def _again_record(protocol: dict[str, Any], changes: dict[str, Any]) -> str:
         raise UsageError(f"`again`: `length` must be a number of integers per example; got {length!r}.")
     folder = changed_folder(protocol, {key: changes[key] for key in changes if key != "length"}, length)
     if not folder:
-        raise UsageError(f"`again`: {_told(changes)} changes nothing of the run's own protocol; leave it out.")
+        raise UsageError(f"`again`: {_describe(changes)} changes nothing of the run's own protocol; leave it out.")
     return f"gap/{folder}/final.json"
 
 
@@ -174,7 +176,7 @@ def _options(settings: dict[str, Any]) -> Iterator[str]:
         yield f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def _told(what: Any) -> str:
+def _describe(what: Any) -> str:
     if isinstance(what, dict):
         return ", ".join(f"{key}={value}" for key, value in what.items())
     names = {str: "text", dict: "a mapping", list: "a list"}

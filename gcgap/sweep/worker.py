@@ -23,7 +23,7 @@ from gcgap.training.launchers import without_launcher
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """What a worker does.
 
     Args:
@@ -68,7 +68,7 @@ def _readable(record: Path) -> bool:
         return False
 
 
-def launch(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def launch(job: SweepJob, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start the worker of a job; it ends at once when its standard input is closed, and so when its parent dies."""
     Path(job.log).parent.mkdir(parents=True, exist_ok=True)
     with Path(job.log).open("ab") as output:
@@ -84,7 +84,7 @@ def launch(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def work(job: Job, command: Callable[[list[str]], int]) -> int:
+def work(job: SweepJob, command: Callable[[list[str]], int]) -> int:
     """Do what is left of a job; the exit code of the first command (as `gcgap.cli.main` runs them) that fails."""
     if not job.is_trained() and (code := command(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()])):
         return code
@@ -105,7 +105,7 @@ if __name__ == "__main__":
     from gcgap.cli import main
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    job = Job(**json.loads(sys.argv[1]))
+    job = SweepJob(**json.loads(sys.argv[1]))
     job.run.mkdir(parents=True, exist_ok=True)
     with FileLock(job.run / ".lock", timeout=60):  # the worker of a sweep that was killed may take a moment to end
         sys.exit(work(job, main))

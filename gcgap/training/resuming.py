@@ -15,7 +15,7 @@ import torch
 from gcgap.models import checkpoints
 from gcgap.models.checkpoints import new_model
 from gcgap.models.number_format import not_finite
-from gcgap.records.checksum import read_json
+from gcgap.records.record_file import read_json
 from gcgap.training.config_file import SHORT_NAMES
 
 LIGHTNING = r"2(\.\d+)+((\.post|\.dev|rc)\d+)?"  # the versions that this project has had; of others Lightning changes the content

@@ -23,7 +23,8 @@ from gcgap.measurement.measure import measure
 from gcgap.models.checkpoints import PREFIX, read_checkpoint, same_weights, sha256
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.atomic import write_whole
-from gcgap.records.record import Record, in_order
+from gcgap.records.read_records import in_order
+from gcgap.records.record import Record
 from gcgap.report.emergence_figure import Column, emergence, is_due
 from gcgap.report.tensorboard import layout, png, scalars, write_pictures
 

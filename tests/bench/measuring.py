@@ -15,7 +15,7 @@ from gcgap.data.tasks import END, SEP
 from gcgap.importance.ablation import base_scores
 from gcgap.importance.gates import gated
 from gcgap.importance.protocol import Baseline
-from gcgap.records.record import find_records
+from gcgap.records.read_records import find_records
 from gcgap.report.emergence_figure import emergence
 from gcgap.report.scatter import scatter
 from gcgap.report.tensorboard import pixels, png
