@@ -8,14 +8,13 @@ from typing import Any
 
 import reference
 import torch
-from gcgap.importance.attribution_settings import Attribution
 from torch import Tensor, nn
 
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.methods import METHODS, Problem
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.baselines import activations_on
-from gcgap.importance.protocol import Site
+from gcgap.importance.protocol import Attribution, Site
 from gcgap.importance.scores import DIFFERENTIABLE, MetricFunction
 from gcgap.models.transformer import Decoder, Transformer
 from gcgap.models.wiring import Wiring
