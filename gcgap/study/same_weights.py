@@ -1,7 +1,7 @@
 """The same weights measured twice: what of the ranks and roles is the network's, and what the measurement's.
 
 Pairs records of one checkpoint that differ in how they were made, such as the site of an ablation or the length of the sequences.
-Within one run one checkpoint is one step, and whatever says otherwise is told.
+Within one run one checkpoint is one step, and whatever says otherwise is reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from gcgap.importance.gap import Array, rank, rank_correlation
 from gcgap.records.record import Record, named_step
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.seeds import Summary, summary
 
 
@@ -54,19 +54,19 @@ def agreements(groups: Sequence[Group]) -> list[Agreement]:
     return found
 
 
-def doubts(run: Run) -> list[str]:
+def doubts(run: MeasuredRun) -> list[str]:
     """What cannot be in a run: two steps with the bytes of one checkpoint, and a record of another step than its file's name."""
-    told, first = [], dict[str, Record]()
+    found, first = [], dict[str, Record]()
     for record in (*run.tracked, run.final):
         if record.path and named_step(record.path) not in (None, record["step"]):
-            told.append(f"`{record.path}` is a record of step {record['step']}, and not of the one that its name says")
+            found.append(f"`{record.path}` is a record of step {record['step']}, and not of the one that its name says")
         other = first.setdefault(record["checkpoint_sha256"] or str(record.path), record)
-        known = record is run.final and any(record["step"] == one["step"] for one in run.tracked)  # told already
+        known = record is run.final and any(record["step"] == one["step"] for one in run.tracked)  # reported already
         if other["step"] != record["step"] and not known:
             steps = f"steps {other['step']} and {record['step']}"
             what = "weights" if "name" in record["model"] else "checkpoint, byte for byte"
-            told.append(f"`{other.path}` and `{record.path}` are of {steps} but of the same {what}")
-    return told
+            found.append(f"`{other.path}` and `{record.path}` are of {steps} but of the same {what}")
+    return found
 
 
 def _pairs(first: Group, second: Group, task: str) -> list[tuple[Record, Record]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gcgap.importance.gap import Array, rank, rank_correlation
 from gcgap.records.record import Record
-from gcgap.study.groups import Run
+from gcgap.study.groups import MeasuredRun
 
 STABLE = 3
 """Measured checkpoints in a row after which a role counts as stable."""
@@ -39,7 +39,7 @@ class Course:
     final: bool
 
 
-def courses(run: Run, baseline: str) -> list[Course]:
+def courses(run: MeasuredRun, baseline: str) -> list[Course]:
     """Every role that any component ever takes in a run, in the order of components."""
     records = [record for record in run.tracked if record["components"]]
     steps = [record["step"] for record in records]
@@ -76,7 +76,7 @@ class Following:
     checkpoints: int
 
 
-def following(run: Run, baseline: str) -> Following:
+def following(run: MeasuredRun, baseline: str) -> Following:
     """How rho, and the early Bloats, follow the accuracy over a run's checkpoints that have a rho."""
     records = [record for record in run.tracked if record["components"] and record["gap"][baseline]["rho"] is not None]
     rho = np.array([record["gap"][baseline]["rho"] for record in records])
