@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcgap.importance.gap import Array, rank, rank_correlation
+from gcgap.importance.gap import Array
 from gcgap.records.record import Record
 from gcgap.study.groups import MeasuredRun
+from gcgap.study.seeds import spearman
 
 STABLE = 3
 """Measured checkpoints in a row after which a role counts as stable."""
@@ -83,7 +84,7 @@ def following(run: MeasuredRun, baseline: str) -> Following:
     ood = np.array([_ood(record) for record in records])
     lack = np.array([record["accuracy"]["in_distribution"] for record in records]) - ood
     early = np.array([_early_bloats(record, baseline) for record in records])
-    return Following(_spearman(rho, ood), _spearman(np.diff(rho), np.diff(ood)), _spearman(early, lack), len(records))
+    return Following(_rho(rho, ood), _rho(np.diff(rho), np.diff(ood)), _rho(early, lack), len(records))
 
 
 def _ood(record: Record) -> float:
@@ -95,9 +96,6 @@ def _early_bloats(record: Record, baseline: str) -> int:
     return sum(one["role"][baseline]["name"] == "bloat" for one in record["components"] if one["layer"] < half)
 
 
-def _spearman(first: Array, second: Array) -> float | None:
+def _rho(first: Array, second: Array) -> float | None:
     """Spearman's rho of at least four points, or None where one side does not vary."""
-    if len(first) < 4:
-        return None
-    value = float(rank_correlation(rank(first), rank(second)))
-    return value if np.isfinite(value) else None
+    return None if len(first) < 4 else spearman(first, second)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcgap.importance.gap import Array, Judgement, is_role, rank, rank_correlation
+from gcgap.importance.gap import Array, Judgement, is_role, rank
 from gcgap.records.record import Record
-from gcgap.study.seeds import CONFIDENCE, RESAMPLES, Interval, percentile_interval, permutation_p
+from gcgap.study.seeds import CONFIDENCE, RESAMPLES, Interval, percentile_interval, permutation_p, spearman
 
 Mask = NDArray[np.bool_]
 PERMUTATIONS = 2000
@@ -161,9 +161,8 @@ def layer_gap(runs: Sequence[ComponentArrays], rng: np.random.Generator, heads_o
 
 def layer_index_rho(one: ComponentArrays) -> tuple[float, float] | None:
     """Rank correlations of C, and of G, with the layer's number (the first layer highest); None where C is constant."""
-    index = rank(-one.layer.astype(float))
-    with_cause, with_gradient = (float(rank_correlation(index, rank(values))) for values in (one.C, one.G))
-    return (with_cause, with_gradient) if np.isfinite(with_cause) else None
+    with_cause, with_gradient = (spearman(-one.layer.astype(float), values) for values in (one.C, one.G))
+    return None if with_cause is None or with_gradient is None else (with_cause, with_gradient)
 
 
 def _layer_sums(one: ComponentArrays, roles: dict[str, Mask], heads_only: bool) -> Array:

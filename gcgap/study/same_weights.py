@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcgap.importance.gap import Array, rank, rank_correlation
+from gcgap.importance.gap import Array
 from gcgap.records.record import Record, named_step
 from gcgap.study.groups import Group, MeasuredRun
-from gcgap.study.seeds import Summary, summary
+from gcgap.study.seeds import Summary, spearman, summary
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def _pairs(first: Group, second: Group, task: str) -> list[tuple[Record, Record]
 
 def _agreement(task: str, first: Group, second: Group, baseline: str, pairs: Sequence[tuple[Record, Record]]) -> Agreement:
     def over(one: str) -> Summary:
-        values = [_correlation(*(_column(record, baseline, one) for record in pair)) for pair in pairs]
+        columns = [[_column(record, baseline, one) for record in pair] for pair in pairs]
+        values = [spearman(before, after) for before, after in columns if before is not None and after is not None]
         return summary([value for value in values if value is not None])
 
     def kept(role: str) -> Summary:
@@ -95,10 +96,3 @@ def _column(record: Record, baseline: str, what: str) -> Array | None:
         found = [component["delta"][baseline]["value"] for component in record["components"]]
         return None if None in found else np.array(found)
     return np.array([component["causal"][baseline][what]["value"] for component in record["components"]])
-
-
-def _correlation(first: Array | None, second: Array | None) -> float | None:
-    if first is None or second is None:
-        return None
-    value = float(rank_correlation(rank(first), rank(second)))
-    return value if np.isfinite(value) else None

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from gcgap.importance.gap import rank, rank_correlation
+
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 FEW = 5  # seeds below which resampling them, or finding nothing among them, says too little
@@ -111,6 +113,12 @@ def percentile_interval(drawn: ArrayLike) -> Interval:
     """The middle 95 % of resampled values."""
     low, high = np.percentile(drawn, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
     return float(low), float(high)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's rho, with average ranks for ties; None where one side does not vary."""
+    value = float(rank_correlation(rank(first), rank(second)))
+    return value if np.isfinite(value) else None
 
 
 def permutation_p(as_extreme: ArrayLike) -> float:
