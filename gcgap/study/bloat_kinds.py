@@ -83,6 +83,11 @@ class Example:
     features: tuple[float, ...]
     drop: float
 
+    @property
+    def overfits(self) -> bool:
+        """Whether it is part of an overfitting circuit."""
+        return self.drop > OVERFITTING
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -161,7 +166,7 @@ def predict(
         columns: Which of `FEATURES` to predict from.
         shuffles: Shufflings of the labels behind the p-value; none gives no p-value.
     """
-    overfits = np.array([one.drop > OVERFITTING for one in known], dtype=bool)
+    overfits = np.array([one.overfits for one in known], dtype=bool)
     count, seeds = int(overfits.sum()), np.array([one.seed for one in known])
     reason = None
     if not known:
