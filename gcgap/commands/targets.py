@@ -71,17 +71,15 @@ class Target:
         """
         if not self.record.exists():
             return False
-        protocol, asked = self.protocol.to_dict(), {} if self.length is None else {"length": self.length}
         if isinstance(self.model, Path):
-            asked["checkpoint_sha256"] = sha256(self.model)
+            weights, protocol = sha256(self.model), self.protocol.to_dict()
         else:
-            asked["checkpoint_sha256"] = self.model.origin.checkpoint_sha256
-            protocol |= self.model.origin.source.told()
-        if self.setup is None:
-            found = Record.read(self.record).data
-        else:
-            found, asked["setup"] = AttributionRecord.read(self.record).data, self.setup.to_dict()
-        check_same(self.record, found, {"checkpoint_sha256": asked.pop("checkpoint_sha256")} | asked | {"protocol": protocol})
+            origin = self.model.origin
+            weights, protocol = origin.checkpoint_sha256, self.protocol.to_dict() | origin.source.told()
+        setup = {} if self.setup is None else {"setup": self.setup.to_dict()}
+        length = {} if self.length is None else {"length": self.length}
+        found = (Record if self.setup is None else AttributionRecord).read(self.record).data
+        check_same(self.record, found, {"checkpoint_sha256": weights} | setup | {"protocol": protocol} | length)
         return True
 
     def measure(self) -> Record:
