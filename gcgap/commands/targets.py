@@ -75,7 +75,7 @@ class Target:
             weights, protocol = sha256(self.model), self.protocol.to_dict()
         else:
             origin = self.model.origin
-            weights, protocol = origin.checkpoint_sha256, self.protocol.to_dict() | origin.source.told()
+            weights, protocol = origin.checkpoint_sha256, self.protocol.to_dict() | origin.source.as_record()
         setup = {} if self.setup is None else {"setup": self.setup.to_dict()}
         length = {} if self.length is None else {"length": self.length}
         found = (Record if self.setup is None else AttributionRecord).read(self.record).data
