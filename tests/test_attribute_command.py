@@ -18,7 +18,6 @@ from rich.cells import cell_len
 from gcgap.attribution.methods import METHODS
 from gcgap.attribution.setup import default_protocol
 from gcgap.cli import main
-from gcgap.commands import attribute_command as command
 from gcgap.importance.protocol import Baseline
 from gcgap.models.checkpoints import sha256
 from gcgap.records.attribution_record import AttributionRecord
@@ -46,7 +45,7 @@ def run(original: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sizes that no option changes, as small as can be; no figures."""
-    monkeypatch.setattr(command, "default_protocol", lambda *given: replace(default_protocol(*given), **TINY))
+    monkeypatch.setattr("gcgap.attribution.setup.default_protocol", lambda *given: replace(default_protocol(*given), **TINY))
     monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -285,7 +284,9 @@ def test_no_length_in_the_window_is_said_with_what_to_give(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible = TINY | {"window": (0.99, 1.0)}
-    monkeypatch.setattr(command, "default_protocol", lambda *given: replace(default_protocol(*given), **impossible))
+    monkeypatch.setattr(
+        "gcgap.attribution.setup.default_protocol", lambda *given: replace(default_protocol(*given), **impossible)
+    )
     said = refused(run, capsys, run, *SHORT)
     assert re.search(r"no OOD length has an accuracy inside the window \(4: .*%, 5: .*%\); give `--length`", said)
 
@@ -354,8 +355,11 @@ def test_help_names_every_method_and_option_with_its_unit(capsys: pytest.Capture
     assert done.value.code == 0
     text = capsys.readouterr().out
     flowing = " ".join(text.split())
+    with pytest.raises(SystemExit):
+        attribute("--list-methods")
+    listed = capsys.readouterr().out
     for name, one in METHODS.items():
-        assert re.search(rf"^  {name} +{re.escape(one.text)}$", text, re.MULTILINE), name
+        assert re.search(rf"^  {name} +{re.escape(one.text)}$", listed, re.MULTILINE), name
     for option in ("--methods", "--metric", "--baseline", "--direction", "--positions", "--length", "--out", "--force"):
         assert option in text
     assert all(baseline in flowing for baseline in Baseline)

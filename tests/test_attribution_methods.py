@@ -388,8 +388,13 @@ def made_up() -> Iterator[Method]:
 SMALL = Protocol(gradient_batches=2, mean_batches=1, sequences=12, batch_size=4, resamples=100, inside=False, random_pairs=0)
 
 
-def test_a_new_method_is_in_the_record_in_the_help_and_in_the_files(
-    made_up: Method, trained: Transformer, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_new_method_is_in_the_record_in_the_list_and_in_the_files(
+    made_up: Method,
+    trained: Transformer,
+    source: Source,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})  # drawn elsewhere
     protocol = replace(SMALL, attribution=Attribution(methods=("exact", made_up.name)))
@@ -400,8 +405,9 @@ def test_a_new_method_is_in_the_record_in_the_help_and_in_the_files(
     effects = [component["exact"]["log_prob"]["value"] for component in record["components"]]
     rho = record["methods"][made_up.name]["agreement"]["log_prob"]["all"]["rho"]
     assert rho == pytest.approx(reference.spearman(list(range(N)), effects))
-    text = build_parser().format_help()
-    assert re.search(rf"^  {made_up.name} +The number of the component", text, re.MULTILINE)
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--list-methods"])
+    assert re.search(rf"^  {made_up.name} +The number of the component", capsys.readouterr().out, re.MULTILINE)
     write_files(AttributionRecord(record.to_dict()), tmp_path)
     rows = list(csv.DictReader((tmp_path / "methods.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["exact", made_up.name]

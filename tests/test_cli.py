@@ -325,6 +325,18 @@ def test_help_and_version_import_nothing_heavy() -> None:
         assert subprocess_of("-c", code).stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"fit", "validate", "test", "predict"}))
+def test_the_help_of_a_command_imports_no_torch_and_is_short(command: str) -> None:
+    code = (
+        f"import sys, atexit; from gcgap.cli import main; sys.argv = ['gcgap', {command!r}, '--help'];"
+        "atexit.register(lambda: print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))); main()"
+    )
+    *lines, imported = subprocess_of("-c", code).stdout.splitlines()
+    assert imported == "[]"
+    assert len(lines) <= 80
+    assert max(map(len, lines)) <= 120
+
+
 def test_reading_records_imports_neither_torch_nor_lightning(tmp_path: Path) -> None:
     tiny.ten().write(tmp_path / "gap" / "final.json")
     code = (

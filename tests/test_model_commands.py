@@ -286,7 +286,7 @@ def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
         calls.append({"model": model} | more)
         raise OSError("that is all")
 
-    monkeypatch.setattr("gcgap.commands.attribute_command.attribute", noted)
+    monkeypatch.setattr("gcgap.attribution.attribute.attribute", noted)
     said = {
         ("--revision", "step0"): "patch_prompt,revision=step0",
         ("--revision", "step1000"): "patch_prompt,revision=step1000",

@@ -141,8 +141,8 @@ def test_a_command_refuses_a_harmed_checkpoint_by_name_or_has_the_same_weights(
         had.append(weights(model))
         raise ReachedError
 
-    monkeypatch.setattr(gcgap.commands.measure_command, "measure", believe)
-    monkeypatch.setattr(gcgap.commands.attribute_command, "attribute", believe)
+    monkeypatch.setattr("gcgap.commands.targets.measure", believe)
+    monkeypatch.setattr("gcgap.attribution.attribute.attribute", believe)
 
     @many
     @given(mutants.EDITS)
@@ -553,7 +553,7 @@ def test_a_harmed_config_of_a_run_is_refused_by_name_or_measures_as_it_says(
     def believe(*_: Any, **__: Any) -> None:
         raise ReachedError
 
-    monkeypatch.setattr(gcgap.commands.measure_command, "measure", believe)
+    monkeypatch.setattr("gcgap.commands.targets.measure", believe)
 
     @many
     @given(mutants.EDITS)
@@ -581,7 +581,7 @@ def test_what_a_cut_config_of_a_run_has_lost_never_becomes_a_default(
         believed.append(protocol)
         raise ReachedError
 
-    monkeypatch.setattr(gcgap.commands.measure_command, "measure", believe)
+    monkeypatch.setattr("gcgap.commands.targets.measure", believe)
     for kept in sorted({*range(0, len(lines), 4), *range(len(lines) - 5, len(lines) + 1)}):
         (home / "config.yaml").write_text("".join(lines[:kept]))
         code, said = commanded(capsys, "measure", home)

@@ -9,7 +9,7 @@ from statistics import mean, pstdev
 import paper_runs
 import pytest
 
-from gcgap.study.groups import RELEASED, Group, Run, default_settings
+from gcgap.study.groups import RELEASED, Group, MeasuredRun, default_settings
 from gcgap.study.published import figure, published, spread
 from gcgap.study.seeds import Summary
 
@@ -39,7 +39,7 @@ def test_joint_drops_have_the_published_means_and_ratio() -> None:
 
 
 def test_a_figure_is_none_where_nothing_was_published() -> None:
-    runs = {task: (Run(paper_runs.record(task, 1)),) for task in ("sort", "copy")}
+    runs = {task: (MeasuredRun(paper_runs.record(task, 1)),) for task in ("sort", "copy")}
     group = Group(default_settings(), runs["sort"])
     assert figure(group, "v3", "rho", "sort", "mean_ablation", "mean") == 0.27
     assert figure(group, "v3", "rho", "copy", "mean_ablation", "mean") is None

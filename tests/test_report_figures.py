@@ -33,18 +33,18 @@ from gcgap.report.table_layers import layer_table
 from gcgap.report.table_parts import Column, Drawing
 from gcgap.report.table_pruning import pruning_table
 from gcgap.report.write import DPI, pdf, png
-from gcgap.study.groups import Group, Run, default_settings
+from gcgap.study.groups import Group, MeasuredRun, default_settings
 
 SEEDS = (42, 123, 456)
 STEPS = (0, 50, 100, 350)
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "sort-seed42"
 
 
-def run(task: str, seed: int, **changes: Any) -> Run:
+def run(task: str, seed: int, **changes: Any) -> MeasuredRun:
     """A run that was tracked at four checkpoints, the first of which has no ranks."""
     reasons = {0: paper_runs.ALIKE}
     tracked = (paper_runs.record(task, seed, step, final=False, reason=reasons.get(step), **changes) for step in STEPS)
-    return Run(paper_runs.record(task, seed, **changes), tuple(tracked))
+    return MeasuredRun(paper_runs.record(task, seed, **changes), tuple(tracked))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def drawn(figure: Figure) -> np.ndarray:
     return image
 
 
-def sorting(group: Group) -> list[Run]:
+def sorting(group: Group) -> list[MeasuredRun]:
     return [one for one in group.runs if one.task == "sort"]
 
 
@@ -155,7 +155,9 @@ def test_emergence_rasters_have_every_seed_to_scale(group: Group) -> None:
 
 def test_settling_marks_the_first_of_three_checkpoints_with_a_role() -> None:
     records = [tiny.ten(step=step) for step in (50, 100, 350)]  # L0_H0 is a Hero and L1_MLP a Bloat at all of them
-    figure = emerging.settling(Group(default_settings(), tuple(Run(records[-1], tuple(records)) for _ in range(2))), "sort")
+    figure = emerging.settling(
+        Group(default_settings(), tuple(MeasuredRun(records[-1], tuple(records)) for _ in range(2))), "sort"
+    )
     drawn(figure)
     for axes, x in zip(figure.axes, (50, 100), strict=True):
         marks = [found for found in axes.collections if isinstance(found, PathCollection)]
@@ -199,12 +201,16 @@ def test_the_cells_figure_has_every_seed_of_every_cell(group: Group) -> None:
     [
         [run("sort", 1)],
         [run("sort", 1, model={"n_layers": 1, "n_heads": 1}), run("sort", 2, model={"n_layers": 1, "n_heads": 1})],
-        [run("sort", 1), Run(paper_runs.record("sort", 2, reason=paper_runs.ALIKE)), Run(paper_runs.skipped("reverse", 2))],
+        [
+            run("sort", 1),
+            MeasuredRun(paper_runs.record("sort", 2, reason=paper_runs.ALIKE)),
+            MeasuredRun(paper_runs.skipped("reverse", 2)),
+        ],
         [run("sort", seed, model={"n_layers": 6, "n_heads": 8}) for seed in range(12)],
     ],
     ids=["one seed", "one head", "null and skipped", "many"],
 )
-def test_every_figure_draws_whatever_the_runs(runs: list[Run]) -> None:
+def test_every_figure_draws_whatever_the_runs(runs: list[MeasuredRun]) -> None:
     group = Group(default_settings() | runs[0].final["model"], tuple(runs))
     drawings = [block for section in contents([group]) for block in section.blocks if isinstance(block, Drawing)]
     assert len(drawings) >= 9
@@ -289,7 +295,7 @@ def test_what_prompts_do_not_tell_is_left_out_of_the_table_of_pruning() -> None:
 
 
 def pruned(record: dict[str, Any]) -> Sequence[Column]:
-    return pruning_table(Group(default_settings(), (Run(Record(record)),))).columns
+    return pruning_table(Group(default_settings(), (MeasuredRun(Record(record)),))).columns
 
 
 def test_tokens_of_sentences_are_numbered_and_those_of_integers_named() -> None:
@@ -303,7 +309,7 @@ OWN = {"d_model": 64, "d_ff": 256}
 
 def own(*tasks: str, seeds: Sequence[int] = (1,), **model: Any) -> Group:
     """Runs of a model that is not the paper's, or is."""
-    runs = tuple(Run(paper_runs.record(task, seed, model=model)) for task in tasks for seed in seeds)
+    runs = tuple(MeasuredRun(paper_runs.record(task, seed, model=model)) for task in tasks for seed in seeds)
     return Group(default_settings() | model | {"confidence": 0.9}, runs)
 
 

@@ -291,12 +291,12 @@ def with_rhos(exact: list[float | None], own: list[float | None]) -> MethodGroup
         ([0.9, 0.8, 0.85], [0.89, 0.81, 0.85], [0.01, -0.01, 0.0], "closed"),
         ([0.9, 0.9, 0.9], [0.95, 0.99, 0.98], [-0.05, -0.09, -0.08], "closed"),  # better than the exact effects
         ([0.9, 0.9, 0.9], [0.4, 0.5, 0.3], [0.5, 0.4, 0.6], "remains"),
-        ([0.9, 0.9, 0.9], [0.8, 0.5, 0.9], [0.1, 0.4, 0.0], "cannot be told"),
+        ([0.9, 0.9, 0.9], [0.8, 0.5, 0.9], [0.1, 0.4, 0.0], "inconclusive"),
         ([0.9, 0.9, 0.9], [0.7, 0.7, 0.7], [0.2, 0.2, 0.2], "remains"),  # all alike: no spread, and three runs
         ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], [0.0, 0.0, 0.0], "closed"),
-        ([0.9, 0.9], [0.9, 0.9], [0.0, 0.0], "cannot be told"),  # two runs do not tell their spread
+        ([0.9, 0.9], [0.9, 0.9], [0.0, 0.0], "inconclusive"),  # two runs do not tell their spread
         ([0.9, None, 0.9, 0.9, 0.9], [0.4, 0.4, None, 0.5, 0.3], [0.5, 0.4, 0.6], "remains"),  # pairs only
-        ([None], [0.4], [], "cannot be told"),
+        ([None], [0.4], [], "inconclusive"),
     ],
 )
 def test_the_shortfall_and_the_answer_by_hand(
@@ -312,8 +312,8 @@ def test_the_shortfall_and_the_answer_by_hand(
     ("ci", "answer"),
     [
         ((-0.3, 0.1), "closed"),  # up to the limit
-        ((-0.3, 0.1001), "cannot be told"),
-        ((0.1, 0.4), "cannot be told"),
+        ((-0.3, 0.1001), "inconclusive"),
+        ((0.1, 0.4), "inconclusive"),
         ((0.1001, 0.4), "remains"),
     ],
 )
@@ -327,7 +327,7 @@ def test_without_exact_effects_no_shortfall_can_be_told(tmp_path: Path) -> None:
     (alone,) = gather_methods([written(tmp_path, *records)])
     assert study.shortfall(alone, "sort", "hvp", "log_prob") == Summary(0, None)
     gap = tables.gap_table(alone, "sort")
-    assert set(column(gap, "gap, log-prob").cells) == {"cannot be told"}
+    assert set(column(gap, "gap, log-prob").cells) == {"inconclusive"}
     assert not [table for table in tables.tables(alone) if "gap" in table.key]
     for table in tables.tables(alone):
         to_markdown(table)
@@ -610,7 +610,7 @@ def test_missing_numbers_are_dashes() -> None:
     row = CHOSEN.index("hvp")
     cell = column(tables.agreement_table(group, "sort"), "ρ, log-prob")
     assert printed(cell.cells[row], cell.form) == MISSING
-    assert column(tables.gap_table(group, "sort"), "gap, log-prob").cells[row - 1] == "cannot be told"
+    assert column(tables.gap_table(group, "sort"), "gap, log-prob").cells[row - 1] == "inconclusive"
 
 
 def gathered(record: AttributionRecord) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from gcgap.report.table_joint import joint_table
 from gcgap.report.table_layers import layer_table
 from gcgap.report.table_parts import MISSING, Column, Table, flat, printed, slug
 from gcgap.report.table_protocol import gradient_table, protocol_table
-from gcgap.study.groups import DATA, Group, Run, default_settings, gather
+from gcgap.study.groups import DATA, Group, MeasuredRun, default_settings, gather
 from gcgap.study.published import published
 from gcgap.study.seeds import Summary
 
@@ -112,7 +112,9 @@ def test_v3_table_2_shows_model_and_training(default: Group) -> None:
 
 
 def test_training_that_no_record_tells_is_not_recorded_and_differences_are_shown() -> None:
-    runs = [Run(paper_runs.record("sort", seed, training=training)) for seed, training in ((1, None), (2, {"batch_size": 32}))]
+    runs = [
+        MeasuredRun(paper_runs.record("sort", seed, training=training)) for seed, training in ((1, None), (2, {"batch_size": 32}))
+    ]
     table = v3.table_2(Group(default_settings(), tuple(runs)))
     ours = dict(zip(*(one.cells for one in table.columns[:2]), strict=True))
     assert ours["batch size (examples)"] == "not recorded / 32"
@@ -135,7 +137,7 @@ def test_v3_table_3_has_a_row_per_seed(root: Path, default: Group) -> None:
 
 
 def test_a_seed_that_the_paper_skipped_says_so_and_a_seed_without_a_run_is_named() -> None:
-    runs = (Run(paper_runs.record("reverse", 4040)), Run(paper_runs.record("sort", 42)))
+    runs = (MeasuredRun(paper_runs.record("reverse", 4040)), MeasuredRun(paper_runs.record("sort", 42)))
     table = v3.table_3(Group(default_settings(), runs))
     assert list(column(table, "reversal ρ: paper").cells) == [0.75, "skipped"]
     assert list(column(table, "sorting ρ: gcgap").cells)[1] is None
@@ -170,7 +172,7 @@ def test_a_run_without_bloats_has_no_joint_drop_and_the_reason() -> None:
     record = paper_runs.record("sort", 42)
     nothing = dict.fromkeys(("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum", "ci"))
     record.data["joint"]["mean"]["bloats"] = {"members": [], "reason": "no bloats"} | nothing
-    table = joint_table(Group(default_settings(), (Run(record),)), "sort")
+    table = joint_table(Group(default_settings(), (MeasuredRun(record),)), "sort")
     assert list(column(table, "joint drop (points): gcgap").cells) == [None]
     assert "sort seed 42: no bloats." in table.notes
 
@@ -338,7 +340,7 @@ def test_the_protocol_of_a_group_is_told_in_full(groups: list[Group]) -> None:
 
 def test_one_seed_has_a_mean_and_no_spread() -> None:
     record = paper_runs.record("sort", 42)
-    group = Group(default_settings(), (Run(record),))
+    group = Group(default_settings(), (MeasuredRun(record),))
     (found,) = column(v3.table_1(group), "ρ, mean ablation: gcgap").cells
     rho = record["gap"]["mean"]["rho"]
     assert found == Summary(1, rho, 0.0)
@@ -347,7 +349,7 @@ def test_one_seed_has_a_mean_and_no_spread() -> None:
 
 @pytest.mark.parametrize("shape", [{"n_layers": 2, "n_heads": 2}, {"n_layers": 4, "n_heads": 8}])
 def test_another_model_has_no_published_columns_and_its_own_thresholds(shape: dict[str, int]) -> None:
-    runs = tuple(Run(paper_runs.record("sort", seed, model=shape)) for seed in (1, 2))
+    runs = tuple(MeasuredRun(paper_runs.record("sort", seed, model=shape)) for seed in (1, 2))
     group = Group(default_settings() | shape, runs)
     tables = [*v3.tables(group), gradient_table(group), *v1.tables(group), *pruning.tables(group)]
     assert not any(one.paper for table in tables for one in table.columns)
@@ -357,7 +359,7 @@ def test_another_model_has_no_published_columns_and_its_own_thresholds(shape: di
 
 
 def test_a_group_without_any_ranks_still_has_all_tables() -> None:
-    runs = (Run(paper_runs.record("sort", 1, reason=ALIKE)), Run(paper_runs.skipped("reverse", 2)))
+    runs = (MeasuredRun(paper_runs.record("sort", 1, reason=ALIKE)), MeasuredRun(paper_runs.skipped("reverse", 2)))
     group = Group(default_settings(), runs)
     tables = [*v3.tables(group), gradient_table(group), *v1.tables(group), *pruning.tables(group)]
     assert all(len(set(map(len, [*table.rows, *table.foot]))) <= 1 for table in tables)

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import tiny
 
-from gcgap.commands import pretrained_options as options
-from gcgap.commands import revisions
-from gcgap.commands.pretrained_options import Given, check_alone
-from gcgap.commands.revisions import Revisions
+from gcgap.commands import options, targets
+from gcgap.commands.options import PretrainedOptions, check_alone
+from gcgap.commands.targets import Revisions
 from gcgap.data.prompt_source import PromptSource
 from gcgap.importance.protocol import Protocol
 from gcgap.models.loading import step_of
@@ -35,10 +34,10 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
         source = PromptSource(task="ioi", seed=42, draw=lambda *_: [], file_sha256=weights.pop("prompts", None))
         new: list[str] = []
 
-        def load(given: Given, name: str | None) -> Any:
+        def load(given: PretrainedOptions, name: str | None) -> Any:
             return SimpleNamespace(origin=Origin(source, None, step_of(name), weights.get(str(name), f"weights of {name}")))
 
-        def measure(model: Any, protocol: Protocol) -> Record:
+        def measure(model: Any, length: None, protocol: Protocol) -> Record:
             told = {"protocol": protocol.to_dict() | source.as_record(), "checkpoint_sha256": model.origin.checkpoint_sha256}
             return Record(tiny.ten(step=model.origin.step).to_dict() | told)
 
@@ -46,9 +45,9 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
             assert record.path is not None
             new.extend([] if known else [record.path.name])
 
-        monkeypatch.setattr(Given, "load", load)
-        monkeypatch.setattr(revisions, "measure", measure)
-        return new, Revisions(Given("me/mine"), names, protocol, tmp_path / "gap", force).measure(done)
+        monkeypatch.setattr(PretrainedOptions, "load", load)
+        monkeypatch.setattr(targets, "measure", measure)
+        return new, Revisions(PretrainedOptions("me/mine"), names, protocol, tmp_path / "gap", force).measure(done)
 
     return call
 
@@ -136,18 +135,18 @@ def test_revisions_of_the_same_weights_are_told_and_others_are_not(
     assert "revision step3 of `me/mine` has the very weights of step1" in capsys.readouterr().err
 
 
-ALL = Given("m", "p", 0, 3, "bf16", "auto", "eager", 0.5, True, True)
+ALL = PretrainedOptions("m", "p", 0, 3, "bf16", "auto", "eager", 0.5, True, True)
 
 
 def test_all_that_is_given_reaches_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
     monkeypatch.setattr("gcgap.models.loading.load_pretrained", lambda *names, **more: asked.update(more, names=names))
-    given = Given.of(vars(ALL) | {"out": "elsewhere", "revision": ["step1"]})
+    given = PretrainedOptions.of(vars(ALL) | {"out": "elsewhere", "revision": ["step1"]})
     assert given == ALL
     given.load("step1")
     wanted = {name: value for name, value in vars(ALL).items() if name not in ("model", "precision")}
     assert asked == wanted | {"names": ("m", "step1"), "dtype": "bfloat16"}
-    Given.of(dict.fromkeys(vars(ALL)) | {"model": "m"}).load(None)
+    PretrainedOptions.of(dict.fromkeys(vars(ALL)) | {"model": "m"}).load(None)
     assert asked["names"] == ("m", None)
     assert (asked["prompts"], asked["seed"], asked["dtype"], asked["trust_remote_code"]) == ("ioi", 42, "float32", False)
 
@@ -156,15 +155,15 @@ def test_the_name_of_a_run_tells_model_prompts_and_seed_and_leads_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Given("EleutherAI/pythia-70m", "induction", 7).run == "EleutherAI-pythia-70m-induction-seed7"
-    assert Given("..").run == f"{options.plain(tmp_path.parent.name)}-ioi-seed42"
-    assert Given("../..//\0").run == "model-ioi-seed42"
+    assert PretrainedOptions("EleutherAI/pythia-70m", "induction", 7).run == "EleutherAI-pythia-70m-induction-seed7"
+    assert PretrainedOptions("..").run == f"{options.plain(tmp_path.parent.name)}-ioi-seed42"
+    assert PretrainedOptions("../..//\0").run == "model-ioi-seed42"
     (tmp_path / "ioi").write_text("a file of this name does not change what the name means")
-    assert Given("gpt2").run == "gpt2-ioi-seed42"
+    assert PretrainedOptions("gpt2").run == "gpt2-ioi-seed42"
     names = []
     for text in ("one", "two"):
         (tmp_path / "mine.jsonl").write_text(text)
-        names.append(Given("gpt2", "mine.jsonl").run)
+        names.append(PretrainedOptions("gpt2", "mine.jsonl").run)
     assert len(set(names)) == 2
     assert all(name.startswith("gpt2-mine-") for name in names)
 

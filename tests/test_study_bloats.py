@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcgap.study.bloats import FEATURES, Example, _auc, predict
+from gcgap.study.bloat_kinds import FEATURES, Example, _auc, predict
 
 
 def known(signal: float, seeds: int = 10, each: int = 4, seed: int = 0) -> list[Example]:
@@ -16,7 +16,7 @@ def known(signal: float, seeds: int = 10, each: int = 4, seed: int = 0) -> list[
         for i in range(each):
             features = rng.normal(size=len(FEATURES))
             features[0] += signal * (i % 2)
-            found.append(Example(s, f"L0_H{i}", tuple(features.tolist()), 0.2 * (i % 2)))
+            found.append(Example(s, tuple(features.tolist()), 0.2 * (i % 2)))
     return found
 
 
@@ -39,17 +39,15 @@ def test_without_a_signal_nothing_is_found() -> None:
 def test_a_seed_is_never_predicted_from_itself() -> None:
     """A feature that only names the seed tells everything inside a seed and nothing beyond it."""
     examples = [
-        Example(s, "L0_H0", tuple(np.eye(len(FEATURES))[s].tolist()), 0.2 * (s % 2))
-        for s in range(len(FEATURES))
-        for _ in range(4)
+        Example(s, tuple(np.eye(len(FEATURES))[s].tolist()), 0.2 * (s % 2)) for s in range(len(FEATURES)) for _ in range(4)
     ]
     found = predict(examples, np.random.default_rng(0))
     assert (found.auc or 1) <= 0.5
 
 
 def test_a_seed_with_bloats_of_one_kind_alone_is_predicted_from_the_others() -> None:
-    alike = [Example(one.seed, one.name, one.features[:1] * len(FEATURES), one.drop) for one in known(signal=4.0, seeds=6)]
-    split = [Example(2 * one.seed + one.overfits, one.name, one.features, one.drop) for one in alike]
+    alike = [Example(one.seed, one.features[:1] * len(FEATURES), one.drop) for one in known(signal=4.0, seeds=6)]
+    split = [Example(2 * one.seed + one.overfits, one.features, one.drop) for one in alike]
     assert (predict(split, np.random.default_rng(0)).auc or 0) > 0.9
 
 
@@ -61,7 +59,7 @@ def test_columns_choose_the_features() -> None:
 
 @pytest.mark.parametrize(("drop", "reason"), [(0.2, "every one of 4 Bloats overfits"), (0.0, "is optimisation noise")])
 def test_one_kind_alone_cannot_be_told(drop: float, reason: str) -> None:
-    found = predict([Example(s, "L0_H0", (0.0,) * len(FEATURES), drop) for s in range(4)], np.random.default_rng(0))
+    found = predict([Example(s, (0.0,) * len(FEATURES), drop) for s in range(4)], np.random.default_rng(0))
     assert found.auc is None
     assert reason in (found.reason or "")
 

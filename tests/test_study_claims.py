@@ -9,18 +9,27 @@ import numpy as np
 import pytest
 import tiny
 
-from gcgap.study.arrays import Measured, measured
+from gcgap.study.bloat_kinds import two_kinds
 from gcgap.study.claims import ANSWERS, CLAIMS, SITE, verdicts
-from gcgap.study.groups import RELEASED, Group, Run, default_settings
-from gcgap.study.kinds import two_kinds
-from gcgap.study.ranking import beyond_noise, collapse, heads_not_layers, identities, inversion, missed
-from gcgap.study.removal import bloats_are_dispensable, heroes_destroy, negligible, superadditivity
-from gcgap.study.selection import single_costs, single_costs_by_selection
+from gcgap.study.evidence import (
+    beyond_noise,
+    bloats_are_dispensable,
+    collapse,
+    heads_not_layers,
+    heroes_destroy,
+    identities,
+    inversion,
+    missed,
+    negligible,
+    superadditivity,
+)
+from gcgap.study.groups import RELEASED, Group, MeasuredRun, default_settings
+from gcgap.study.roles import ComponentArrays, component_arrays, top_two_cost, top_two_cost_by_selection
 
 SHAKE = (-0.04, 0.01, 0.03, 0.0, 0.0)  # what differs from seed to seed
 
 
-def run(task: str, seed: int, rho: float | None = 0.5, **changes: Any) -> Run:
+def run(task: str, seed: int, rho: float | None = 0.5, **changes: Any) -> MeasuredRun:
     """A run whose record says what the changes say; L0_H0 is its Hero and L1_MLP its Bloat."""
     record = tiny.ten(rho=rho, ceiling=changes.get("ceiling", 0.9), p_value=changes.get("p_value", 0.01))
     if rho is None:
@@ -50,14 +59,14 @@ def run(task: str, seed: int, rho: float | None = 0.5, **changes: Any) -> Run:
     )
     for gap in record.data["gap"].values():
         gap["missed"] = {"5": changes.get("missed", 0.4)}
-    return Run(record)
+    return MeasuredRun(record)
 
 
-def group(runs: Sequence[Run], released: bool = False, **changes: Any) -> Group:
+def group(runs: Sequence[MeasuredRun], released: bool = False, **changes: Any) -> Group:
     return Group(default_settings() | (RELEASED if released else {}) | changes, tuple(runs))
 
 
-def both(rho: dict[str, float], **changes: Any) -> list[Run]:
+def both(rho: dict[str, float], **changes: Any) -> list[MeasuredRun]:
     return [run(task, i, value + shake, **changes) for task, value in rho.items() for i, shake in enumerate(SHAKE)]
 
 
@@ -131,7 +140,7 @@ LARGEST = (0.2, 0.19, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.0, -0.01)
 MIDDLING = (0.09, 0.08, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.4, 0.41)
 
 
-def heroes(drops: tuple[float, ...] = LARGEST, **changes: Any) -> list[Run]:
+def heroes(drops: tuple[float, ...] = LARGEST, **changes: Any) -> list[MeasuredRun]:
     """Reversal runs with two Heroes, L0_H0 and L0_H1, of these single drops."""
     runs = []
     for seed, shake in enumerate(SHAKE):
@@ -147,7 +156,7 @@ def test_heroes_are_judged_against_bloats_random_components_and_their_own_select
     bloats, random, selection = found.numbers.values()
     assert bloats.mean == pytest.approx(0.3)
     assert random.mean == pytest.approx(0.2)
-    chance = single_costs_by_selection(measured(heroes()[0].final, "mean"), "hero", np.random.default_rng(5))
+    chance = top_two_cost_by_selection(component_arrays(heroes()[0].final, "mean"), "hero", np.random.default_rng(5))
     assert selection.mean == pytest.approx(0.39 - (chance or 0), abs=0.02)
     assert found.holds is True
     assert heroes_destroy(group(heroes(random=0.6))).holds is False
@@ -156,9 +165,9 @@ def test_heroes_are_judged_against_bloats_random_components_and_their_own_select
 
 
 def test_what_selection_explains_is_found_by_shuffling_the_gradient() -> None:
-    one = measured(heroes()[3].final, "mean")
-    assert single_costs(one, "hero") == pytest.approx(0.39)
-    drawn = [single_costs_by_selection(one, "hero", np.random.default_rng(seed)) for seed in (0, 1)]
+    one = component_arrays(heroes()[3].final, "mean")
+    assert top_two_cost(one, "hero") == pytest.approx(0.39)
+    drawn = [top_two_cost_by_selection(one, "hero", np.random.default_rng(seed)) for seed in (0, 1)]
     assert drawn[0] == pytest.approx(drawn[1], abs=0.03)
     by_hand = []  # two Heroes at least, by the definition, for every order of G that was drawn
     rng = np.random.default_rng(0)
@@ -169,8 +178,8 @@ def test_what_selection_explains_is_found_by_shuffling_the_gradient() -> None:
         members = sorted((i for i in range(10) if delta[i] <= -3), key=lambda i: (delta[i], -one.C[i], one.names[i]))
         by_hand += [one.C[members[0]] + one.C[members[1]]] if len(members) > 1 else []
     assert drawn[0] == pytest.approx(np.mean(by_hand))
-    alike = Measured(one.names, one.layer, one.is_head, one.G, np.arange(10.0), one.judgement)
-    assert single_costs(alike, "hero") is None
+    alike = ComponentArrays(one.names, one.layer, one.is_head, one.G, np.arange(10.0), one.judgement)
+    assert top_two_cost(alike, "hero") is None
 
 
 @pytest.mark.parametrize(("sort", "reverse", "holds"), [(0.05, 0.06, True), (0.05, 0.2, False), (0.05, 0.1, None)])
@@ -221,10 +230,10 @@ ONE = {"sort": 0.5}
         (UNDECIDED, None, HELD, "holds only with the released site"),
         (REFUTED, UNDECIDED, HELD, "holds only with the released site"),
         (REFUTED, REFUTED, HELD, "does not hold"),
-        (UNDECIDED, REFUTED, HELD, "cannot be told"),
+        (UNDECIDED, REFUTED, HELD, "inconclusive"),
         (REFUTED, None, None, "does not hold"),
-        (UNDECIDED, UNDECIDED, UNDECIDED, "cannot be told"),
-        (ONE, None, None, "cannot be told"),
+        (UNDECIDED, UNDECIDED, UNDECIDED, "inconclusive"),
+        (ONE, None, None, "inconclusive"),
     ],
 )
 def test_the_answer_follows_from_the_default_protocol_first(default: Any, released: Any, site: Any, answer: str) -> None:

@@ -6,8 +6,8 @@ import pytest
 import tiny
 from scipy.stats import spearmanr
 
-from gcgap.study.groups import Run
-from gcgap.study.over_training import Course, course, courses, following
+from gcgap.study.emergence import Course, course, courses, following
+from gcgap.study.groups import MeasuredRun
 
 STEPS = [0, 50, 100, 150, 200, 250]
 RISING = [0.001 * (i + 1) for i in range(10)]
@@ -31,15 +31,15 @@ def test_a_role_is_stable_from_the_first_of_three_checkpoints_in_a_row(taken: st
 
 def test_every_role_that_a_component_takes_has_a_course() -> None:
     first, second, last = (tiny.ten(step=step) for step in (0, 50, 100))
-    found = courses(Run(last, (first, second, last)), "mean")
+    found = courses(MeasuredRun(last, (first, second, last)), "mean")
     assert [(one.name, one.role, one.first, one.stable) for one in found] == [("L0_H0", "hero", 0, 0), ("L1_MLP", "bloat", 0, 0)]
-    assert courses(Run(last, (first, second, last)), "zero") == []
-    assert courses(Run(last), "mean") == []
+    assert courses(MeasuredRun(last, (first, second, last)), "zero") == []
+    assert courses(MeasuredRun(last), "mean") == []
 
 
 def test_checkpoints_without_ranks_have_no_roles() -> None:
     constant = tiny.ten(step=0, reason="all components are alike")
-    found = courses(Run(tiny.ten(), (constant, tiny.ten(step=50))), "mean")
+    found = courses(MeasuredRun(tiny.ten(), (constant, tiny.ten(step=50))), "mean")
     assert [(one.first, one.persistence) for one in found] == [(50, 1.0), (50, 1.0)]
 
 
@@ -50,7 +50,7 @@ def test_the_gap_follows_what_the_records_say() -> None:
         record = tiny.synthetic(RISING[::-1], {"mean": C}, step=50 * k, rho=rho)
         record.data["accuracy"] = {"in_distribution": inside, "by_length": {"9": ood}}
         tracked.append(record)
-    found = following(Run(tracked[-1], tuple(tracked)), "mean")
+    found = following(MeasuredRun(tracked[-1], tuple(tracked)), "mean")
     assert found.checkpoints == 5
     assert found.level == pytest.approx(1 - 6 * (0 + 1 + 4 + 1 + 4) / (5 * 24))  # ranks 1 3 2 4 5 against 1 2 4 5 3
     assert found.change == pytest.approx(spearmanr([0.2, -0.1, 0.4, 0.1], [0.1, 0.2, 0.1, -0.2])[0])
@@ -59,5 +59,5 @@ def test_the_gap_follows_what_the_records_say() -> None:
 
 
 def test_too_few_checkpoints_have_no_correlation() -> None:
-    found = following(Run(tiny.ten(), (tiny.ten(step=0), tiny.ten(step=50))), "mean")
+    found = following(MeasuredRun(tiny.ten(), (tiny.ten(step=0), tiny.ten(step=50))), "mean")
     assert (found.level, found.change, found.shortcut, found.checkpoints) == (None, None, None, 2)

@@ -8,22 +8,21 @@ import numpy as np
 import pytest
 
 from gcgap.importance.gap import Judgement
-from gcgap.study.arrays import Measured
-from gcgap.study.identity import stability
+from gcgap.study.roles import ComponentArrays, stability
 
 LAYER = np.repeat(np.arange(4), 5)
 IS_HEAD = np.tile(np.array([True] * 4 + [False]), 4)
 NAMES = tuple(f"L{layer}_{f'H{i}' if i < 4 else 'MLP'}" for layer in range(4) for i in range(5))
 
 
-def run(bloats: list[int]) -> Measured:
+def run(bloats: list[int]) -> ComponentArrays:
     """A run whose Bloats are just these: they and the last components exchange their places in C."""
     G = np.arange(20.0)
     order = [i for i in range(20) if i not in bloats] + bloats  # by rising G: the Bloats have the largest
     G[order] = np.arange(20.0)
     C = G.copy()
     C[bloats] = -1 - np.arange(len(bloats))  # and the smallest C
-    return Measured(NAMES, LAYER, IS_HEAD, G, C, Judgement(threshold=0.5))
+    return ComponentArrays(NAMES, LAYER, IS_HEAD, G, C, Judgement(threshold=0.5))
 
 
 def rng() -> np.random.Generator:
@@ -71,7 +70,9 @@ def test_random_members_are_not_stable() -> None:
     values = []
     for _ in range(40):
         runs = [run(sorted(draw.choice(16, 3, replace=False).tolist())) for _ in range(5)]
-        heads = [Measured(NAMES[:16], LAYER[:16], np.ones(16, bool), one.G[:16], one.C[:16], one.judgement) for one in runs]
+        heads = [
+            ComponentArrays(NAMES[:16], LAYER[:16], np.ones(16, bool), one.G[:16], one.C[:16], one.judgement) for one in runs
+        ]
         found = stability(heads, "bloat", rng())
         assert found is not None
         values.append(found.p_value)

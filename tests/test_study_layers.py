@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 
 from gcgap.importance.gap import Judgement
-from gcgap.study.arrays import Measured
-from gcgap.study.layers import layer_gap, layer_index_rho
+from gcgap.study.roles import ComponentArrays, layer_gap, layer_index_rho
 
 LAYER = np.repeat(np.arange(4), 5)
 IS_HEAD = np.tile(np.array([True] * 4 + [False]), 4)
 NAMES = tuple(f"L{layer}_{f'H{i}' if i < 4 else 'MLP'}" for layer in range(4) for i in range(5))
 
 
-def run(G: np.ndarray, C: np.ndarray) -> Measured:
-    return Measured(NAMES, LAYER, IS_HEAD, G.astype(float), C.astype(float), Judgement())
+def run(G: np.ndarray, C: np.ndarray) -> ComponentArrays:
+    return ComponentArrays(NAMES, LAYER, IS_HEAD, G.astype(float), C.astype(float), Judgement())
 
 
 def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(20)
 
 
-def by_hand(one: Measured, heads_only: bool) -> tuple[list[int], list[int]]:
+def by_hand(one: ComponentArrays, heads_only: bool) -> tuple[list[int], list[int]]:
     """Layers of Heroes and of Bloats by plain loops; no ties."""
     rank_g, rank_c = ([sorted(values).index(value) + 1 for value in values] for values in (one.G.tolist(), one.C.tolist()))
     delta = [g - c for g, c in zip(rank_g, rank_c, strict=True)]

@@ -11,7 +11,7 @@ import tiny
 from rich.console import Console
 
 import gcgap
-from gcgap.commands.compare import Difference, told
+from gcgap.commands.verify import Difference, comparison
 from gcgap.records.record import Record
 from gcgap.report.component_table import sentence, table
 
@@ -90,7 +90,7 @@ def test_long_values_that_differ_are_shown_where_they_differ() -> None:
     record = tiny.ten()
     changed = Difference("protocol.sets", ["L0_H0"] * 9 + ["L1_H1"], ["L0_H0"] * 9 + ["L1_H2"])
     console = Console(width=60, record=True, file=StringIO())
-    console.print(told(record, record.to_dict(), [changed]))
+    console.print(comparison(record, record.to_dict(), [changed]))
     text = "".join(console.export_text().split())
     assert "L1_H1" in text
     assert "L1_H2" in text

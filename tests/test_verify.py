@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcgap.cli import main
-from gcgap.commands.compare import ABSENT, differences, values
+from gcgap.commands.verify import ABSENT, differences, values
 from gcgap.models.checkpoints import sha256
 from gcgap.records.read_records import find_records
 from gcgap.records.record import Record

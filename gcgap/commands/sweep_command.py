@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from gcgap.records.atomic import check_folder
-from gcgap.sweep.engines import Engine, Local
-from gcgap.sweep.live import Row, View
-from gcgap.sweep.plan import PlannedRun, read
-from gcgap.training.lightning_cli import other_run
 from gcgap.training.signals import DeferredSignals, Interrupted
 from gcgap.training.usage import ArgumentParser, UsageError, add_import_option
+
+if TYPE_CHECKING:
+    from gcgap.sweep.engines import Engine
+    from gcgap.sweep.live import Row, View
+    from gcgap.sweep.plan import PlannedRun
 
 TEXT = """Run every combination of a sweep file as an independent run, each in a process of its own.
 
@@ -73,6 +75,9 @@ def _workers(text: str) -> int | None:
 def run(arguments: list[str]) -> int:
     """Run a sweep; 1 if a run failed."""
     options = build_parser().parse_args(arguments[1:])
+    from gcgap.sweep.live import Row, View
+    from gcgap.sweep.plan import read
+
     runs = chosen(read(options.config, options.directory, options.imports), options.only)
     home = Path(runs[0].job.log.removesuffix(f"logs/{runs[0].job.name}.log"))
     check_folder(home, "--directory")
@@ -106,8 +111,10 @@ def check(run: PlannedRun) -> None:
         raise UsageError(
             f"{run.job.name}: {run.job.run} holds a run without its config.yaml.\nGive another `--directory`, or remove it."
         )
-    if told := other_run(run.job.run, run.resolved, TRAINING):
-        raise UsageError(f"{run.job.name}: {told}.\nGive another `--directory`, or remove that run.")
+    from gcgap.training.lightning_cli import other_run
+
+    if other := other_run(run.job.run, run.resolved, TRAINING):
+        raise UsageError(f"{run.job.name}: {other}.\nGive another `--directory`, or remove that run.")
 
 
 @contextmanager
@@ -124,6 +131,8 @@ def locked(directory: Path) -> Iterator[None]:
 @contextmanager
 def engine(name: str, workers: int | None) -> Iterator[Engine]:
     """The engine of that name; whatever happens, no worker is left."""
+    from gcgap.sweep.engines import Local
+
     made: Engine
     if name == "ray":
         try:

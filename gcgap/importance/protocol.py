@@ -190,7 +190,7 @@ class Attribution:
     """Which attribution methods are run beside the exact effects, and how finely.
 
     Args:
-        methods: Names of attribution methods; `gcgap attribute --help` lists them.
+        methods: Names of attribution methods; `gcgap attribute --list-methods` prints them.
         metric: What gates are differentiated in: `log_prob`, the mean log-probability of the target (nats per scored token; the
             loss with its sign turned), or `logit_difference`, the target's logit minus the largest other one.
         steps: Nodes of every path, K.

@@ -18,7 +18,7 @@ from gcgap.report.notes import title
 from gcgap.report.style import COLOURS
 from gcgap.report.table_parts import Drawing, Section
 from gcgap.report.table_protocol import protocol_table
-from gcgap.study.groups import Group, Run, gather
+from gcgap.study.groups import Group, MeasuredRun, gather
 from gcgap.study.published import of_paper
 
 SEQUENCES = 20  # over which a pattern is averaged, as in the paper
@@ -53,7 +53,7 @@ def attention_section(where: Path) -> Section:
     )
     group = f"attention of {record['run'] or record['task']}"
     drawing = Drawing("v3-figure-5", caption, group, lambda: patterns_figure(rows, token_names(record)))
-    own = protocol_table(Group(record["protocol"] | record.data.get("model", {}), (Run(record),)))
+    own = protocol_table(Group(record["protocol"] | record.data.get("model", {}), (MeasuredRun(record),)))
     return Section("Attention patterns", [drawing, replace(own, group=group)])
 
 

@@ -14,8 +14,8 @@ from gcgap.report.emergence_figure import deltas_and_roles
 from gcgap.report.figure_training import tracked
 from gcgap.report.panels import grid
 from gcgap.report.style import COLOURS, DIVERGING, DPI, LABELS, MARKERS
+from gcgap.study.emergence import STABLE, courses
 from gcgap.study.groups import Group
-from gcgap.study.over_training import STABLE, courses
 
 
 def rasters(group: Group, task: str) -> Figure:

@@ -13,7 +13,7 @@ from gcgap.report.notes import ranked
 from gcgap.report.panels import by_task, pooled, share, shifts, what_is_drawn, whisker
 from gcgap.report.style import COLOURS, LABELS
 from gcgap.report.table_layers import cut
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.seeds import Summary, summary
 
 LABEL = "rank difference Δ = rank(G) - rank(C)"
@@ -73,7 +73,7 @@ def _marks(group: Group, entries: list[list[dict[str, Any]]]) -> str:
     return f"points: one seed{own}" + f"; black: {what_is_drawn(whole)}" * bool(whole)
 
 
-def _deltas(runs: list[Run], baseline: str) -> dict[str, list[dict[str, Any]]]:
+def _deltas(runs: list[MeasuredRun], baseline: str) -> dict[str, list[dict[str, Any]]]:
     """Rank difference, its interval and role in every run, by component."""
     names = [component["name"] for component in runs[0].final["components"]] if runs else []
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

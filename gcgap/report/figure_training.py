@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from gcgap.records.record import Record
 from gcgap.report.panels import by_task
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 
 RHO, CEILING, OOD, INSIDE = "#e08214", "#542788", "#1b7837", "#000000"
 Value = Callable[[Record], float | None]
@@ -46,7 +46,7 @@ def training(group: Group) -> Figure:
     return figure
 
 
-def tracked(run: Run) -> list[Record]:
+def tracked(run: MeasuredRun) -> list[Record]:
     """The checkpoints of a run that have components."""
     return [record for record in run.tracked if record["components"]]
 
@@ -69,7 +69,7 @@ def _gap(baseline: str, what: str, metric: str | None = None) -> Value:
     return value
 
 
-def draw_curves(panel: Axes, runs: Sequence[Run], value: Value, colour: str, label: str) -> None:
+def draw_curves(panel: Axes, runs: Sequence[MeasuredRun], value: Value, colour: str, label: str) -> None:
     """A thin line for each seed; a thick one through the means of at least two seeds, where half of them or more have a value."""
     by_step: dict[int, list[float]] = {}
     for run in runs:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gcgap.report.table_parts import Column
-from gcgap.study.arrays import with_roles
 from gcgap.study.evidence import NAMES
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.published import of_paper
 from gcgap.study.seeds import Summary
 
@@ -39,9 +38,9 @@ def of_task(key: str, task: str) -> str:
     return key + ("" if task == "sort" else f"-{task}")
 
 
-def ranked(group: Group, task: str, baseline: str) -> list[Run]:
+def ranked(group: Group, task: str, baseline: str) -> list[MeasuredRun]:
     """The runs of a task whose components have ranks, and so roles and a rank correlation."""
-    return with_roles(group.measured(task), baseline)
+    return group.ranked(task, baseline)
 
 
 def left_out(group: Group, tasks: Sequence[str], baselines: Sequence[str]) -> list[str]:
@@ -56,6 +55,6 @@ def left_out(group: Group, tasks: Sequence[str], baselines: Sequence[str]) -> li
     ]
 
 
-def accuracy(run: Run) -> float:
+def accuracy(run: MeasuredRun) -> float:
     """Exact match at the measured length, in percent of sequences."""
     return 100 * run.final["accuracy"]["by_length"][str(run.final["length"])]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from gcgap.report.notes import accuracy, left_out, ranked, spread_note, title
 from gcgap.report.render import ALL
 from gcgap.report.table_parts import Column, Table
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.seeds import Summary, summary
 
 
@@ -39,7 +39,7 @@ def _components(group: Group, task: str) -> int | None:
     return next((len(run.final["components"]) for run in group.measured(task)), None)
 
 
-def _over(group: Group, task: str, of: Callable[[Run], float | None]) -> Summary:
+def _over(group: Group, task: str, of: Callable[[MeasuredRun], float | None]) -> Summary:
     values = [of(run) for run in group.measured(task)]
     return summary([value for value in values if value is not None])
 

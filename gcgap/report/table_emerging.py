@@ -7,8 +7,8 @@ from statistics import median
 
 from gcgap.report.notes import title
 from gcgap.report.table_parts import Column, Table
+from gcgap.study.emergence import STABLE, Course, courses
 from gcgap.study.groups import Group
-from gcgap.study.over_training import STABLE, Course, courses
 from gcgap.study.seeds import summary
 
 

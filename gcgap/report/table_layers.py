@@ -8,9 +8,9 @@ from gcgap.importance.gap import is_role
 from gcgap.report.notes import left_out, of_task, ranked, title
 from gcgap.report.table_parts import Column, Table
 from gcgap.report.wording import counted
-from gcgap.study.arrays import measured
 from gcgap.study.groups import Group
 from gcgap.study.published import figure, of_paper, seeds
+from gcgap.study.roles import component_arrays
 
 SHARES = (0.2, 0.3, 0.4)  # of the components: 4, 6 and 8 of 20
 
@@ -58,7 +58,7 @@ def head_counts(group: Group, task: str, baseline: str, share: float) -> dict[st
     runs = ranked(group, task, baseline)
     counts = {role: np.zeros(group.settings["n_layers"], dtype=int) for role in ("hero", "bloat")}
     for run in runs:
-        arrays = measured(run.final, baseline)
+        arrays = component_arrays(run.final, baseline)
         delta = np.array([component["delta"][baseline]["value"] for component in run.final["components"]])
         roles = is_role(delta, cut(group, share), group.settings["strict"])
         for role, total in counts.items():

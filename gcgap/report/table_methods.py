@@ -15,9 +15,9 @@ from gcgap.study.methods_over_seeds import MethodGroup
 from gcgap.study.seeds import Summary, summary
 
 SHORT = (
-    f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, and "
-    "cannot be told otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the scores, "
-    "run by run. Ranks are held against effects on other sequences, so exact effects lose to noise as much as any score."
+    f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, "
+    "and is inconclusive otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the "
+    "scores, run by run. Ranks are held against effects on other sequences, so exact effects lose to noise as much as any score."
 )
 
 

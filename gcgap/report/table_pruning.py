@@ -8,7 +8,7 @@ from typing import Any
 from gcgap.report.notes import OTHER_WEIGHTS, accuracy, left_out, of_paper_notes, ranked, spread_note, title
 from gcgap.report.table_parts import Column, Table
 from gcgap.report.table_v1 import LABELS, published_v1
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.published import of_paper, published, spread
 from gcgap.study.seeds import Summary, summary
 
@@ -91,7 +91,7 @@ def pruned_seeds(group: Group) -> Table:
 NO_CLASS = "An empty cell of a measured run means that no component has the role."
 
 
-def _after(run: Run | None, baseline: str, what: str) -> float | None:
+def _after(run: MeasuredRun | None, baseline: str, what: str) -> float | None:
     if run is None or what == "baseline":
         return run and accuracy(run)
     drop = run.final["pruning"][baseline][what]["top2"]["ood_drop"]["value"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gcgap.report.notes import spread_note, title
 from gcgap.report.table_parts import Column, Table
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.seeds import Summary, summary
 
 
@@ -31,6 +31,6 @@ def tracked_table(group: Group) -> Table:
     return Table("tracked-methods", text, group.name, columns, [*spread_note(columns)])
 
 
-def _over(runs: Sequence[Run], method: str, effect: str, key: str) -> Summary:
+def _over(runs: Sequence[MeasuredRun], method: str, effect: str, key: str) -> Summary:
     found = [run.final.attribution[method]["agreement"][effect]["all"][key] for run in runs]
     return summary([value for value in found if value is not None])

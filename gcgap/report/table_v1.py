@@ -9,7 +9,7 @@ from typing import Any
 from gcgap.report.notes import OTHER_WEIGHTS, accuracy, left_out, of_paper_notes, of_task, ranked, title
 from gcgap.report.table_parts import Cell, Column, Table
 from gcgap.report.wording import counted
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.published import figure, of_paper, seeds
 from gcgap.study.seeds import summary
 
@@ -103,7 +103,7 @@ def frequent_table(group: Group, task: str) -> Table:
     return Table(of_task("v1-table-6", task), text, group.name, columns, [*notes, *left_out(group, [task], [baseline])])
 
 
-def _gap(run: Run, baseline: str) -> dict[str, Any]:
+def _gap(run: MeasuredRun, baseline: str) -> dict[str, Any]:
     return run.final["gap"][baseline]
 
 

@@ -9,7 +9,7 @@ from gcgap.report.notes import OTHER_WEIGHTS, left_out, of_paper_notes, ranked, 
 from gcgap.report.table_joint import joint_table
 from gcgap.report.table_layers import layer_table
 from gcgap.report.table_parts import Cell, Column, Table
-from gcgap.study.groups import Group, Run
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.published import figure, of_paper, spread
 from gcgap.study.seeds import summary
 
@@ -116,5 +116,5 @@ def _missing(group: Group, seeds: Sequence[int], baseline: str) -> list[str]:
     return notes
 
 
-def _rho(run: Run, baseline: str) -> float:
+def _rho(run: MeasuredRun, baseline: str) -> float:
     return run.final["gap"][baseline]["rho"]

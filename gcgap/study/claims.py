@@ -3,7 +3,7 @@
 A rule is met, refuted (the whole interval lies on the other side), or undecided. The answer follows from that alone: `holds` if
 the default protocol meets the rule; else `holds only under the released protocol` if that one does; else `holds only with the
 released site` if the default's own weights do when ablated there, in runs where the whole released protocol decides nothing;
-else `does not hold` if the default protocol refutes it, and `cannot be told` if not.
+else `does not hold` if the default protocol refutes it, and `inconclusive` if not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gcgap.study import kinds, ranking, removal
+from gcgap.study import bloat_kinds, evidence
 from gcgap.study.evidence import Evidence
 from gcgap.study.groups import Group
 
@@ -22,7 +22,7 @@ ANSWERS = (
     "holds only under the released protocol",
     "holds only with the released site",
     "does not hold",
-    "cannot be told",
+    "inconclusive",
 )
 
 
@@ -63,46 +63,46 @@ CLAIMS = (
         "Rank correlation collapses from reversal to sorting",
         "v3: mean ρ 0.72 on reversal, 0.27 on sorting.",
         "The interval of the difference of the mean ρ, reversal minus sorting, lies above 0.",
-        ranking.collapse,
+        evidence.collapse,
     ),
     Claim(
         "Some sorting seeds are ranked inversely",
         "v3: ρ reaches -0.18 in individual seeds.",
         "In at least one seed ρ is negative, with a permutation p below 0.05 / number of seeds; refuted if none of "
         "five or more is negative.",
-        ranking.inversion,
+        evidence.inversion,
     ),
     Claim(
         "The gap on sorting is no noise of measurement",
         "v3: the failure is not random noise.",
         "The interval of the noise ceiling minus ρ, over sorting seeds, lies above 0.",
-        ranking.beyond_noise,
+        evidence.beyond_noise,
     ),
     Claim(
         "The gradient misses most of the important components",
         "Project page: up to 70 % of causally important components of sorting are missed.",
         "The interval of the share missed among the five causally largest lies above one half.",
-        ranking.missed,
+        evidence.missed,
     ),
     Claim(
         "Bloats lie early, Heroes late",
         "v3: Layer 1 accumulates Bloats and Layer 3 Heroes.",
         "Of all components of sorting: the interval of mean Hero layer minus mean Bloat layer lies above 0, and random pairing "
         "of G and C within each run gives as much with p < 0.05; refuted if the interval lies below what random pairing gives.",
-        ranking.layers,
+        evidence.layers,
     ),
     Claim(
         "Among heads, Bloats lie early and Heroes late",
         "v3, counting heads only: 21 Bloats in Layer 1, 17 Heroes in Layer 3.",
         "The same rule, counting heads only.",
-        ranking.layers_of_heads,
+        evidence.layers_of_heads,
     ),
     Claim(
         "Roles recur in the same components, beyond chance",
         "v3: L3_H3 is a Hero in 7 of 10 sorting seeds, L1_H1 and L1_H3 are Bloats in 6.",
         "Two seeds share more Heroes, and more Bloats, than when labels are permuted among heads and among MLPs (p < 0.025 "
         "each); refuted if for one of them half of the permutations or more share as many, in five seeds or more.",
-        ranking.identities,
+        evidence.identities,
     ),
     Claim(
         "It is single heads that keep their roles, not only layers",
@@ -110,19 +110,19 @@ CLAIMS = (
         "Two seeds share more Heroes, or more Bloats, than when labels are permuted among the heads of each layer, which nothing "
         "but their number tells apart before training (p < 0.025); refuted if for both half of the permutations or more share as "
         "many, in five seeds or more.",
-        ranking.heads_not_layers,
+        evidence.heads_not_layers,
     ),
     Claim(
         "Bloats are harmless one by one",
         "v3: a Bloat of sorting costs 3.1 % alone.",
         "The interval of the mean single drop of sorting Bloats lies below 5 points.",
-        removal.negligible,
+        evidence.negligible,
     ),
     Claim(
         "Bloats are superadditive: together they cost more than their sum",
         "v3: joint ablation of the Bloats of sorting costs 14 times the mean single drop.",
         "The interval of joint drop / sum of single drops, over sorting seeds with two Bloats or more, lies above 1.",
-        removal.superadditivity,
+        evidence.superadditivity,
     ),
     Claim(
         "Removing Heroes costs more than their being chosen for it explains",
@@ -130,35 +130,35 @@ CLAIMS = (
         "25.4 ± 23.2).",
         "On reversal the top two Heroes cost more than the top two Bloats, than two random components, and than what the same "
         "choice by a shuffled gradient finds: the intervals of all three paired differences lie above 0.",
-        removal.heroes_destroy,
+        evidence.heroes_destroy,
     ),
     Claim(
         "Bloats are dispensable",
         "v3: high gradient, negligible functional impact.",
         "On both tasks the interval of what the top two Bloats cost lies below 10 points of OOD accuracy, 5 for each.",
-        removal.bloats_are_dispensable,
+        evidence.bloats_are_dispensable,
     ),
     Claim(
         "Bloats are of two kinds, optimisation noise and overfitting circuits",
         "v1: pruning the Bloats of sorting changes in-distribution accuracy by 2.9 ± 14.4 points.",
         "On sorting, at least two seeds' sets of Bloats cost more than 5 points in distribution, and at least two do not, each "
         "by its own interval; refuted if all sets but one are surely of one kind.",
-        kinds.two_kinds,
+        bloat_kinds.two_kinds,
     ),
     Claim(
-        "Nothing before pruning tells which kind a Bloat is",
+        "Nothing before pruning predicts which kind a Bloat is",
         "v1: no gradient-based signal distinguishes them (an open question).",
         "On each task with five single Bloats of either kind, a predictor tested on seeds it has not seen, from what is seen "
         "before anything is ablated, has an AUC whose interval ends below 0.7; refuted if on one task it lies above 0.5 and "
         "shuffled labels do as well with p < 0.025.",
-        kinds.foretold,
+        bloat_kinds.kind_is_unpredictable,
     ),
     Claim(
         "Early Bloats are a signature of shortcut circuits",
         "v3 asks it as its third open question.",
         "Over the checkpoints of a sorting run the number of Bloats in the lower half of the layers rises with in-distribution "
         "minus OOD accuracy: the interval over seeds of the rank correlation lies above 0.",
-        ranking.shortcut,
+        evidence.shortcut,
     ),
 )
 
@@ -171,31 +171,32 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
     named = {name: group for name in PROTOCOLS for group in groups if group.name == name}
     if "default" not in named:
         return []
-    found = [_verdict(claim, {name: claim.evidence(group) for name, group in named.items()}) for claim in CLAIMS]
-    return [*found, *([_of_the_site(named["default"], named["site=released"])] if "site=released" in named else [])]
+    found = []
+    for claim in CLAIMS:
+        by_protocol = {name: claim.evidence(group) for name, group in named.items()}
+        found.append(Verdict(claim, by_protocol, _answer(*(by_protocol.get(name) for name in PROTOCOLS))))
+    return found + ([_verdict_on_site(named["default"], named["site=released"])] if "site=released" in named else [])
 
 
-def _verdict(claim: Claim, by_protocol: dict[str, Evidence]) -> Verdict:
-    default, released, site = (by_protocol[name].holds if name in by_protocol else None for name in PROTOCOLS)
-    holds, only_released, only_site, does_not, unknown = ANSWERS
-    if default:
-        return Verdict(claim, by_protocol, holds)
-    if released:
-        return Verdict(claim, by_protocol, only_released)
-    if site and released is None:
-        return Verdict(claim, by_protocol, only_site)
-    return Verdict(claim, by_protocol, does_not if default is False else unknown)
+def _answer(default: Evidence | None, released: Evidence | None = None, site: Evidence | None = None) -> str:
+    holds, only_released, only_site, does_not, inconclusive = ANSWERS
+    if default and default.holds:
+        return holds
+    if released and released.holds:
+        return only_released
+    if site and site.holds and (released is None or released.holds is None):
+        return only_site
+    return does_not if default and default.holds is False else inconclusive
 
 
-def _of_the_site(default: Group, site: Group) -> Verdict:
+def _verdict_on_site(default: Group, site: Group) -> Verdict:
     """What the two sites say of the very same weights, which no single protocol can answer."""
     claim = Claim(
         SITE,
         "Neither version; method: the first public code overwrites a slice of W_O's output instead of a head.",
         "On the same weights, the difference of mean ρ (reversal minus sorting) is larger with the released site than with whole "
         "heads: the interval over seeds of what the site adds to it lies above 0.",
-        lambda group: ranking.added_collapse(default, group),
+        lambda group: evidence.added_collapse(default, group),
     )
-    evidence = claim.evidence(site)
-    answer = ANSWERS[0] if evidence.holds else ANSWERS[3] if evidence.holds is False else ANSWERS[4]
-    return Verdict(claim, {"site=released": evidence}, answer)
+    found = claim.evidence(site)
+    return Verdict(claim, {"site=released": found}, _answer(found))

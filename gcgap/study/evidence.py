@@ -1,12 +1,36 @@
-"""Evidence as sentences: numbers with their intervals in words, and the rules that compare them with a bound."""
+"""What the runs of a group say of each claim, but those on the two kinds of Bloats.
+
+One function a claim, all under the group's first ablation baseline; the sentences are made from the numbers alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from gcgap.study.seeds import Summary
+import numpy as np
+
+from gcgap.study.emergence import following
+from gcgap.study.groups import Group
+from gcgap.study.roles import (
+    ComponentArrays,
+    component_arrays,
+    layer_gap,
+    layer_index_rho,
+    stability,
+    top_two_cost,
+    top_two_cost_by_selection,
+)
+from gcgap.study.seeds import FEW, Summary, difference, ratio, summary
 
 NAMES = {"reverse": "reversal", "sort": "sorting"}
+ROLES = {"hero": "Heroes", "bloat": "Bloats"}
+SURE = 0.05  # p-value below which chance is ruled out
+MISSED = "5"  # how many of the causally largest components the share of missed ones counts
+NEGLIGIBLE = 0.05  # exact-match drop below which the removal of a component counts as harmless
+PUBLISHED = {"hero": ("L3_H3",), "bloat": ("L1_H1", "L1_H3")}
+"""Heads that the paper names for keeping a role over seeds."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +38,7 @@ class Evidence:
     """What one group of runs says of one claim.
 
     Args:
-        holds: Whether the claim's rule is met; None where the runs cannot tell.
+        holds: Whether the claim's rule is met; None where the runs are inconclusive.
         text: The numbers as a sentence.
         numbers: The numbers by name, for tables.
     """
@@ -24,42 +48,295 @@ class Evidence:
     numbers: dict[str, Summary] = field(default_factory=dict)
 
 
-def above(found: Summary, bound: float) -> bool | None:
-    """True if the whole interval lies above a bound, False if it lies below it; None if it holds the bound or is missing."""
-    return None if found.ci is None or found.ci[0] <= bound < found.ci[1] else found.ci[0] > bound
-
-
-def below(found: Summary, bound: float) -> bool | None:
-    """The same for below."""
-    found_above = above(found, bound)
-    return None if found_above is None else not found_above
-
-
 def every(*parts: bool | None) -> bool | None:
-    """Whether all parts of a rule are met: False if one is refuted, None if one cannot be told."""
+    """Whether all parts of a rule are met: False if one is refuted, None if one is inconclusive."""
     return False if False in parts else None if None in parts else True
 
 
 def too_few(what: str, least: int = 2) -> Evidence:
-    """Evidence that there are too few runs to tell."""
+    """Evidence that is inconclusive because there are too few runs."""
     return Evidence(None, f"There are fewer than {least} {what}.")
 
 
-def plain(value: float | None) -> str:
-    """A number without interval."""
-    return "none" if value is None else f"{value:.2f}"
+def collapse(group: Group) -> Evidence:
+    """Is rho lower on sorting than on reversal?"""
+    rho = {task: [gap["rho"] for gap in _gaps(group, task).values()] for task in NAMES}
+    if min(map(len, rho.values())) < 2:
+        return too_few("runs of both tasks")
+    gap = difference(rho["reverse"], rho["sort"])
+    numbers = {NAMES[task]: summary(values) for task, values in rho.items()}
+    said = " and ".join(f"ρ is {number.text()} on {name} ({number.n} seeds)" for name, number in numbers.items())
+    return Evidence(gap.above(0), f"{said}; the difference is {gap.text()}.", numbers | {"difference": gap})
 
 
-def told(found: Summary, digits: int = 2) -> str:
-    """A number and its interval."""
-    return "–" if found.mean is None else f"{found.mean:.{digits}f}{ends(found, 1, digits)}"
+def added_collapse(default: Group, other: Group) -> Evidence:
+    """Is the collapse larger when the same weights are measured otherwise?"""
+    by_task = []
+    for task in NAMES:
+        first, second = (
+            {run.final["checkpoint_sha256"]: run.final["gap"][group.baselines[0]]["rho"] for run in group.ranked(task)}
+            for group in (default, other)
+        )
+        by_task.append([second[weights] - first[weights] for weights in first.keys() & second.keys() if weights is not None])
+    if min(map(len, by_task)) < 2:
+        return too_few("runs of both tasks whose weights were measured in both ways")
+    reverse, sort = (summary(values) for values in by_task)
+    added = difference(*by_task)
+    text = (
+        f"On the same weights the other measurement changes ρ by {reverse.text()} on reversal and {sort.text()} on sorting, and "
+        f"so the difference between them by {added.text()} ({added.n} seeds)."
+    )
+    return Evidence(added.above(0), text, {"added to the difference": added, "on reversal": reverse, "on sorting": sort})
 
 
-def points(found: Summary) -> str:
-    """A share in percentage points, with its sign and interval."""
-    return "–" if found.mean is None else f"{100 * found.mean:+.1f}{ends(found, 100, 1)}"
+def inversion(group: Group) -> Evidence:
+    """Does any sorting seed rank its components inversely, beyond random pairing and the number of seeds tried?"""
+    gaps = _gaps(group, "sort")
+    if len(gaps) < 2:
+        return too_few("runs of sorting")
+    negative = [seed for seed, gap in gaps.items() if gap["rho"] < 0]
+    sure = [seed for seed in negative if gaps[seed]["p_value"] < SURE / len(gaps)]
+    least = min(gaps, key=lambda seed: gaps[seed]["rho"])
+    text = (
+        f"The lowest ρ on sorting is {gaps[least]['rho']:.2f} (seed {least}, p = {gaps[least]['p_value']:.2g}); ρ is negative in "
+        f"{len(negative)} of {len(gaps)} seeds, and in {len(sure)} beyond random pairing."
+    )
+    holds = True if sure else None if negative or len(gaps) < FEW else False
+    return Evidence(holds, text, {"lowest rho": Summary(len(gaps), gaps[least]["rho"])})
 
 
-def ends(found: Summary, scale: float, digits: int) -> str:
-    """An interval in brackets, or nothing."""
-    return "" if found.ci is None else " [{:.{d}f}, {:.{d}f}]".format(*(scale * end for end in found.ci), d=digits)
+def beyond_noise(group: Group) -> Evidence:
+    """Is rho on sorting lower than the noise of measurement would let it be?"""
+    gaps = _gaps(group, "sort")
+    if len(gaps) < 2:
+        return too_few("runs of sorting")
+    noise = {seed: gap["ceiling"] or 0.0 for seed, gap in gaps.items()}  # none: repeated halves do not agree at all
+    ceiling, short = summary(list(noise.values())), summary([noise[seed] - gap["rho"] for seed, gap in gaps.items()])
+    text = f"On sorting noise alone would allow ρ = {ceiling.text()}; ρ stays {short.text()} below that ({short.n} seeds)."
+    if none := [str(seed) for seed, gap in gaps.items() if gap["ceiling"] is None]:
+        text += f" Seeds {', '.join(none)} have no ceiling, counted as 0: their halves do not agree."
+    return Evidence(short.above(0), text, {"ceiling": ceiling, "ceiling minus rho": short})
+
+
+def missed(group: Group) -> Evidence:
+    """Does the gradient miss the causally largest components of sorting as often as published, and what would chance miss?"""
+    shares = [gap["missed"] for gap in _gaps(group, "sort").values() if gap["missed"]]
+    found = [one[MISSED] for one in shares if MISSED in one]
+    if len(found) < 2:
+        return too_few("runs of sorting")
+    share, chance = summary(found), 1 - int(MISSED) / len(group.ranked("sort")[0].final["components"])
+    text = (
+        f"Of the {MISSED} causally largest components of sorting {100 * (share.mean or 0):.0f} %{share.brackets(100, 0)} are not "
+        f"among the {MISSED} largest gradients; a random ranking would miss {100 * chance:.0f} %."
+    )
+    return Evidence(share.above(0.5), text, {"missed": share, "by chance": Summary(share.n, chance)})
+
+
+def layers(group: Group, heads_only: bool = False) -> Evidence:
+    """Do Bloats lie in earlier layers than Heroes, beyond chance, counting all components?"""
+    runs = _arrays(group, "sort")
+    if len(runs) < 2:
+        return too_few("runs of sorting")
+    found = layer_gap(runs, np.random.default_rng(0), heads_only)
+    counts = {
+        label: sum(int((one.roles()[role] & (one.is_head if heads_only else True)).sum()) for one in runs)
+        for role, label in ROLES.items()
+    }
+    members = " and ".join(f"{count} {label}" for label, count in counts.items())
+    among = f"Among the {'heads' if heads_only else 'components'} of {len(runs)} sorting seeds there are {members}"
+    if found.value is None or found.by_chance is None or found.p_value is None:
+        return Evidence(None, f"{among}: no layers to compare.")
+    index = [rho for one in runs if (rho := layer_index_rho(one)) is not None]
+    with_cause, with_gradient = (summary([rho[side] for rho in index]) for side in (0, 1))
+    gap, beyond = Summary(len(runs), found.value, ci=found.ci), Summary(len(runs), None, ci=found.beyond_index)
+    by_index = Summary(len(runs), found.by_layer_index)
+    text = (
+        f"{among}; the Heroes lie {gap.text()} layers above the Bloats. Random pairing of G and C would give "
+        f"{found.by_chance:.2f} (p = {found.p_value:.2g}), the layer's number in place of G "
+        f"{'none' if by_index.mean is None else by_index.text()} (difference{beyond.brackets(1, 2) or ' unknown'}). "
+        f"The layer's number alone ranks C with ρ = {with_cause.text()}, and G with {with_gradient.text()}."
+    )
+    by_chance = True if found.p_value < SURE else False if gap.above(found.by_chance) is False else None
+    numbers = {"layers": gap, "by chance": Summary(len(runs), found.by_chance), "by layer number": by_index}
+    return Evidence(every(gap.above(0), by_chance), text, numbers)
+
+
+def layers_of_heads(group: Group) -> Evidence:
+    """The same among heads, which is what the paper counts."""
+    return layers(group, heads_only=True)
+
+
+def identities(group: Group) -> Evidence:
+    """Do the same components take the same roles in every sorting seed, beyond chance?"""
+    runs, said, numbers, sure = _arrays(group, "sort"), [], {}, []
+    for role, label in ROLES.items():
+        found = stability(runs, role, np.random.default_rng(0))
+        if found is None:
+            return too_few("runs of sorting")
+        names = [name for name, count in found.counts.items() if count == found.most]
+        said.append(
+            f"{label}: two seeds share {found.agreement:.2f} of them, by chance {found.by_chance:.2f} (p = {found.p_value:.2g}); "
+            f"the most frequent ({', '.join(names[:3])}) in {found.most} of {len(runs)} seeds (p = {found.most_p_value:.2g})"
+        )
+        numbers[label] = Summary(len(runs), found.agreement)
+        numbers[f"{label} by chance"] = Summary(len(runs), found.by_chance)
+        sure.append(_beyond_chance(found.p_value, len(runs)))
+        if heads := [f"{name} in {found.counts[name]}" for name in PUBLISHED[role] if name in found.counts]:
+            said.append(f"Published {label}: {', '.join(heads)}")
+    return Evidence(every(*sure), f"{'. '.join(said)}.", numbers)
+
+
+def heads_not_layers(group: Group) -> Evidence:
+    """Do single heads keep their roles over sorting seeds, beyond what their layer says?"""
+    runs = _arrays(group, "sort")
+    found = {label: stability(runs, role, np.random.default_rng(0)) for role, label in ROLES.items()}
+    each = {label: one.within_layer_p_value for label, one in found.items() if one is not None}
+    if len(each) < 2:
+        return too_few("runs of sorting")
+    said = " and ".join(f"p = {value:.2g} for {label}" for label, value in each.items())
+    text = f"When the heads of each layer exchange their labels, two seeds share as many members with {said} ({len(runs)} seeds)."
+    found_beyond = [_beyond_chance(value, len(runs)) for value in each.values()]
+    return Evidence(True if True in found_beyond else None if None in found_beyond else False, text)
+
+
+def _beyond_chance(p_value: float, runs: int) -> bool | None:
+    """Whether agreement is beyond chance: True if it surely is; False if chance gives as much mostly, in enough runs."""
+    return True if p_value < SURE / 2 else False if p_value >= 0.5 and runs >= FEW else None
+
+
+def negligible(group: Group) -> Evidence:
+    """Is the single drop of a sorting Bloat negligible?"""
+    drops = [one["individual_mean"] for one in _joint(group, "sort") if one["members"]]
+    if len(drops) < 2:
+        return too_few("sorting runs with Bloats")
+    found = summary(drops)
+    text = f"Removed alone a Bloat of sorting costs {found.points()} points on average ({found.n} seeds)."
+    return Evidence(found.below(NEGLIGIBLE), text, {"single drop": found})
+
+
+def superadditivity(group: Group) -> Evidence:
+    """Does removing all Bloats of sorting together cost more than the sum of their single drops?"""
+    found = [one for one in _joint(group, "sort") if len(one["members"]) > 1]
+    if len(found) < 2:
+        return too_few("sorting runs with two Bloats or more")
+    whole, total, mean = ([one[key] for one in found] for key in ("joint", "individual_sum", "individual_mean"))
+    to_sum, to_mean, pairs = _ratio(whole, total), _ratio(whole, mean), _pair_ratio(group)
+    text = (
+        f"Removed together the Bloats of sorting cost {100 * np.mean(whole):.1f} points, the sum of their single drops is "
+        f"{100 * np.mean(total):.1f}: a ratio of {to_sum.text()} over {len(found)} seeds with two Bloats or more; of pairs of "
+        f"random components it is {pairs.text()}. The paper's ratio, to the mean single drop, is {to_mean.text(1)}, and would be "
+        f"{np.sum(total) / np.sum(mean) if np.sum(mean) > 0 else np.nan:.1f} for drops that add up."
+    )
+    numbers = {"joint / sum": to_sum, "joint / mean": to_mean, "joint / sum of random pairs": pairs}
+    return Evidence(to_sum.above(1), text, numbers)
+
+
+def _pair_ratio(group: Group) -> Summary:
+    """Joint drop of random pairs over the sum of their single drops."""
+    whole, total = [], []
+    for run in group.ranked("sort"):
+        pairs = run.final["random_pairs"].get(group.baselines[0])
+        if pairs and pairs["members"]:
+            one = component_arrays(run.final, group.baselines[0])
+            alone = dict(zip(one.names, one.C.tolist(), strict=True))
+            whole.append(pairs["ood_drop"]["value"])
+            total.append(float(np.mean([sum(alone[name] for name in pair) for pair in pairs["members"]])))
+    return _ratio(whole, total)
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> Summary:
+    return ratio(above, below, np.random.default_rng(0))
+
+
+def heroes_destroy(group: Group) -> Evidence:
+    """Does removing the top two Heroes of reversal cost more than two Bloats, two random ones, and what selection explains?"""
+    heroes = _top_two(group, "reverse", "heroes")
+    more = {
+        "two Bloats": _paired(heroes, _top_two(group, "reverse", "bloats")),
+        "two random components": _paired(heroes, _random(group, "reverse")),
+        "components chosen likewise by a shuffled gradient (summed single drops)": _beyond_selection(group, "reverse", "hero"),
+    }
+    if min(one.n for one in more.values()) < 2:
+        return too_few("reversal runs with two Heroes and two Bloats")
+    said = "; ".join(f"than {name} {one.points()}" for name, one in more.items())
+    text = f"On reversal the top two Heroes cost, in points of OOD accuracy, more {said}. {_costs(group)}"
+    numbers = {f"Heroes minus {name}": one for name, one in more.items()}
+    return Evidence(every(*(one.above(0) for one in more.values())), text, numbers)
+
+
+def bloats_are_dispensable(group: Group) -> Evidence:
+    """Can the top two Bloats be removed at less than five points of OOD accuracy each, on both tasks?"""
+    cost = {NAMES[task]: summary(list(_top_two(group, task, "bloats").values())) for task in ("sort", "reverse")}
+    if min(one.n for one in cost.values()) < 2:
+        return too_few("runs of both tasks with two Bloats")
+    text = f"{_costs(group)} Bloats are chosen by a small C, so that any ranking would name cheap ones."
+    numbers = {f"two Bloats, {name}": one for name, one in cost.items()}
+    return Evidence(every(*(one.below(2 * NEGLIGIBLE) for one in cost.values())), text, numbers)
+
+
+def _costs(group: Group) -> str:
+    """What removing two of each class costs, task by task."""
+    said = []
+    for task in group.tasks:
+        means = {label: summary(list(_top_two(group, task, label.lower()).values())) for label in ROLES.values()}
+        base = summary([run.final["accuracy"]["by_length"][str(run.final["length"])] for run in group.measured(task)])
+        each = [f"two {label} {mean.points()} ({mean.n} seeds)" for label, mean in means.items()]
+        each.append(f"two random components {summary(list(_random(group, task).values())).points()}")
+        said.append(f"On {NAMES.get(task, task)}, of {100 * (base.mean or 0):.1f} points, are lost to {', '.join(each)}.")
+    return " ".join(said)
+
+
+def _top_two(group: Group, task: str, label: str) -> dict[int, float]:
+    """OOD drop of a class's top two, by seed, of runs whose class has two members."""
+    found = {run.seed: run.final["pruning"][group.baselines[0]][label]["top2"] for run in group.measured(task)}
+    return {seed: one["ood_drop"]["value"] for seed, one in found.items() if len(one["members"]) == 2}
+
+
+def _random(group: Group, task: str) -> dict[int, float]:
+    """OOD drop of two random components, by seed."""
+    found = {run.seed: run.final["random_pairs"].get(group.baselines[0]) for run in group.measured(task)}
+    return {seed: one["ood_drop"]["value"] for seed, one in found.items() if one is not None}
+
+
+def _paired(first: dict[int, float], second: dict[int, float]) -> Summary:
+    """Mean difference over the seeds that have both."""
+    return summary([first[seed] - second[seed] for seed in first.keys() & second.keys()])
+
+
+def _beyond_selection(group: Group, task: str, role: str) -> Summary:
+    """Summed single drops of a role's top two minus what selection by a shuffled gradient gives, over seeds."""
+    rng, found = np.random.default_rng(0), []
+    for one in _arrays(group, task):
+        real, chance = top_two_cost(one, role), top_two_cost_by_selection(one, role, rng)
+        found += [real - chance] if real is not None and chance is not None else []
+    return summary(found)
+
+
+def shortcut(group: Group) -> Evidence:
+    """Do early Bloats come and go with what the model can do in distribution but not beyond it?"""
+    followed = [following(run, group.baselines[0]) for run in group.measured("sort")]
+    texts = {
+        "shortcut": "of early Bloats with the lack of generalisation",
+        "level": "of ρ with OOD accuracy",
+        "change": "of their changes",
+    }
+    found = {key: summary([value for one in followed if (value := getattr(one, key)) is not None]) for key in texts}
+    if found["shortcut"].n < 2:
+        return too_few("tracked runs of sorting")
+    said = [f"{text} {found[key].text()} ({found[key].n} seeds)" for key, text in texts.items()]
+    text = f"Over the checkpoints of sorting the rank correlation is {'; '.join(said)}."
+    return Evidence(found["shortcut"].above(0), text, {texts[key]: value for key, value in found.items()})
+
+
+def _gaps(group: Group, task: str) -> dict[int, dict[str, Any]]:
+    """What the records say of the gap, by seed, of runs that have a rank correlation."""
+    return {run.seed: run.final["gap"][group.baselines[0]] for run in group.ranked(task)}
+
+
+def _arrays(group: Group, task: str) -> list[ComponentArrays]:
+    return [component_arrays(run.final, group.baselines[0]) for run in group.ranked(task)]
+
+
+def _joint(group: Group, task: str) -> list[dict[str, Any]]:
+    """What the records say of ablating all Bloats."""
+    return [run.final["joint"][group.baselines[0]]["bloats"] for run in group.ranked(task)]

@@ -31,7 +31,7 @@ RELEASED = {
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredRun:
     """One trained model under one protocol.
 
     Args:
@@ -52,6 +52,10 @@ class Run:
         """Seed of data and weights."""
         return self.final["seed"]
 
+    def has_roles(self, baseline: str) -> bool:
+        """Whether the components have roles, and so a rank correlation."""
+        return self.final["gap"][baseline]["rho"] is not None
+
 
 @dataclass(frozen=True)
 class Group:
@@ -63,7 +67,7 @@ class Group:
     """
 
     settings: dict[str, Any]
-    runs: tuple[Run, ...]
+    runs: tuple[MeasuredRun, ...]
 
     @property
     def name(self) -> str:
@@ -78,22 +82,30 @@ class Group:
 
     @property
     def baselines(self) -> list[str]:
-        """Ablation baselines, in the order of the protocol."""
+        """Ablation baselines, in the order of the protocol; the claims are decided by the first."""
         return list(self.settings["baselines"])
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks in the order of the paper's tables: reversal, sorting, then any other."""
-        found = {run.task for run in self.runs}
-        return [task for task in ("reverse", "sort") if task in found] + sorted(found - {"reverse", "sort"})
+        """Tasks in the order of the paper's tables."""
+        return tasks_in_order(run.task for run in self.runs)
 
-    def measured(self, task: str) -> list[Run]:
+    def measured(self, task: str) -> list[MeasuredRun]:
         """Runs of a task that have numbers."""
         return [run for run in self.runs if run.task == task and run.final.skipped is None]
 
-    def skipped(self, task: str) -> list[Run]:
+    def ranked(self, task: str, baseline: str | None = None) -> list[MeasuredRun]:
+        """Runs of a task whose components have roles, by the first baseline unless another is named."""
+        return [run for run in self.measured(task) if run.has_roles(baseline or self.baselines[0])]
+
+    def skipped(self, task: str) -> list[MeasuredRun]:
         """Runs of a task without an OOD length inside the window, which are never averaged in."""
         return [run for run in self.runs if run.task == task and run.final.skipped is not None]
+
+
+def tasks_in_order(tasks: Iterable[str]) -> list[str]:
+    """The tasks, each once: reversal, sorting, then any other."""
+    return sorted(set(tasks), key=lambda task: (task != "reverse", task != "sort", task))
 
 
 def _changed(settings: dict[str, Any]) -> list[str]:
@@ -113,7 +125,7 @@ def gather(paths: Iterable[str | Path]) -> list[Group]:
     Raises:
         ValueError: No finished run, or two runs of the same task and seed in one group.
     """
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[MeasuredRun]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for run in _runs(paths):
         own = _settings(run.final)
@@ -122,9 +134,9 @@ def gather(paths: Iterable[str | Path]) -> list[Group]:
         found.setdefault(key, []).append(run)
     groups = [Group(settings[key], tuple(_once(runs))) for key, runs in found.items()]
     if not groups:
-        told = ", ".join(str(path) for path in paths)
+        searched = ", ".join(str(path) for path in paths)
         raise ValueError(
-            f"`{told}` holds no finished run; expected gap/final.json below it. Run `gcgap fit` or `gcgap sweep` first."
+            f"`{searched}` holds no finished run; expected gap/final.json below it. Run `gcgap fit` or `gcgap sweep` first."
         )
     return sorted(groups, key=lambda group: (group.name != "default", group.name != "released", -len(group.runs), group.name))
 
@@ -135,7 +147,7 @@ def has_runs(path: Path) -> bool:
     return any(path.match(name) if path.is_file() else any(path.rglob(name)) for name in names)
 
 
-def _runs(paths: Iterable[str | Path]) -> Iterator[Run]:
+def _runs(paths: Iterable[str | Path]) -> Iterator[MeasuredRun]:
     records = {record.path or Path(str(i)): record for path in paths for i, record in enumerate(find_records(path))}
     folders: dict[Path, list[Record]] = {}
     for path, record in records.items():
@@ -143,13 +155,13 @@ def _runs(paths: Iterable[str | Path]) -> Iterator[Run]:
     for inside in folders.values():
         tracked = [record for record in inside if not record.data.get("final", record.path and record.path.name == "final.json")]
         tracked.sort(key=lambda record: record["step"] or 0)
-        yield from (Run(record, tuple(tracked)) for record in inside if record not in tracked)
+        yield from (MeasuredRun(record, tuple(tracked)) for record in inside if record not in tracked)
 
 
 def _settings(record: Record) -> dict[str, Any]:
     """What must be equal for two records to be averaged; a length that the window rule chose may differ."""
     if "model" not in record.data:
-        raise ValueError(f"`{record.path}` does not tell its model; measure the run again with `gcgap measure --force`.")
+        raise ValueError(f"`{record.path}` does not name its model; measure the run again with `gcgap measure --force`.")
     length = {"length": record["length"]} if record.data.get("length_given") else {}
     own = "name" not in record["model"]  # a pretrained model was trained elsewhere, nobody knows how
     training = trained(record["training"] or (TRAINING if own else {}))
@@ -159,13 +171,13 @@ def _settings(record: Record) -> dict[str, Any]:
 
 
 def trained(training: dict[str, Any]) -> dict[str, Any]:
-    """The settings of training without the usual precision: records from before there was another one do not tell it."""
+    """The settings of training without the usual precision: records from before there was another one do not name it."""
     return {key: value for key, value in training.items() if (key, value) != ("precision", "32-true")}
 
 
-def _once(runs: list[Run]) -> list[Run]:
+def _once(runs: list[MeasuredRun]) -> list[MeasuredRun]:
     """The runs in the order of their seeds, each task and seed once: of two records of the same weights, the run's own."""
-    first: dict[tuple[str, int], Run] = {}
+    first: dict[tuple[str, int], MeasuredRun] = {}
     for run in sorted(runs, key=lambda run: -len(run.tracked)):
         other = first.setdefault((run.task, run.seed), run)
         if other is not run and not _same_weights(run, other):
@@ -175,7 +187,7 @@ def _once(runs: list[Run]) -> list[Run]:
     return sorted(first.values(), key=lambda run: (run.task, run.seed))
 
 
-def _same_weights(run: Run, other: Run) -> bool:
+def _same_weights(run: MeasuredRun, other: MeasuredRun) -> bool:
     """Whether two records of one run directory hold the same measurement of the same checkpoint."""
     first, second = (one.final for one in (run, other))
     if first.path is None or second.path is None or first["checkpoint_sha256"] is None:

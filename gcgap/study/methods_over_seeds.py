@@ -16,12 +16,12 @@ import numpy as np
 
 from gcgap.importance.gap import Array, Judgement, constant, expected_by_chance, is_role, rank
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
-from gcgap.study.groups import trained
-from gcgap.study.seeds import Summary, summary
+from gcgap.study.groups import tasks_in_order, trained
+from gcgap.study.seeds import TIED, Summary, summary
 
 CLOSED = 0.1  # shortfall in rho up to which a method counts as having no gap
 AGAIN = {"again:exact_match": "exact effects on other sequences", "again:log_prob": "exact effects by log-probability"}
-ANSWERS = ("closed", "remains", "cannot be told")
+ANSWERS = ("closed", "remains", "inconclusive")
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class MethodGroup:
     Args:
         settings: What they have in common.
         records: One for each task and seed.
-        apart: Settings that tell it from another group of the same name; empty if there is none.
+        difference: Settings that another group of the same name has otherwise; empty if there is none.
     """
 
     settings: dict[str, Any]
     records: tuple[AttributionRecord, ...]
-    apart: str = ""
+    difference: str = ""
 
     @property
     def name(self) -> str:
-        """What is intervened on, the number of sequences, and what tells it from other groups."""
+        """What is intervened on, the number of sequences, and what sets it apart from other groups."""
         setup, protocol = self.settings["setup"], self.settings["protocol"]
         positions = "" if setup["positions"] == "all" else f", positions {setup['positions']}"
         length = f", length {self.settings['length']}" if self.settings["length"] else ""
@@ -48,13 +48,12 @@ class MethodGroup:
         name = f"{setup['baseline']}, {setup['direction']}, {metric}{positions}{length}, {protocol['sequences']} sequences"
         if model := self.settings["model"].get("name"):
             name = f"{model}: {name}"
-        return f"{name}, {self.apart}" if self.apart else name
+        return f"{name}, {self.difference}" if self.difference else name
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks, reversal before sorting, then any other."""
-        found = {record["task"] for record in self.records}
-        return [task for task in ("reverse", "sort") if task in found] + sorted(found - {"reverse", "sort"})
+        """Tasks in the order of the paper's tables."""
+        return tasks_in_order(record["task"] for record in self.records)
 
     @property
     def effects(self) -> list[str]:
@@ -87,17 +86,17 @@ def gather_methods(paths: Iterable[str | Path]) -> list[MethodGroup]:
         if other is not record:
             raise ValueError(f"`{record.path}` and `{other.path}` are of the same run and settings; leave one out.")
     groups = [MethodGroup(own, tuple(members[key] for key in sorted(members))) for own, members in found.values()]
-    return sorted(_told_apart(groups), key=lambda group: (-len(group.records), group.name))
+    return sorted(_distinguished(groups), key=lambda group: (-len(group.records), group.name))
 
 
-def _told_apart(groups: Sequence[MethodGroup]) -> list[MethodGroup]:
+def _distinguished(groups: Sequence[MethodGroup]) -> list[MethodGroup]:
     """The groups, those of one name with the settings in which they differ: a name is a folder and a heading of a report."""
     found = []
     for group in groups:
         own = _flat(group.settings)
         others = [_flat(other.settings) for other in groups if other is not group and other.name == group.name]
-        told = [f"{key}={value}" for key, value in own.items() if any(other.get(key, own) != value for other in others)]
-        found.append(replace(group, apart=", ".join(told).replace("'", "")))
+        unlike = [f"{key}={value}" for key, value in own.items() if any(other.get(key, own) != value for other in others)]
+        found.append(replace(group, difference=", ".join(unlike).replace("'", "")))
     return found
 
 
@@ -130,11 +129,14 @@ def shortfall(group: MethodGroup, task: str, method: str, effect: str) -> Summar
 
 
 def answer(short: Summary) -> str:
-    """Whether the gap is closed, remains, or cannot be told, from the interval of the shortfall."""
-    if short.ci is None:
-        alike = short.n > 2 and short.std is not None and short.mean is not None and short.std <= 1e-12
-        return (ANSWERS[0] if short.mean <= CLOSED else ANSWERS[1]) if alike and short.mean is not None else ANSWERS[2]
-    return ANSWERS[0] if short.ci[1] <= CLOSED else ANSWERS[1] if short.ci[0] > CLOSED else ANSWERS[2]
+    """Whether the gap is closed, remains, or is inconclusive, from the interval of the shortfall."""
+    closed, remains, inconclusive = ANSWERS
+    low, high = short.ci or (None, None)
+    if low is None and short.n > 2 and short.std is not None and short.std <= TIED:  # equal in all runs
+        low = high = short.mean
+    if low is None or high is None:
+        return inconclusive
+    return closed if high <= CLOSED else remains if low > CLOSED else inconclusive
 
 
 @dataclass(frozen=True)

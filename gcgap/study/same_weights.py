@@ -1,7 +1,7 @@
 """The same weights measured twice: what of the ranks and roles is the network's, and what the measurement's.
 
 Pairs records of one checkpoint that differ in how they were made, such as the site of an ablation or the length of the sequences.
-Within one run one checkpoint is one step, and whatever says otherwise is told.
+Within one run one checkpoint is one step, and whatever says otherwise is reported.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcgap.importance.gap import Array, rank, rank_correlation
+from gcgap.importance.gap import Array
 from gcgap.records.read_records import named_step
 from gcgap.records.record import Record
-from gcgap.study.groups import Group, Run
-from gcgap.study.seeds import Summary, summary
+from gcgap.study.groups import Group, MeasuredRun
+from gcgap.study.seeds import Summary, spearman, summary
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ def agreements(groups: Sequence[Group]) -> list[Agreement]:
     return found
 
 
-def doubts(run: Run) -> list[str]:
+def doubts(run: MeasuredRun) -> list[str]:
     """What cannot be in a run: two steps with the bytes of one checkpoint, and a record of another step than its file's name."""
-    told, first = [], dict[str, Record]()
+    found, first = [], dict[str, Record]()
     for record in (*run.tracked, run.final):
         if record.path and named_step(record.path) not in (None, record["step"]):
-            told.append(f"`{record.path}` is a record of step {record['step']}, and not of the one that its name says")
+            found.append(f"`{record.path}` is a record of step {record['step']}, and not of the one that its name says")
         other = first.setdefault(record["checkpoint_sha256"] or str(record.path), record)
-        known = record is run.final and any(record["step"] == one["step"] for one in run.tracked)  # told already
+        known = record is run.final and any(record["step"] == one["step"] for one in run.tracked)  # reported already
         if other["step"] != record["step"] and not known:
             steps = f"steps {other['step']} and {record['step']}"
             what = "weights" if "name" in record["model"] else "checkpoint, byte for byte"
-            told.append(f"`{other.path}` and `{record.path}` are of {steps} but of the same {what}")
-    return told
+            found.append(f"`{other.path}` and `{record.path}` are of {steps} but of the same {what}")
+    return found
 
 
 def _pairs(first: Group, second: Group, task: str) -> list[tuple[Record, Record]]:
@@ -78,7 +78,8 @@ def _pairs(first: Group, second: Group, task: str) -> list[tuple[Record, Record]
 
 def _agreement(task: str, first: Group, second: Group, baseline: str, pairs: Sequence[tuple[Record, Record]]) -> Agreement:
     def over(one: str) -> Summary:
-        values = [_correlation(*(_column(record, baseline, one) for record in pair)) for pair in pairs]
+        columns = [[_column(record, baseline, one) for record in pair] for pair in pairs]
+        values = [spearman(before, after) for before, after in columns if before is not None and after is not None]
         return summary([value for value in values if value is not None])
 
     def kept(role: str) -> Summary:
@@ -96,10 +97,3 @@ def _column(record: Record, baseline: str, what: str) -> Array | None:
         found = [component["delta"][baseline]["value"] for component in record["components"]]
         return None if None in found else np.array(found)
     return np.array([component["causal"][baseline][what]["value"] for component in record["components"]])
-
-
-def _correlation(first: Array | None, second: Array | None) -> float | None:
-    if first is None or second is None:
-        return None
-    value = float(rank_correlation(rank(first), rank(second)))
-    return value if np.isfinite(value) else None

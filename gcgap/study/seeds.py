@@ -1,7 +1,7 @@
-"""Means and differences over seeds, with intervals.
+"""Means and differences over seeds with intervals, in comparison with a bound and as text.
 
-Means by Student's t, differences of two tasks by Welch's t, ratios of means by the bootstrap; all from scipy. What too few seeds
-cannot tell is None.
+Means by Student's t, differences of two tasks by Welch's t, ratios of means by the bootstrap; all from scipy. A number that too
+few seeds determine is None.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
+
+from gcgap.importance.gap import rank, rank_correlation
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 FEW = 5  # seeds below which resampling them, or finding nothing among them, says too little
 TIED = 1e-12  # relative spread below which numbers differ by rounding alone
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -27,14 +32,33 @@ class Summary:
         n: Seeds.
         mean: Their mean, or the statistic itself; None without any seed.
         std: Standard deviation over seeds, with n in the denominator as in the paper's tables.
-        ci: 95 % interval over seeds; None with fewer than three (five for a ratio), or where all are equal: they do not tell
-            their own spread.
+        ci: 95 % interval over seeds; None with fewer than three (five for a ratio), or where all are equal.
     """
 
     n: int
     mean: float | None
     std: float | None = None
-    ci: tuple[float, float] | None = None
+    ci: Interval | None = None
+
+    def above(self, bound: float) -> bool | None:
+        """True if the whole interval lies above a bound, False if it lies below it; None if it holds the bound or is missing."""
+        return None if self.ci is None or self.ci[0] <= bound < self.ci[1] else self.ci[0] > bound
+
+    def below(self, bound: float) -> bool | None:
+        """The same for below."""
+        return None if (above := self.above(bound)) is None else not above
+
+    def text(self, digits: int = 2) -> str:
+        """The number and its interval."""
+        return "–" if self.mean is None else f"{self.mean:.{digits}f}{self.brackets(1, digits)}"
+
+    def points(self) -> str:
+        """A share in percentage points, with its sign and interval."""
+        return "–" if self.mean is None else f"{100 * self.mean:+.1f}{self.brackets(100, 1)}"
+
+    def brackets(self, scale: float, digits: int) -> str:
+        """The interval in brackets, or nothing."""
+        return "" if self.ci is None else " [{:.{d}f}, {:.{d}f}]".format(*(scale * end for end in self.ci), d=digits)
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -43,21 +67,22 @@ def summary(values: Sequence[float]) -> Summary:
     if n == 0:
         return Summary(0, None)
     mean, std = float(np.mean(values)), float(np.std(values))
-    return Summary(n, mean, std, _ends(stats.ttest_1samp(values, 0)) if n > 2 and std > TIED * abs(mean) else None)
+    return Summary(n, mean, std, _t_interval(stats.ttest_1samp(values, 0)) if n > 2 and std > TIED * abs(mean) else None)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Summary:
     """Mean of the first minus mean of the second, of different seeds or tasks: Welch's interval."""
-    if not len(first) or not len(second):
+    n = min(len(first), len(second))
+    if n == 0:
         return Summary(0, None)
     value = float(np.mean(first) - np.mean(second))
-    n = min(len(first), len(second))
-    if n < 3:
-        return Summary(n, value)
-    spread = max(float(np.std(first)), float(np.std(second))) > TIED * max(
-        abs(float(np.mean(first))), abs(float(np.mean(second)))
-    )
-    return Summary(n, value, ci=_ends(stats.ttest_ind(first, second, equal_var=False)) if spread else None)
+    varies = max(np.std(first), np.std(second)) > TIED * max(abs(np.mean(first)), abs(np.mean(second)))
+    return Summary(n, value, ci=_t_interval(stats.ttest_ind(first, second, equal_var=False)) if n > 2 and varies else None)
+
+
+def _t_interval(test: object) -> Interval:
+    low, high = test.confidence_interval(CONFIDENCE)  # pyright: ignore[reportAttributeAccessIssue]
+    return float(low), float(high)
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float], rng: np.random.Generator) -> Summary:
@@ -66,19 +91,17 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float], rng: np.ra
     The interval is None with fewer than `FEW` seeds, or if a resample has a mean denominator that is not positive.
     """
     above, below = np.asarray(numerators, float), np.asarray(denominators, float)
-    if not len(below) or below.mean() <= 0:
-        return Summary(len(below), None)
+    n = len(below)
+    if not n or below.mean() <= 0:
+        return Summary(n, None)
     value = float(above.mean() / below.mean())
-    if len(below) < FEW:
-        return Summary(len(below), value)
+    if n < FEW:
+        return Summary(n, value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # equal ratios, or none: told apart below
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of equal ratios
         drawn = stats.bootstrap((above, below), _ratio, paired=True, n_resamples=RESAMPLES, method="percentile", rng=rng)
     spread = drawn.bootstrap_distribution
-    if not np.isfinite(spread).all():
-        return Summary(len(below), value)
-    low, high = np.percentile(spread, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
-    return Summary(len(below), value, ci=(float(low), float(high)))
+    return Summary(n, value, ci=percentile_interval(spread) if np.isfinite(spread).all() else None)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, axis: int) -> np.ndarray:
@@ -86,6 +109,19 @@ def _ratio(above: np.ndarray, below: np.ndarray, axis: int) -> np.ndarray:
     return above.mean(axis) / np.where(mean > 0, mean, np.nan)
 
 
-def _ends(test: object) -> tuple[float, float]:
-    low, high = test.confidence_interval(CONFIDENCE)  # pyright: ignore[reportAttributeAccessIssue]
+def percentile_interval(drawn: ArrayLike) -> Interval:
+    """The middle 95 % of resampled values."""
+    low, high = np.percentile(drawn, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
     return float(low), float(high)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's rho, with average ranks for ties; None where one side does not vary."""
+    value = float(rank_correlation(rank(first), rank(second)))
+    return value if np.isfinite(value) else None
+
+
+def permutation_p(as_extreme: ArrayLike) -> float:
+    """The p-value of a permutation test, which counts the data themselves, from which permutations are as extreme."""
+    extreme = np.asarray(as_extreme)
+    return float((1 + extreme.sum()) / (1 + len(extreme)))

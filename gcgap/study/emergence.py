@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcgap.importance.gap import Array, rank, rank_correlation
+from gcgap.importance.gap import Array
 from gcgap.records.record import Record
-from gcgap.study.groups import Run
+from gcgap.study.groups import MeasuredRun
+from gcgap.study.seeds import spearman
 
 STABLE = 3
 """Measured checkpoints in a row after which a role counts as stable."""
@@ -39,7 +40,7 @@ class Course:
     final: bool
 
 
-def courses(run: Run, baseline: str) -> list[Course]:
+def courses(run: MeasuredRun, baseline: str) -> list[Course]:
     """Every role that any component ever takes in a run, in the order of components."""
     records = [record for record in run.tracked if record["components"]]
     steps = [record["step"] for record in records]
@@ -76,14 +77,14 @@ class Following:
     checkpoints: int
 
 
-def following(run: Run, baseline: str) -> Following:
+def following(run: MeasuredRun, baseline: str) -> Following:
     """How rho, and the early Bloats, follow the accuracy over a run's checkpoints that have a rho."""
     records = [record for record in run.tracked if record["components"] and record["gap"][baseline]["rho"] is not None]
     rho = np.array([record["gap"][baseline]["rho"] for record in records])
     ood = np.array([_ood(record) for record in records])
     lack = np.array([record["accuracy"]["in_distribution"] for record in records]) - ood
     early = np.array([_early_bloats(record, baseline) for record in records])
-    return Following(_spearman(rho, ood), _spearman(np.diff(rho), np.diff(ood)), _spearman(early, lack), len(records))
+    return Following(_rho(rho, ood), _rho(np.diff(rho), np.diff(ood)), _rho(early, lack), len(records))
 
 
 def _ood(record: Record) -> float:
@@ -95,9 +96,6 @@ def _early_bloats(record: Record, baseline: str) -> int:
     return sum(one["role"][baseline]["name"] == "bloat" for one in record["components"] if one["layer"] < half)
 
 
-def _spearman(first: Array, second: Array) -> float | None:
+def _rho(first: Array, second: Array) -> float | None:
     """Spearman's rho of at least four points, or None where one side does not vary."""
-    if len(first) < 4:
-        return None
-    value = float(rank_correlation(rank(first), rank(second)))
-    return value if np.isfinite(value) else None
+    return None if len(first) < 4 else spearman(first, second)

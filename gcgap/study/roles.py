@@ -1,0 +1,210 @@
+"""The roles of components over many runs: which recur, in which layers they lie, and what choosing by role costs by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gcgap.importance.gap import Array, Judgement, is_role, rank
+from gcgap.records.record import Record
+from gcgap.study.seeds import CONFIDENCE, RESAMPLES, Interval, percentile_interval, permutation_p, spearman
+
+Mask = NDArray[np.bool_]
+PERMUTATIONS = 2000
+SHUFFLES = 200  # gradients in random order behind what selection alone costs
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class ComponentArrays:
+    """Every component of one record, under one baseline, by exact match.
+
+    Args:
+        names: Component names.
+        layer: Layer of each.
+        is_head: Whether each is a head.
+        G: Gradient magnitudes.
+        C: Causal importances (share of sequences).
+        judgement: How the record turns ranks into roles.
+    """
+
+    names: tuple[str, ...]
+    layer: NDArray[np.int64]
+    is_head: Mask
+    G: Array
+    C: Array
+    judgement: Judgement
+
+    def roles(self, score: Array | None = None, causal: Array | None = None) -> dict[str, Mask]:
+        """Which components are Heroes and Bloats, by G and C or by the arrays given in their place (..., component)."""
+        kind = self.judgement.ranks
+        delta = rank(self.G if score is None else score, kind) - rank(self.C if causal is None else causal, kind)
+        return is_role(delta, self.judgement.role_threshold(len(self.names)), self.judgement.strict)
+
+
+def component_arrays(record: Record, baseline: str) -> ComponentArrays:
+    """The arrays of a record that was not skipped."""
+    of, protocol = record["components"], record["protocol"]
+    return ComponentArrays(
+        tuple(component["name"] for component in of),
+        np.array([component["layer"] for component in of]),
+        np.array([component["kind"] == "head" for component in of]),
+        np.array([component["gradient"]["value"] for component in of]),
+        np.array([component["causal"][baseline]["exact_match"]["value"] for component in of]),
+        Judgement(protocol["threshold"], protocol["strict"], protocol["ranks"], protocol["confidence"], protocol["resamples"]),
+    )
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How stable the members of a role are over seeds.
+
+    Args:
+        counts: For each component the number of seeds in which it has the role.
+        agreement: Mean number of members that two seeds share.
+        by_chance: The same when labels are permuted within each type (heads among heads, MLPs among MLPs).
+        p_value: Share of such permutations that agree as much or more.
+        most: The largest count.
+        most_p_value: Share of such permutations with as large a count.
+        within_layer_p_value: As `p_value`, but heads are permuted only within their layer, whose heads have no order.
+    """
+
+    counts: dict[str, int]
+    agreement: float
+    by_chance: float
+    p_value: float
+    most: int
+    most_p_value: float
+    within_layer_p_value: float
+
+
+def stability(runs: Sequence[ComponentArrays], role: str, rng: np.random.Generator) -> Stability | None:
+    """How stable a role's members are over runs of one task; None with fewer than two runs."""
+    if len(runs) < 2:
+        return None
+    first = runs[0]
+    has = np.array([one.roles()[role] for one in runs])
+    counts = has.sum(0)
+    by_type = _permuted_counts(has, first.is_head.astype(int), rng)
+    by_layer = _permuted_counts(has, 2 * first.layer + first.is_head, rng)
+    found, chance, inside = (_agreement(one, len(runs)) for one in (counts, by_type, by_layer))
+    return Stability(
+        counts=dict(zip(first.names, counts.tolist(), strict=True)),
+        agreement=float(found),
+        by_chance=float(chance.mean()),
+        p_value=permutation_p(chance >= found - ROUNDING),
+        most=int(counts.max()),
+        most_p_value=permutation_p(by_type.max(-1) >= counts.max()),
+        within_layer_p_value=permutation_p(inside >= found - ROUNDING),
+    )
+
+
+def _permuted_counts(has: Mask, kind: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Counts by component after permuting each run's labels within each kind, shape (permutation, component)."""
+    total = np.zeros((PERMUTATIONS, has.shape[1]), dtype=np.int64)
+    for labels in has:
+        shuffled = np.tile(labels, (PERMUTATIONS, 1))
+        for one in np.unique(kind):
+            shuffled[:, kind == one] = rng.permuted(shuffled[:, kind == one], axis=1)
+        total += shuffled
+    return total
+
+
+def _agreement(counts: NDArray[np.int64], runs: int) -> Array:
+    """Members shared by two runs, on average over all pairs of runs: a component of c runs is shared by c (c - 1) / 2 pairs."""
+    return np.asarray((counts * (counts - 1)).sum(-1) / (runs * (runs - 1)))
+
+
+@dataclass(frozen=True)
+class LayerGap:
+    """How many layers above the Bloats the Heroes lie, over all runs.
+
+    Args:
+        value: Mean layer of the Heroes minus mean layer of the Bloats; None if there are none of a role.
+        ci: 95 % bootstrap interval over runs, of the resamples that have both roles; None if fewer than 95 % have.
+        by_chance: Its mean when the G and C of each run are paired at random.
+        p_value: Share of random pairings in which it is as large or larger.
+        by_layer_index: Its value when G is replaced by the layer's number, the first layer highest.
+        beyond_index: Interval of the difference of the two.
+    """
+
+    value: float | None = None
+    ci: Interval | None = None
+    by_chance: float | None = None
+    p_value: float | None = None
+    by_layer_index: float | None = None
+    beyond_index: Interval | None = None
+
+
+def layer_gap(runs: Sequence[ComponentArrays], rng: np.random.Generator, heads_only: bool = False) -> LayerGap:
+    """The layer gap of runs of one task, of all components or of the heads."""
+    sums = np.array([_layer_sums(one, one.roles(), heads_only) for one in runs])
+    if not len(runs) or not np.isfinite(value := _mean_gap(sums.sum(0))):
+        return LayerGap()
+    by_index = np.array([_layer_sums(one, one.roles(score=-one.layer.astype(float)), heads_only) for one in runs])
+    shuffled = (rng.permuted(np.tile(one.C, (PERMUTATIONS, 1)), axis=1) for one in runs)
+    drawn = [_layer_sums(one, one.roles(causal=C), heads_only) for one, C in zip(runs, shuffled, strict=True)]
+    chance = _mean_gap(np.sum(drawn, axis=0))
+    chance = chance[np.isfinite(chance)]
+    index = float(_mean_gap(by_index.sum(0)))
+    ci = beyond = None
+    if len(runs) > 1:
+        pick = rng.integers(0, len(runs), (RESAMPLES, len(runs)))
+        gap, gap_of_index = (_mean_gap(np.moveaxis(of[pick].sum(1), -1, 0)) for of in (sums, by_index))
+        ci, beyond = _finite_interval(gap), _finite_interval(gap - gap_of_index)
+    p_value = permutation_p(chance >= value - ROUNDING)
+    return LayerGap(float(value), ci, float(chance.mean()), p_value, index if np.isfinite(index) else None, beyond)
+
+
+def layer_index_rho(one: ComponentArrays) -> tuple[float, float] | None:
+    """Rank correlations of C, and of G, with the layer's number (the first layer highest); None where C is constant."""
+    with_cause, with_gradient = (spearman(-one.layer.astype(float), values) for values in (one.C, one.G))
+    return None if with_cause is None or with_gradient is None else (with_cause, with_gradient)
+
+
+def _layer_sums(one: ComponentArrays, roles: dict[str, Mask], heads_only: bool) -> Array:
+    """Sum of the layers of Heroes, their number, and the same of Bloats, shape (4, ...)."""
+    counted = one.is_head if heads_only else np.ones_like(one.is_head)
+    weights = (one.layer.astype(np.float64), np.ones(len(counted)))
+    return np.array([(roles[role] & counted).astype(np.float64) @ weight for role in ("hero", "bloat") for weight in weights])
+
+
+def _mean_gap(sums: Array) -> Array:
+    """Mean layer of Heroes minus that of Bloats from sums of shape (4, ...); NaN where a role has none."""
+    heroes, hero_count, bloats, bloat_count = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(heroes / hero_count - bloats / bloat_count)
+
+
+def _finite_interval(spread: Array) -> Interval | None:
+    finite = spread[np.isfinite(spread)]
+    return percentile_interval(finite) if len(finite) >= CONFIDENCE * len(spread) else None
+
+
+def top_two_cost(one: ComponentArrays, role: str, G: Array | None = None) -> float | None:
+    """Sum of the single drops of a role's top two, as pruning chooses them; None if it has fewer than two members.
+
+    Args:
+        one: The components.
+        role: hero or bloat.
+        G: Gradients in place of the record's.
+    """
+    G = one.G if G is None else G
+    kind = one.judgement.ranks
+    delta, tie = rank(G, kind) - rank(one.C, kind), G if role == "bloat" else one.C
+    members = np.flatnonzero(one.roles(score=G)[role])
+    order = sorted(members, key=lambda i: (-abs(delta[i]), -tie[i], one.names[i]))
+    return float(one.C[order[:2]].sum()) if len(members) > 1 else None
+
+
+def top_two_cost_by_selection(one: ComponentArrays, role: str, rng: np.random.Generator) -> float | None:
+    """The same on average over gradients in random order: a Hero is chosen by its large C, so it is costly whatever G is.
+
+    None if those never make two members.
+    """
+    drawn = [top_two_cost(one, role, rng.permutation(one.G)) for _ in range(SHUFFLES)]
+    known = [cost for cost in drawn if cost is not None]
+    return float(np.mean(known)) if known else None
