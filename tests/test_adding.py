@@ -1,4 +1,4 @@
-"""Adding a method or a family of models is one declaration; tests/test_cli.py adds a task."""
+"""Adding an attribution method is one function; tests/test_cli.py adds a task, and tests/test_load_pretrained.py a family."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import families
 import pytest
 import tiny
 
-import gcgap
 from gcgap.attribution.methods import METHODS
 from gcgap.cli import main
-from gcgap.importance.protocol import PROMPTED
-from gcgap.models.families import FAMILIES, family, gpt2
 from gcgap.records.attribution_record import AttributionRecord
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
@@ -42,13 +39,3 @@ def test_a_method_is_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [one["scores"][name]["value"] for one in record["components"]] == list(range(10))
     assert record["methods"][name]["family"] == "weights"
     assert name in capsys.readouterr().out
-
-
-def test_a_family_is_one_declaration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = families.save(tmp_path / "model")
-    monkeypatch.delitem(FAMILIES, "gpt2")
-    with pytest.raises(ValueError, match="no model family is declared for `model_type` 'gpt2'"):
-        gcgap.load_pretrained(saved, prompts="ioi")
-    family("gpt2")(gpt2)
-    record = gcgap.measure(gcgap.load_pretrained(saved, prompts="ioi"), protocol=PROMPTED.smallest())
-    assert [one["name"] for one in record["components"]][:5] == ["L0_H0", "L0_H1", "L0_H2", "L0_H3", "L0_MLP"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gcgap.attribution.agreement import _mean, agreement, bootstrapped, grouped, top_size, with_intervals
@@ -47,7 +47,6 @@ def found_of_top(scores: list[float], effects: list[float], k: int) -> float:
     return total / (first.total() * second.total())
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists)
 def test_every_number_is_that_of_a_plain_loop_ties_included(pair: tuple[list[float], list[float]]) -> None:
     scores, effects = pair
@@ -101,7 +100,6 @@ def test_differences_by_rounding_alone_are_no_ranks() -> None:
 increasing = st.sampled_from([np.exp, np.cbrt, np.arctan, lambda x: 3 * x - 7, lambda x: x**3 + x])
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists, increasing)
 def test_what_keeps_the_order_keeps_every_rank_number(pair: tuple[list[float], list[float]], bend: Any) -> None:
     scores, effects = pair
@@ -111,7 +109,6 @@ def test_what_keeps_the_order_keeps_every_rank_number(pair: tuple[list[float], l
     assert agreement(array(scores), bend(array(effects))) == pytest.approx(before, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
 @given(lists)
 def test_scores_and_effects_may_be_swapped_and_reversal_turns_the_sign(pair: tuple[list[float], list[float]]) -> None:
     scores, effects = (array(values) for values in pair)

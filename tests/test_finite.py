@@ -23,6 +23,7 @@ WEIGHT = "model.blocks.1.mlp.W_out.weight"
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
 
+@pytest.mark.robust
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -94,6 +95,7 @@ def test_a_gradient_is_finite_even_if_its_norm_is_not() -> None:
     model.on_before_optimizer_step(torch.optim.Adam(model.parameters()))
 
 
+@pytest.mark.robust
 def test_weights_that_are_not_finite_are_not_measured_again(zygote: Zygote, short_runs: dict[str, Path], tmp_path: Path) -> None:
     content = torch.load(short_runs["steps"] / "checkpoints" / "step=000010.ckpt", weights_only=True)
     content["state_dict"][WEIGHT][0, 0] = torch.nan

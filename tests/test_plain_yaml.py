@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gcgap.training.parser import dump, load
-
-few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +75,6 @@ def test_what_would_be_changed_or_dropped_is_refused(text: str, told: str) -> No
         load(text)
 
 
-@few
 @given(
     st.recursive(
         st.none()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mutants import EDITS, Edit, harmed
 
@@ -18,7 +18,6 @@ from gcgap.data.corruption import corrupt
 from gcgap.data.prompt_tokens import Vocabulary, as_batch, check_vocabulary, encoded, next_token, token_ids
 from gcgap.data.prompts import Encoded, Prompt, read_prompts
 
-few = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 LINE = {"clean": "a b", "corrupted": "a c", "answer": " d", "wrong": " e"}
 ids = st.integers(0, 10**6)
 texts = st.text(min_size=1)
@@ -46,7 +45,6 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in LINE.items() if name != key}
 
 
-@few
 @given(
     st.lists(
         st.fixed_dictionaries({"clean": sequences, "corrupted": sequences, "answer": answers, "wrong": answers}), min_size=1
@@ -146,7 +144,6 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
-@settings(few, max_examples=200)
 @given(EDITS)
 def test_a_harmed_file_is_read_or_refused_by_name(tmp_path_factory: pytest.TempPathFactory, edits: list[Edit]) -> None:
     path = tmp_path_factory.getbasetemp() / "harmed.jsonl"
@@ -264,7 +261,6 @@ def test_a_batch_pads_on_the_right_and_scores_the_last_token_alone() -> None:
         as_batch([])
 
 
-@few
 @given(st.integers(0, 2**32), st.integers(3, 9), st.integers(2, 12))
 def test_a_random_corruption_changes_one_token_between_the_first_and_the_last(seed: int, length: int, vocabulary: int) -> None:
     random = np.random.default_rng(seed)

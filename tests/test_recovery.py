@@ -8,12 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gcgap.attribution.recovery import area_under_roc, cmd, cpr, faithfulness
 
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 scored_components = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=12).filter(
     lambda pairs: 0 < sum(true for _, true in pairs) < len(pairs)
 )
@@ -38,7 +37,6 @@ def test_the_area_under_the_roc_curve_worked_by_hand(scores: list[float], true: 
     assert area(scores, true) == pytest.approx(expected, abs=1e-15)
 
 
-@few
 @given(scored_components)
 def test_the_area_is_the_share_of_pairs_in_the_right_order(pairs: list[tuple[int, bool]]) -> None:
     won = [(a > b) + 0.5 * (a == b) for a, yes in pairs for b, no in pairs if yes and not no]
@@ -76,7 +74,6 @@ def test_a_circuit_of_one_component_that_is_put_first_leaves_half_a_component(n:
     assert cmd(f) == pytest.approx(1 / (2 * n))
 
 
-@few
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=12).filter(lambda values: abs(values[-1] - values[0]) > 0.1))
 def test_cpr_and_cmd_are_sums_over_trapezoids(values: list[float]) -> None:
     f = [(value - values[0]) / (values[-1] - values[0]) for value in values]

@@ -13,6 +13,7 @@ import torch
 from ends import fit
 from zygote import Zygote
 
+pytestmark = pytest.mark.robust
 Change = Callable[[dict[str, Any]], Any]
 PARTS = (
     *("pytorch-lightning_version", "global_step", "state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers"),

@@ -15,6 +15,8 @@ from zygote import Zygote
 
 from gcgap.training.resuming import overridden_settings
 
+pytestmark = pytest.mark.robust
+
 
 def said_by_gcgap(said: Path) -> list[str]:
     return [line.removeprefix("gcgap: ") for line in said.read_text().splitlines() if line.startswith("gcgap: ")]

@@ -20,6 +20,7 @@ from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.record import Record
 
+pytestmark = pytest.mark.robust
 EVERY = ("mean", "mean_by_position", "zero", "resample")
 SMALL = Protocol(gradient_batches=5, mean_batches=3, sequences=40, batch_size=8, resamples=100, random_pairs=2, baselines=EVERY)
 

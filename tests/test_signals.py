@@ -30,6 +30,7 @@ from gcgap.training.launchers import requeue
 from gcgap.training.module import SequenceModel
 from gcgap.training.signals import NUMBERS, DeferredSignals, Interrupted, handled_by, interrupt
 
+pytestmark = pytest.mark.robust
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
 HOOKS = [  # of Lightning, one for each resumption of a run, each signal at the first call
     *("on_train_epoch_start", "on_before_zero_grad", "on_train_batch_end", "on_after_backward"),

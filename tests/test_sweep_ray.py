@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_
 GRID = {"seed_everything": [1], "data.ood_lengths": [[4, 5], [4, 40]]}
 
 
+@pytest.mark.robust
 def test_a_sweep_on_ray_ends_with_the_numbers_of_local_processes(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     path = sweeps.write(tmp_path, tiny.SHORT, grid=GRID, again=[{"window": [0.0, 1.0]}])

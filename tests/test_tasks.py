@@ -4,31 +4,27 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gcgap.data.tasks import END, LARGEST, PAD, SEP, START, TASKS, VOCABULARY, Task, find_task, module_of
 
-few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 numbers = st.integers(1, 9).flatmap(
     lambda n: st.lists(st.lists(st.integers(1, 99), min_size=n, max_size=n), min_size=1, max_size=4)
 )
 
 
-@few
 @given(numbers)
 def test_sort_gives_each_row_in_ascending_order(rows: list[list[int]]) -> None:
     assert find_task("sort").target(torch.tensor(rows)).tolist() == [sorted(row) for row in rows]
 
 
-@few
 @given(numbers)
 def test_sort_is_idempotent(rows: list[list[int]]) -> None:
     once = find_task("sort").target(torch.tensor(rows))
     assert torch.equal(find_task("sort").target(once), once)
 
 
-@few
 @given(numbers)
 def test_reverse_gives_each_row_backwards_and_is_an_involution(rows: list[list[int]]) -> None:
     once = find_task("reverse").target(torch.tensor(rows))
@@ -36,7 +32,6 @@ def test_reverse_gives_each_row_backwards_and_is_an_involution(rows: list[list[i
     assert find_task("reverse").target(once).tolist() == rows
 
 
-@few
 @given(numbers)
 def test_copy_gives_each_row_again(rows: list[list[int]]) -> None:
     assert find_task("copy").target(torch.tensor(rows)).tolist() == rows

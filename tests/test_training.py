@@ -85,6 +85,7 @@ def test_the_target_stops_training_at_a_validation_step(undisturbed: Path) -> No
     assert state["callbacks"]["AccuracyTarget"] == {"reached_at": state["global_step"], "accuracy": 0.09}
 
 
+@pytest.mark.robust
 def test_two_processes_see_the_batches_of_one_and_agree_to_rounding(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     assert fit(config, run, "--trainer.devices", "2", "--trainer.strategy", "ddp").wait() == 0

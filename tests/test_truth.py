@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from gcgap.attribution.drop import Drop
@@ -106,7 +105,6 @@ def test_ties_are_averaged_over_every_choice() -> None:
     np.testing.assert_allclose(measured.curves(some)["exact_match"], [0, 0, 0.5] + [1] * 8, atol=1e-12)
 
 
-@tries(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(-2, 2), min_size=1, max_size=7))
 def test_a_circuit_leaves_out_nothing_that_scores_higher_than_what_it_holds(values: list[int]) -> None:
     scores = np.array(values, dtype=float)
