@@ -165,7 +165,7 @@ def _ablated(
 ) -> Float[Tensor, "rows last vocabulary"]:
     """Logits of M(1_S) for every set and sequence, from where the sets first change the model."""
     rows = len(state[0])
-    gates = state[0].new_zeros(len(sets), len(wiring.components))
+    gates = next(model.parameters()).new_zeros(len(sets), len(wiring.components))  # a state may be tokens, which are integers
     for row, members in enumerate(sets):
         gates[row, list(members)] = 1
     if first.skips:
