@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from gcgap.attribution.setup import Setup
     from gcgap.commands.targets import Target
 
-TEXT = """Every attribution method beside the exact effect of every component, on the same sequences, and what each costs.
-Writes RUN/attribution/NAME.json and, in RUN/attribution/NAME/, tables (CSV) and figures (PNG, PDF), where NAME
-says the baseline and whatever else is not the default. Skips what is there already."""
+TEXT = """Every attribution method beside the exact effect of every component, and what each costs.
+Writes RUN/attribution/NAME.json and, in RUN/attribution/NAME/, tables (CSV) and figures (PNG, PDF);
+NAME says the baseline and whatever else is not the default. Skips what is there already."""
 SEQUENCES = 128  # fewer than C takes, since curvature costs more than ablation
 SETTINGS = ("metric", "budget", "steps", "pairs")
 CHOICES = {"precision": ("float32", "float64", "bf16"), "attention": ("eager", "sdpa")}

@@ -23,7 +23,7 @@ from gcgap.training.parser import Parser
 from gcgap.training.usage import UsageError, add_import_option, import_modules
 
 EXIT = "exit code 1 if anything does, 2 if a checkpoint was replaced"
-TOLERANCE = "(default 0, bit for bit; 1e-4 serves for another machine)"
+TOLERANCE = "(default 0; 1e-4 for another machine)"
 
 
 class MeasureParser(CompactHelp, Parser):
@@ -46,7 +46,7 @@ def build_parser() -> MeasureParser:
     add("force", bool, False, "replace records that are there already")
     add("precision", Option[NumberFormat] | None, None, "short for --protocol.precision: float32, float64 or bf16")
     add("verify", bool, False, f"repeat what the records say, write nothing, list what differs; {EXIT}")
-    add("tolerance", float, 0.0, f"relative difference up to which --verify takes numbers for the same {TOLERANCE}")
+    add("tolerance", float, 0.0, f"relative difference that --verify allows {TOLERANCE}")
     add_import_option(parser)
     pretrained = parser.add_argument_group("a pretrained model, instead of checkpoints")
     for name, kind, text in option_kinds():

@@ -13,9 +13,10 @@ from gcgap.records.atomic import check_folder
 from gcgap.records.manifest import Manifest
 from gcgap.training.usage import ArgumentParser, UsageError, add_import_option, import_modules
 
-TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below the given paths.
+TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below PATH.
 
-Runs of one model under one protocol are a group, and nothing is averaged over two groups. DIR/index.html shows everything."""
+Runs of one model under one protocol are a group, and nothing is averaged over two groups.
+DIR/index.html shows everything."""
 TITLE = "The gradient-causal gap: report"
 METHODS = (
     "Every attribution method beside the exact effect of every component, on the same sequences: rank correlation ρ, with the "

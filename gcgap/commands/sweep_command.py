@@ -28,15 +28,15 @@ TEXT = """Run every combination of a sweep file as an independent run, each in a
 The file names a directory, config files, and lists of values of their keys:
 
   directory: runs/paper
-  configs:                        # a folder of runs for each name (or a plain list); paths are relative to the file
+  configs:                        # one folder of runs for each name, or a plain list
     default: [sort.yaml, reverse.yaml]
   grid:                           # every combination; any key of `gcgap fit`
     seed_everything: [42, 123]
-  again:                          # measure each final model again with these protocol settings (or `length`) changed
+  again:                          # measure each final model again, so changed
     default: [{site: released}]
 
-Started again, a sweep skips what is done and resumes what is not. A run that fails does not stop the others; its output is in
-logs/ of the directory.
+Paths are relative to the file. Started again, a sweep skips what is done and resumes what is not.
+A run that fails does not stop the others; its output is in logs/ of the directory.
 
 Exit code: 0 done, 1 a run failed, 2 what was typed, 128 and the number of a signal (130 Ctrl-C)."""
 

@@ -231,8 +231,8 @@ class Protocol(Sizes):
     Args:
         baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample, or its output on a
             corrupted input (activation patching): patch_sequence, patch_token, patch_swap, or for prompts patch_prompt.
-        site: `component` replaces a head's output before W_O; `released` overwrites a slice of W_O's output, as the first
-            public pipeline does (not a head).
+        site: Where a head is replaced: `component`, its output before W_O; `released`, a slice of W_O's output (not a head), as the
+            first public pipeline does.
         batch_size: Sequences per gradient batch and per mean batch.
         window: Lowest and highest OOD accuracy (share of sequences) at which effects of components can be distinguished; the
             first OOD length inside is measured.
@@ -240,7 +240,7 @@ class Protocol(Sizes):
         paired: Measure base and ablated accuracy on the same sequences; false draws new ones for C of each component, as the
             first public pipeline does. Drops of sets (pruning, joint) are always paired.
         ranks: `average` ranks for ties; `ordinal` breaks ties by position, which makes early layers look like Bloats.
-        threshold: Rank difference that makes a Hero or a Bloat, as a share of the number of components (0.3 of 20 is 6).
+        threshold: Rank difference of a Hero or Bloat as a share of the components; 0.3 of 20 is 6.
         strict: Whether a rank difference equal to the threshold does not count.
         confidence: Coverage of every interval.
         precision: Number format of the measurement, whatever the training used: float32, float64, or bf16 (matrix products inside
