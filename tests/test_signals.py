@@ -158,7 +158,7 @@ def test_reporting_stops_at_once(name: str, zygote: Zygote, short_runs: dict[str
 def test_a_sweep_that_is_terminated_ends_its_workers_and_says_how_it_goes_on(zygote: Zygote, tmp_path: Path) -> None:
     path, said = sweeps.write(tmp_path, sweeps.callback(tmp_path / "flag", "SIGTERM", step=2)), tmp_path / "said.txt"
     assert zygote(["sweep", f"--config={path}", "--workers=1"], said) == 143
-    assert said.read_text().splitlines()[-1] == "gcgap: Interrupted. The same command goes on where this one stopped."
+    assert said.read_text().splitlines()[-1] == "gcgap: Interrupted. The same command resumes where this one stopped."
     assert "Traceback" not in said.read_text()
     assert sweeps.workers(tmp_path) == []
     assert ends.step(tmp_path / "runs" / "sort-seed1") == 0

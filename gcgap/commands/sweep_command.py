@@ -145,7 +145,7 @@ def engine(name: str, workers: int | None) -> Iterator[Engine]:
     try:
         yield made
     except Interrupted as interrupted:
-        interrupted.message = "Interrupted. The same command goes on where this one stopped."
+        interrupted.message = "Interrupted. The same command resumes where this one stopped."
         raise
     finally:
         made.close()
@@ -199,7 +199,7 @@ def report(rows: list[Row]) -> int:
     """Print what failed, and where its output is."""
     console, failed = Console(), [row for row in rows if row.state == "failed"]
     for row in failed:
-        told = f"{row.run.job.name} failed: {row.reason}\n  {row.run.job.log}"
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        message = f"{row.run.job.name} failed: {row.reason}\n  {row.run.job.log}"
+        console.print(message, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(rows) - len(failed)} of {len(rows)} runs are done.", highlight=False)
     return int(bool(failed))

@@ -274,8 +274,8 @@ class Protocol(Sizes):
             raise ValueError(f"`protocol.window` must be [low, high] with 0 <= low <= high <= 1; got {list(self.window)}.")
         for names in (*self.sets, [" ".join(sorted(members)) for members in self.sets]):
             if len(set(names)) < len(names):
-                told = [list(members) for members in self.sets]
-                raise ValueError(f"`protocol.sets` must be different sets of different components; got {told}.")
+                given = [list(members) for members in self.sets]
+                raise ValueError(f"`protocol.sets` must be different sets of different components; got {given}.")
         object.__setattr__(self, "baselines", tuple(map(Baseline, self.baselines)))  # plain text serves too
         for name, kind in (("site", Site), ("ranks", Ranks), ("precision", NumberFormat)):
             object.__setattr__(self, name, kind.of(getattr(self, name), f"protocol.{name}"))
