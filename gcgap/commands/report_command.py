@@ -90,7 +90,9 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
         progress.update(task, description="Figures", total=figures)
         write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task), force)
     for doubt in (doubt for group in groups for run in group.runs for doubt in doubts(run)):
-        print(f"gcgap: warning: {doubt}; put the right one there and measure again with `gcgap measure --force`.", file=sys.stderr)
+        print(
+            f"gcgap: warning: {doubt}; put the right one there and measure again with `gcgap measure --force`.", file=sys.stderr
+        )
     runs = sum(len(group.runs) for group in groups)
     found = [f"{counted(runs, 'run')} in {counted(len(groups), 'group')}"] * bool(groups)
     attributed = counted(sum(len(group.records) for group in methods), "attribution record")
