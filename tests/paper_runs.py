@@ -11,6 +11,8 @@ import tiny
 from scipy.stats import spearmanr
 
 from gcgap.records.record import Record
+from gcgap.report.blocks import Section, Table
+from gcgap.report.page import markdown, page
 from gcgap.study.groups import DATA, MODEL, RELEASED
 
 SEEDS = (42, 123, 456)
@@ -143,3 +145,13 @@ def finals(root: Path, protocol: str, task: str) -> list[dict[str, Any]]:
     """The final records of a protocol and task as plain dictionaries, in the order of their seeds."""
     paths = (root / protocol).glob(f"{task}-seed*/gap/final.json")
     return sorted((json.loads(path.read_text()) for path in paths), key=lambda data: data["seed"])
+
+
+def to_html(table: Table) -> str:
+    """One table as a page shows it."""
+    return page("", [Section("", [table])], {}).split("<main>")[1].split("</main>")[0]
+
+
+def to_markdown(table: Table) -> str:
+    """One table as the Markdown of a report shows it."""
+    return markdown("", [Section("", [table])])

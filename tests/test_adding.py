@@ -25,7 +25,7 @@ def parameters_of_test_adding(problem):
 
 
 def test_a_method_is_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})
+    monkeypatch.setattr("gcgap.report.write.FIGURES", {})
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "methods_of_test_adding.py").write_text(METHOD)
     saved, name = families.save(tmp_path / "model"), "parameters_of_test_adding"

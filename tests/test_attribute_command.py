@@ -21,8 +21,8 @@ from gcgap.cli import main
 from gcgap.importance.protocol import Baseline
 from gcgap.models.checkpoints import sha256
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.report.circuit_tables import read_truth
-from gcgap.report.methods_figures import FIGURES
+from gcgap.report.figures_methods import FIGURES
+from gcgap.report.known_circuits import read_truth
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -46,7 +46,7 @@ def run(original: Path, tmp_path: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sizes that no option changes, as small as can be; no figures."""
     monkeypatch.setattr("gcgap.attribution.setup.default_protocol", lambda *given: replace(default_protocol(*given), **TINY))
-    monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})
+    monkeypatch.setattr("gcgap.report.write.FIGURES", {})
     monkeypatch.setenv("COLUMNS", "80")
 
 
@@ -88,7 +88,7 @@ def numbers(path: Path) -> dict[str, Any]:
 
 
 def test_a_record_its_tables_and_its_figures_are_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gcgap.report.methods_files.FIGURES", FIGURES)
+    monkeypatch.setattr("gcgap.report.write.FIGURES", FIGURES)
     before = tiny.files(run)
     assert attribute(run, *SHORT) == 0
     pictures = {f"attribution/mean/{name}.{end}" for name in FIGURES for end in ("png", "pdf")}

@@ -32,9 +32,9 @@ from gcgap.importance.protocol import Attribution, Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.transformer import Decoder, Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.report.methods_figures import FAMILIES
-from gcgap.report.methods_files import write_files
+from gcgap.report.figures_methods import FAMILIES
 from gcgap.report.tensorboard import scalars
+from gcgap.report.write import write_files
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]
 NAMES = list(METHODS)
@@ -396,7 +396,7 @@ def test_a_new_method_is_in_the_record_in_the_list_and_in_the_files(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})  # drawn elsewhere
+    monkeypatch.setattr("gcgap.report.write.FIGURES", {})  # drawn elsewhere
     protocol = replace(SMALL, attribution=Attribution(methods=("exact", made_up.name)))
     record = attribute(trained, length=4, protocol=protocol, origin=Origin(source))
     assert record["methods"][made_up.name]["family"] == "control"

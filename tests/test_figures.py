@@ -14,9 +14,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gcgap.report.emergence_figure import MOST, Column, emergence, is_due
-from gcgap.report.scatter import scatter
-from gcgap.report.style import COLOURS, LABELS, MARKERS
+from gcgap.report.figures_run import MOST, Checkpoint, emergence, is_due, scatter
+from gcgap.report.panels import COLOURS, LABELS, MARKERS
 
 NAMES = [component["name"] for component in tiny.ten()["components"]]
 
@@ -179,7 +178,7 @@ def test_an_emergence_raster_draws_at_any_length(history: list) -> None:
 
 @pytest.mark.parametrize("count", [MOST, MOST + 1, 3 * MOST, 2000])
 def test_an_emergence_raster_has_few_columns_evenly_spread_and_the_last(count: int) -> None:
-    column = Column.of(tiny.ten())
+    column = Checkpoint.of(tiny.ten())
     figure = emergence([replace(column, step=10 * i) for i in range(count)])
     ticks = [int(label.get_text().replace(",", "")) // 10 for label in rasters(figure)[0].get_xticklabels()]
     assert ticks[0] == 0
@@ -199,7 +198,7 @@ def test_rasters_are_drawn_at_few_of_many_checkpoints() -> None:
 
 
 def test_the_columns_of_records_are_drawn_as_the_records_are() -> None:
-    columns = [Column.of(record, "zero") for record in HISTORY]
+    columns = [Checkpoint.of(record, "zero") for record in HISTORY]
     assert np.array_equal(drawn(emergence(columns)), drawn(emergence(HISTORY, "zero")))
 
 

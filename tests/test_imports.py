@@ -54,10 +54,10 @@ def test_the_package_imports_nothing_of_itself_until_it_is_asked() -> None:
     assert imports(PACKAGE / "__init__.py") == set()
 
 
-LIGHT = ["importance.protocol", "records.record", "importance.gap", "report.component_table", "report.scatter", "cli"]
+LIGHT = ["importance.protocol", "records.record", "importance.gap", "report.component_table", "cli"]
 
 
-@pytest.mark.parametrize("module", [*LIGHT, "report.emergence_figure"])
+@pytest.mark.parametrize("module", [*LIGHT, "report.figures_run"])
 def test_the_light_modules_need_no_torch(module: str) -> None:
     code = f"import sys, gcgap.{module}; print(sorted({{'torch', 'lightning', 'jsonargparse', 'pandas'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -21,8 +21,7 @@ from gcgap.data.batches import Source
 from gcgap.importance.protocol import Protocol
 from gcgap.models.transformer import Transformer
 from gcgap.records.record import Record
-from gcgap.report.emergence_figure import Column, emergence, is_due
-from gcgap.report.scatter import scatter
+from gcgap.report.figures_run import Checkpoint, emergence, is_due, scatter
 from gcgap.report.tensorboard import layout, pixels, png, role_table, scalars, write_pictures
 from gcgap.training.run import Run, checkpoint_name
 
@@ -282,7 +281,7 @@ class Long:
     def __init__(self, directory: Path, patched: pytest.MonkeyPatch) -> None:
         self.directory, self.calls, self.drawn = directory, Counter[str](), list[int]()
         read, written = Record.read, Record.write
-        patched.setattr("gcgap.report.emergence_figure.MOST", COLUMNS)
+        patched.setattr("gcgap.report.figures_run.MOST", COLUMNS)
         patched.setattr("gcgap.training.run.measure", lambda *_, origin, **__: tiny.ten(step=origin.step))
         patched.setattr("gcgap.training.run.sha256", lambda _: "0" * 64)
         patched.setattr(Run, "holds", lambda *_: True)
@@ -292,7 +291,7 @@ class Long:
         patched.setattr(Record, "write", lambda record, path: self.calls.update(["write"]) or written(record, path, compact=True))
         self.model = Transformer(1, 1, 8, 8)
 
-    def _emergence(self, columns: list[Column]) -> None:
+    def _emergence(self, columns: list[Checkpoint]) -> None:
         self.drawn.append(columns[-1].step)
 
     def start(self) -> Run:

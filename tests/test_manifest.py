@@ -14,7 +14,7 @@ import tiny
 from gcgap.cli import main
 from gcgap.records.atomic import check_folder
 from gcgap.records.manifest import Manifest
-from gcgap.report.table_parts import Column, Section, Table
+from gcgap.report.blocks import Column, Section, Table
 from gcgap.report.write import COPIES, PAGES
 
 OLD = {"a.csv": b"one", "tables/x/b.csv": b"two", "tables/y/c.csv": b"three"}

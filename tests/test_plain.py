@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from gcgap.report.wording import plain_figure
+from gcgap.report.panels import plain_figure
 
 
 def test_ticks_of_a_logarithmic_axis_are_numbers_and_other_dollars_are_dollars() -> None:

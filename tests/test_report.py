@@ -16,9 +16,9 @@ import gcgap
 from gcgap.cli import main
 from gcgap.records.read_records import find_records
 from gcgap.records.record import Record
+from gcgap.report.blocks import Column, Section, Table
 from gcgap.report.contents import contents
 from gcgap.report.page import page
-from gcgap.report.table_parts import Column, Section, Table
 from gcgap.study.groups import gather
 
 FIGURES = ("v3-figure-1", "v3-figure-2", "v3-figure-3", "v3-figure-4", "v3-figure-6-sort", "intervals-sort", "emergence-sort")
@@ -104,7 +104,7 @@ def test_the_same_run_twice_under_one_protocol_is_refused(root: Path, tmp_path: 
 def test_records_that_cannot_be_of_one_run_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gcgap.report.write.write", lambda *_: None)  # figures take long
+    monkeypatch.setattr("gcgap.report.write.write_report", lambda *_: None)  # figures take long
     gap = tmp_path / "run" / "gap"
     final = paper_runs.record("sort", 42).write(gap / "final.json")
     early = paper_runs.record("sort", 42, 50, final=False).write(gap / "step=000050.json")

@@ -20,18 +20,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 from gcgap.records.record import Record
-from gcgap.report import figure_cells as cells
-from gcgap.report import figure_emerging as emerging
-from gcgap.report import figure_layers as layers
-from gcgap.report import figure_ranks as ranks
-from gcgap.report import figure_scatters as scatters
-from gcgap.report import figure_training as training
+from gcgap.report import figures_paper, figures_training
 from gcgap.report.attention import attention_section, strongest, token_names
+from gcgap.report.blocks import Column, Drawing
 from gcgap.report.contents import contents, lead
-from gcgap.report.style import MARKERS
-from gcgap.report.table_layers import layer_table
-from gcgap.report.table_parts import Column, Drawing
-from gcgap.report.table_pruning import pruning_table
+from gcgap.report.panels import MARKERS
+from gcgap.report.tables_paper import layer_table, pruning_table
 from gcgap.report.write import DPI, pdf, png
 from gcgap.study.groups import Group, MeasuredRun, default_settings
 
@@ -68,7 +62,7 @@ def delta(record: Any) -> list[float]:
 
 
 def test_figure_1_has_the_mean_rank_difference_of_every_component(group: Group) -> None:
-    figure = ranks.mean_ranks(group)
+    figure = figures_paper.mean_ranks(group)
     drawn(figure)
     reverse, sort = figure.axes
     wanted = np.mean([delta(one.final) for one in sorting(group)], axis=0)
@@ -87,19 +81,19 @@ def test_figures_2_and_3_have_the_counts_of_table_5_and_the_published_ones(group
     table = layer_table(group, "sort")
     known = {column.name: list(column.cells) for column in table.columns}
     at_six = [*known["±6 H: gcgap"], *known["±6 B: gcgap"]]
-    figure = layers.counts(group)
+    figure = figures_paper.counts(group)
     drawn(figure)
     assert bars(figure.axes[1]) == at_six
     published = [line.get_ydata() for line in figure.axes[1].lines]  # per seed, as ours are
     np.testing.assert_allclose(np.array(published), [[0.6, 0.1, 0.7, 1.7], [1.0, 2.1, 0.4, 0]])
     assert not figure.axes[0].lines  # nothing was published of reversal
-    three = layers.thresholds(group)
+    three = figures_paper.thresholds(group)
     drawn(three)
     assert [bars(axes) for axes in three.axes[1::2]] == [[*known[f"±{t} H: gcgap"], *known[f"±{t} B: gcgap"]] for t in (4, 6, 8)]
 
 
 def test_figure_4_has_the_mean_norms_and_the_published_ones(group: Group) -> None:
-    figure = layers.gradients(group)
+    figure = figures_paper.gradients(group)
     drawn(figure)
     points = {tuple(np.ravel(line.get_ydata())) for line in figure.axes[1].lines}
     assert (0.139, 0.172, 0.093, 0.052) in points
@@ -112,7 +106,7 @@ def test_figure_4_has_the_mean_norms_and_the_published_ones(group: Group) -> Non
 
 
 def test_figure_6_has_a_panel_per_seed_with_every_component(group: Group) -> None:
-    figure = scatters.scatters(group, "sort")
+    figure = figures_paper.scatters(group, "sort")
     drawn(figure)
     for panel, one in zip(figure.axes, sorting(group), strict=True):
         rho = one.final["gap"]["mean"]["rho"]
@@ -125,7 +119,7 @@ def test_figure_6_has_a_panel_per_seed_with_every_component(group: Group) -> Non
 
 
 def test_an_interval_plot_has_every_seed_and_its_interval(group: Group) -> None:
-    figure = ranks.intervals(group, "sort")
+    figure = figures_paper.intervals(group, "sort")
     drawn(figure)
     (axes,) = figure.axes
     points = sorted(float(np.ravel(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "o")
@@ -140,7 +134,7 @@ def test_an_interval_plot_has_every_seed_and_its_interval(group: Group) -> None:
 
 
 def test_emergence_rasters_have_every_seed_to_scale(group: Group) -> None:
-    figure = emerging.rasters(group, "sort")
+    figure = figures_training.rasters(group, "sort")
     drawn(figure)
     for panel, one in zip(figure.axes, sorting(group), strict=False):
         (mesh,) = [found for found in panel.collections if isinstance(found, QuadMesh)]
@@ -155,7 +149,7 @@ def test_emergence_rasters_have_every_seed_to_scale(group: Group) -> None:
 
 def test_settling_marks_the_first_of_three_checkpoints_with_a_role() -> None:
     records = [tiny.ten(step=step) for step in (50, 100, 350)]  # L0_H0 is a Hero and L1_MLP a Bloat at all of them
-    figure = emerging.settling(
+    figure = figures_training.settling(
         Group(default_settings(), tuple(MeasuredRun(records[-1], tuple(records)) for _ in range(2))), "sort"
     )
     drawn(figure)
@@ -168,7 +162,7 @@ def test_settling_marks_the_first_of_three_checkpoints_with_a_role() -> None:
 
 
 def test_training_has_a_line_per_seed_and_the_mean_of_those_that_have_a_value(group: Group) -> None:
-    figure = training.training(group)
+    figure = figures_training.training(group)
     drawn(figure)
     panel = figure.axes[1]
     lines = [(np.ravel(line.get_xdata()).tolist(), np.ravel(line.get_ydata()).tolist()) for line in panel.lines]
@@ -183,7 +177,7 @@ def test_the_cells_figure_has_every_seed_of_every_cell(group: Group) -> None:
     other = Group(
         default_settings() | {"site": "released"}, tuple(run("sort", seed, changes={"site": "released"}) for seed in SEEDS[:2])
     )
-    figure = cells.cells([group, other])
+    figure = figures_paper.cells([group, other])
     drawn(figure)
     sort = figure.axes[1]
     grey = {
@@ -219,7 +213,7 @@ def test_every_figure_draws_whatever_the_runs(runs: list[MeasuredRun]) -> None:
 
 
 def test_equal_figures_are_equal_files(group: Group) -> None:
-    first, second = (layers.counts(group) for _ in range(2))
+    first, second = (figures_paper.counts(group) for _ in range(2))
     assert png(first) == png(second)
     assert pdf(first) == pdf(second)
     assert b"CreationDate" not in pdf(first)
@@ -230,7 +224,7 @@ def test_equal_figures_are_equal_files(group: Group) -> None:
 def test_figures_leave_nothing_in_pyplot(group: Group) -> None:
     import matplotlib.pyplot as plt
 
-    drawn(ranks.mean_ranks(group))
+    drawn(figures_paper.mean_ranks(group))
     assert plt.get_fignums() == []
 
 
@@ -352,18 +346,18 @@ def test_an_interval_is_claimed_where_one_is_drawn() -> None:
         (pair, "(mean over seeds)"),
         (many, "(mean over seeds, 95 % interval)"),
     ):
-        figure = ranks.mean_ranks(group)
+        figure = figures_paper.mean_ranks(group)
         axes = figure.axes[0]
         assert axes.get_ylabel().endswith(label)
         assert bool(whiskers(axes)) is ("interval" in label)
     entries = [one["delta"]["mean"] for one in alone.runs[0].final["components"]]
-    drawn_ends = [sorted(segment[:, 1]) for segment in whiskers(ranks.mean_ranks(alone).axes[0])]
+    drawn_ends = [sorted(segment[:, 1]) for segment in whiskers(figures_paper.mean_ranks(alone).axes[0])]
     for ends, entry in zip(drawn_ends, entries, strict=True):  # a mark within an interval that lies to one side of it
         assert ends == pytest.approx([min(entry["ci"][0], entry["value"]), max(entry["ci"][1], entry["value"])])
-    assert ranks.intervals(alone, "sort").axes[0].get_xlabel().endswith("\npoints: one seed, 90 % bootstrap interval")
-    assert ranks.intervals(many, "sort").axes[0].get_xlabel().endswith("; black: mean over seeds, 95 % interval")
+    assert figures_paper.intervals(alone, "sort").axes[0].get_xlabel().endswith("\npoints: one seed, 90 % bootstrap interval")
+    assert figures_paper.intervals(many, "sort").axes[0].get_xlabel().endswith("; black: mean over seeds, 95 % interval")
     for group, label in ((alone, "one seed"), (pair, "mean over seeds"), (many, "mean over seeds, 95 % interval")):
-        (_, *labels) = layers.gradients(group).axes[0].get_legend_handles_labels()
+        (_, *labels) = figures_paper.gradients(group).axes[0].get_legend_handles_labels()
         assert f"gcgap: {label}" in labels[0]
 
 
@@ -376,8 +370,8 @@ def test_a_record_without_intervals_is_drawn_without_them() -> None:
     group = own("sort")
     for one in group.runs[0].final["components"]:
         one["delta"]["mean"]["ci"] = None
-    assert ranks.mean_ranks(group).axes[0].get_ylabel().endswith("(one seed)")
-    assert ranks.intervals(group, "sort").axes[0].get_xlabel().endswith("\npoints: one seed")
+    assert figures_paper.mean_ranks(group).axes[0].get_ylabel().endswith("(one seed)")
+    assert figures_paper.intervals(group, "sort").axes[0].get_xlabel().endswith("\npoints: one seed")
 
 
 def test_backticks_are_no_part_of_a_figure() -> None:

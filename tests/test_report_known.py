@@ -8,13 +8,14 @@ import sys
 from typing import Any
 
 import pytest
+from paper_runs import to_markdown
 from PIL import Image
 from rich.console import Console
 
 from gcgap.attribution.recovery import summary, verdict
-from gcgap.report.circuit_tables import auc_figure, auc_table, known_table, summary_table, worst
-from gcgap.report.render import to_csv, to_markdown
-from gcgap.report.table_parts import Table
+from gcgap.report.blocks import Table
+from gcgap.report.known_circuits import auc_figure, auc_table, known_table, summary_table, worst
+from gcgap.report.page import to_csv
 from gcgap.report.write import png
 
 AREAS = {  # by method: under zero and mean ablation on each model
@@ -126,5 +127,5 @@ def test_blue_is_the_better_end_and_white_is_chance(truth: dict[str, Any]) -> No
 
 
 def test_the_tables_of_known_circuits_need_no_torch() -> None:
-    code = "import sys, gcgap.report.circuit_tables; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys, gcgap.report.known_circuits; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -17,6 +17,7 @@ import numpy as np
 import paper_runs
 import pytest
 import reference
+from paper_runs import to_html, to_markdown
 from rich.cells import cell_len
 from rich.console import Console
 from scipy import stats
@@ -26,14 +27,12 @@ from gcgap.attribution.methods import METHODS
 from gcgap.attribution.setup import default_protocol
 from gcgap.cli import main
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.report import table_methods as tables
-from gcgap.report.copy_records import ship
-from gcgap.report.figure_methods import rhos
-from gcgap.report.method_names import found, interval, method_table, number
-from gcgap.report.methods_figures import FIGURES
-from gcgap.report.render import to_csv, to_html, to_markdown
-from gcgap.report.table_parts import MISSING, Column, Table, printed
-from gcgap.report.write import pdf, png
+from gcgap.report import tables_methods as tables
+from gcgap.report.blocks import Column, Table
+from gcgap.report.figures_methods import FIGURES, rhos
+from gcgap.report.method_table import found, interval, method_table
+from gcgap.report.page import MISSING, format_cell, to_csv
+from gcgap.report.write import copy_records, pdf, png
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.methods_over_seeds import MethodGroup, gather_methods
 from gcgap.study.seeds import Summary, summary
@@ -328,8 +327,8 @@ def test_without_exact_effects_no_shortfall_can_be_told(tmp_path: Path) -> None:
     assert study.shortfall(alone, "sort", "hvp", "log_prob") == Summary(0, None)
     gap = tables.gap_table(alone, "sort")
     assert set(column(gap, "gap, log-prob").cells) == {"inconclusive"}
-    assert not [table for table in tables.tables(alone) if "gap" in table.key]
-    for table in tables.tables(alone):
+    assert not [table for table in tables.method_tables(alone) if "gap" in table.key]
+    for table in tables.method_tables(alone):
         to_markdown(table)
 
 
@@ -550,7 +549,7 @@ def test_denoising_has_no_critical_sets_and_no_table_of_them(tmp_path: Path) -> 
     record = made(setup={"baseline": "patch_token", "direction": "denoising"})
     record.data["sets"]["critical"] = None
     (group,) = gather_methods([written(tmp_path, record)])
-    assert "methods-sets" not in {table.key for table in tables.tables(group)}
+    assert "methods-sets" not in {table.key for table in tables.method_tables(group)}
     assert not [line for line in found(record) if "dispensable" in line or "sets" in line]
     assert "red: in need of each other, blue: redundant" in FIGURES["interactions"](record).get_suptitle()
     assert "red: redundant, blue: in need of each other" in FIGURES["interactions"](made()).get_suptitle()
@@ -592,16 +591,16 @@ def test_every_setting_of_a_group_is_told(group: MethodGroup) -> None:
 
 
 def test_every_table_has_a_key_of_its_own_and_every_form(group: MethodGroup) -> None:
-    every = tables.tables(group)
+    every = tables.method_tables(group)
     assert len({table.key for table in every}) == len(every) == 14
     for table in every:
         assert table.group == group.name
         assert table.rows
         assert len(list(csv.reader(to_csv(table).splitlines()))) == 1 + len(table.rows)
         assert table.title.replace("|", "\\|") in to_markdown(table)
-        assert "<table" in to_html(table, "a.csv")
+        assert "<table" in to_html(table)
         for one in table.columns:
-            assert all("nan" not in printed(cell, one.form).lower() for cell in one.cells if not isinstance(cell, str))
+            assert all("nan" not in format_cell(cell, one.form).lower() for cell in one.cells if not isinstance(cell, str))
 
 
 def test_missing_numbers_are_dashes() -> None:
@@ -609,7 +608,7 @@ def test_missing_numbers_are_dashes() -> None:
     group = MethodGroup(gathered(records[0]), records)
     row = CHOSEN.index("hvp")
     cell = column(tables.agreement_table(group, "sort"), "ρ, log-prob")
-    assert printed(cell.cells[row], cell.form) == MISSING
+    assert format_cell(cell.cells[row], cell.form) == MISSING
     assert column(tables.gap_table(group, "sort"), "gap, log-prob").cells[row - 1] == "inconclusive"
 
 
@@ -628,8 +627,8 @@ def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_of_attribution_records_alone(report: Path, group: MethodGroup) -> None:
     (folder,) = (report / "tables").iterdir()
-    assert {path.stem for path in folder.iterdir()} == {table.key for table in tables.tables(group)}
-    for table in tables.tables(group):
+    assert {path.stem for path in folder.iterdir()} == {table.key for table in tables.method_tables(group)}
+    for table in tables.method_tables(group):
         assert (folder / f"{table.key}.csv").read_text() == to_csv(table)
     assert [path.name for path in sorted((report / "figures" / folder.name).iterdir())] == ["methods.pdf", "methods.png"]
     text = (report / "report.md").read_text()
@@ -835,7 +834,7 @@ def test_what_was_not_found_is_told_too() -> None:
 
 
 def test_numbers_in_print() -> None:
-    assert (number(None), number(0.125), number(3.0, ".0f")) == ("–", "0.12", "3")
+    assert (format_cell(None), format_cell(0.125), format_cell(3.0, ".0f")) == ("–", "0.12", "3")
     assert (interval(None), interval([-0.25, 1.0])) == ("", "-0.25..1.00")
 
 
@@ -843,6 +842,6 @@ def test_two_records_that_would_be_copied_to_one_place_are_refused(tmp_path: Pat
     place = Path("default", "run", "attribution", "mean.json")
     records = [made(seed=seed).write(tmp_path / side / place) for seed, side in ((1, "a"), (2, "b"))]
     with pytest.raises(ValueError, match="would both be copied to"):
-        ship([], gather_methods([tmp_path]), [])
-    copies = ship([], gather_methods([tmp_path / "a"]), [])
+        copy_records([], gather_methods([tmp_path]), [])
+    copies = copy_records([], gather_methods([tmp_path / "a"]), [])
     assert {name: json.loads(content) for name, content in copies.items()} == {str(place): records[0].data}

@@ -14,21 +14,16 @@ from typing import Any
 
 import paper_runs
 import pytest
-from paper_runs import ALIKE, BASELINES, SKIPPED, finals
+from paper_runs import ALIKE, BASELINES, SKIPPED, finals, to_html, to_markdown
 from scipy import stats
 
-from gcgap.report import table_pruning as pruning
-from gcgap.report import table_v1 as v1
-from gcgap.report import table_v3 as v3
+from gcgap.report import tables_paper as paper
+from gcgap.report.blocks import Column, Table, slug
 from gcgap.report.contents import contents
-from gcgap.report.notes import title
-from gcgap.report.overview import overview_table
-from gcgap.report.render import to_csv, to_html, to_markdown
-from gcgap.report.table_cells import cells_table
-from gcgap.report.table_joint import joint_table
-from gcgap.report.table_layers import layer_table
-from gcgap.report.table_parts import MISSING, Column, Table, flat, printed, slug
-from gcgap.report.table_protocol import gradient_table, protocol_table
+from gcgap.report.describe import title
+from gcgap.report.page import MISSING, format_cell, to_csv
+from gcgap.report.tables_groups import cells_table, overview_table, protocol_table
+from gcgap.report.tables_paper import gradient_table, joint_table, layer_table
 from gcgap.study.groups import DATA, Group, MeasuredRun, default_settings, gather
 from gcgap.study.published import published
 from gcgap.study.seeds import Summary
@@ -82,7 +77,7 @@ def column(table: Table, name: str) -> Column:
 
 
 def test_v3_table_1_is_the_mean_over_seeds_beside_the_published_one(root: Path, default: Group) -> None:
-    table = v3.table_1(default)
+    table = paper.rho_table(default)
     for baseline in BASELINES:
         for found, task in zip(column(table, f"ρ, {baseline} ablation: gcgap").cells, TASKS, strict=True):
             same(found, [data["gap"][baseline]["rho"] for data in ranked(root, task, baseline=baseline)])
@@ -95,13 +90,14 @@ def test_v3_table_1_is_the_mean_over_seeds_beside_the_published_one(root: Path, 
 
 
 def test_what_a_mean_leaves_out_is_named(default: Group) -> None:
-    for table in (v3.table_1(default), v3.table_3(default), v1.table_1(default), pruning.pruning_table(default)):
+    for make in (paper.rho_table, paper.rho_by_seed_table, paper.spread_table, paper.pruning_table):
+        table = make(default)
         assert f"Skipped: reverse seed 456: {SKIPPED}." in table.notes
         assert f"No ranks, left out: reverse seed 123, mean ablation: {ALIKE}." in table.notes
 
 
 def test_v3_table_2_shows_model_and_training(default: Group) -> None:
-    table = v3.table_2(default)
+    table = paper.settings_table(default)
     ours, theirs = (dict(zip(table.columns[0].cells, one.cells, strict=True)) for one in table.columns[1:])
     assert [ours[key] for key in ("layers L", "heads H", "d_model", "d_ff", "learning rate")] == [4, 4, 128, 512, 0.001]
     assert ours["positions"] == "none"
@@ -115,14 +111,14 @@ def test_training_that_no_record_tells_is_not_recorded_and_differences_are_shown
     runs = [
         MeasuredRun(paper_runs.record("sort", seed, training=training)) for seed, training in ((1, None), (2, {"batch_size": 32}))
     ]
-    table = v3.table_2(Group(default_settings(), tuple(runs)))
+    table = paper.settings_table(Group(default_settings(), tuple(runs)))
     ours = dict(zip(*(one.cells for one in table.columns[:2]), strict=True))
     assert ours["batch size (examples)"] == "not recorded / 32"
     assert ours["optimiser"] == "not recorded"
 
 
 def test_v3_table_3_has_a_row_per_seed(root: Path, default: Group) -> None:
-    table = v3.table_3(default)
+    table = paper.rho_by_seed_table(default)
     assert list(column(table, "seed").cells) == [42, 123, 456]
     known = {(task, data["seed"]): data["gap"]["mean"]["rho"] for task in TASKS for data in finals(root, "default", task)}
     assert list(column(table, "sorting ρ: gcgap").cells) == [known["sort", seed] for seed in (42, 123, 456)]
@@ -138,7 +134,7 @@ def test_v3_table_3_has_a_row_per_seed(root: Path, default: Group) -> None:
 
 def test_a_seed_that_the_paper_skipped_says_so_and_a_seed_without_a_run_is_named() -> None:
     runs = (MeasuredRun(paper_runs.record("reverse", 4040)), MeasuredRun(paper_runs.record("sort", 42)))
-    table = v3.table_3(Group(default_settings(), runs))
+    table = paper.rho_by_seed_table(Group(default_settings(), runs))
     assert list(column(table, "reversal ρ: paper").cells) == [0.75, "skipped"]
     assert list(column(table, "sorting ρ: gcgap").cells)[1] is None
     assert "No run of sort: seed 4040." in table.notes
@@ -201,7 +197,7 @@ def test_v3_table_5_counts_heads_by_layer(root: Path, groups: list[Group], proto
 
 
 def test_v1_table_1_has_the_spread_and_the_roles_per_seed(root: Path, default: Group) -> None:
-    table = v1.table_1(default)
+    table = paper.spread_table(default)
     for row, task in enumerate(TASKS):
         records = ranked(root, task)
         rhos = [data["gap"]["mean"]["rho"] for data in records]
@@ -221,7 +217,7 @@ def test_v1_table_1_has_the_spread_and_the_roles_per_seed(root: Path, default: G
 
 @pytest.mark.parametrize(("task", "number"), [("sort", "4"), ("reverse", "5")])
 def test_v1_tables_4_and_5_have_every_seed(root: Path, default: Group, task: str, number: str) -> None:
-    table = v1.by_seed_table(default, task)
+    table = paper.by_seed_table(default, task)
     assert table.key == f"v1-table-{number}"
     records = finals(root, "default", task)
     assert list(column(table, "ρ: gcgap").cells) == [data["gap"]["mean"]["rho"] for data in records]
@@ -241,7 +237,7 @@ def test_v1_tables_4_and_5_have_every_seed(root: Path, default: Group, task: str
 
 
 def test_v1_table_6_ranks_components_by_their_seeds(root: Path, default: Group) -> None:
-    table = v1.frequent_table(default, "sort")
+    table = paper.frequent_table(default, "sort")
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     for label, role in (("heroes", "hero"), ("bloats", "bloat")):
         counts = Counter(
@@ -256,7 +252,7 @@ def test_v1_table_6_ranks_components_by_their_seeds(root: Path, default: Group) 
 
 
 def test_pruning_is_in_points_beside_the_published_drops(root: Path, default: Group) -> None:
-    table = pruning.pruning_table(default)
+    table = paper.pruning_table(default)
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     for task, name in zip(TASKS, ("reversal", "sorting"), strict=True):
         for which, text in (("top2", "top two"), ("all", "all")):
@@ -277,7 +273,7 @@ def test_pruning_is_in_points_beside_the_published_drops(root: Path, default: Gr
 
 
 def test_accuracy_after_pruning_of_the_seeds_that_v1_names(root: Path, default: Group) -> None:
-    table = pruning.pruned_seeds(default)
+    table = paper.pruned_seeds_table(default)
     (data,) = [data for data in finals(root, "default", "sort") if data["seed"] == 456]
     base = 100 * data["accuracy"]["by_length"][str(data["length"])]
     drop = 100 * data["pruning"]["mean"]["heroes"]["top2"]["ood_drop"]["value"]
@@ -341,17 +337,17 @@ def test_the_protocol_of_a_group_is_told_in_full(groups: list[Group]) -> None:
 def test_one_seed_has_a_mean_and_no_spread() -> None:
     record = paper_runs.record("sort", 42)
     group = Group(default_settings(), (MeasuredRun(record),))
-    (found,) = column(v3.table_1(group), "ρ, mean ablation: gcgap").cells
+    (found,) = column(paper.rho_table(group), "ρ, mean ablation: gcgap").cells
     rho = record["gap"]["mean"]["rho"]
     assert found == Summary(1, rho, 0.0)
-    assert printed(found, ".2f") == f"{rho:.2f} (n = 1)"
+    assert format_cell(found, ".2f") == f"{rho:.2f} (n = 1)"
 
 
 @pytest.mark.parametrize("shape", [{"n_layers": 2, "n_heads": 2}, {"n_layers": 4, "n_heads": 8}])
 def test_another_model_has_no_published_columns_and_its_own_thresholds(shape: dict[str, int]) -> None:
     runs = tuple(MeasuredRun(paper_runs.record("sort", seed, model=shape)) for seed in (1, 2))
     group = Group(default_settings() | shape, runs)
-    tables = [*v3.tables(group), gradient_table(group), *v1.tables(group), *pruning.tables(group)]
+    tables = paper.paper_tables(group)
     assert not any(one.paper for table in tables for one in table.columns)
     n = shape["n_layers"] * (shape["n_heads"] + 1)
     assert [one.name for one in layer_table(group, "sort").columns][1] == f"±{0.2 * n:g} H: gcgap"
@@ -361,13 +357,15 @@ def test_another_model_has_no_published_columns_and_its_own_thresholds(shape: di
 def test_a_group_without_any_ranks_still_has_all_tables() -> None:
     runs = (MeasuredRun(paper_runs.record("sort", 1, reason=ALIKE)), MeasuredRun(paper_runs.skipped("reverse", 2)))
     group = Group(default_settings(), runs)
-    tables = [*v3.tables(group), gradient_table(group), *v1.tables(group), *pruning.tables(group)]
+    tables = paper.paper_tables(group)
     assert all(len(set(map(len, [*table.rows, *table.foot]))) <= 1 for table in tables)
     assert column(tables[0], "ρ, mean ablation: gcgap").cells == [Summary(0, None)] * 2
 
 
 class Rows(HTMLParser):
     """The rows of the first table of an HTML text."""
+
+    inside = False
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -401,8 +399,9 @@ def test_csv_markdown_and_html_agree(tables: list[Table]) -> None:
     assert len(tables) > 40
     for table in tables:
         shown = [[one.name for one in table.columns]]
-        shown += [[printed(c, one.form) for c, one in zip(row, table.columns, strict=True)] for row in [*table.rows, *table.foot]]
-        html = Rows(to_html(table, "x.csv"))
+        forms = [one.form for one in table.columns]
+        shown += [list(map(format_cell, row, forms)) for row in [*table.rows, *table.foot]]
+        html = Rows(to_html(table))
         assert html.rows == shown
         lines = [line for line in to_markdown(table).splitlines() if line.startswith("| ")]
         cells = [[re.sub(r"^\*(.*)\*$", r"\1", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
@@ -411,12 +410,11 @@ def test_csv_markdown_and_html_agree(tables: list[Table]) -> None:
             for row in cells
         ]
         assert [plain[0], *plain[2:]] == shown
-        header, rows = flat(table)
-        read = list(csv.reader(StringIO(to_csv(table))))
-        assert read == [header, *[["" if value is None else str(value) for value in row] for row in rows]]
+        header, *read = csv.reader(StringIO(to_csv(table)))
+        assert len(read) == len(table.rows) + len(table.foot)
         for name, place in ((one.name, header.index(one.name)) for one in table.columns):
             values = [cell.mean if isinstance(cell, Summary) else cell for cell in column(table, name).cells]
-            assert [row[place] for row in read[1 : 1 + len(values)]] == ["" if value is None else str(value) for value in values]
+            assert [row[place] for row in read[: len(values)]] == ["" if value is None else str(value) for value in values]
 
 
 def test_csv_has_every_digit_and_the_parts_of_a_mean() -> None:
@@ -427,19 +425,19 @@ def test_csv_has_every_digit_and_the_parts_of_a_mean() -> None:
     assert read[1] == ["1", repr(1 / 3), "0.1", "0.2", "0.7", "3"]
     assert read[2] == ["2", "", "", "", "", "0"]
     assert read[3] == ["", "x", "", "", "", ""]
-    assert printed(numbers[0], ".2f") == "0.33 ± 0.10 [0.20, 0.70] (n = 3)"
-    assert printed(numbers[1], ".2f") == MISSING
+    assert format_cell(numbers[0], ".2f") == "0.33 ± 0.10 [0.20, 0.70] (n = 3)"
+    assert format_cell(numbers[1], ".2f") == MISSING
 
 
 def test_no_number_is_nan(tables: list[Table]) -> None:
     for table in tables:
-        for text in (to_csv(table), to_markdown(table), to_html(table, "x.csv")):
+        for text in (to_csv(table), to_markdown(table), to_html(table)):
             assert not re.search(r"\b(nan|NaN|inf|None)\b", text)
 
 
 def test_text_is_escaped_in_markdown_and_html() -> None:
     table = Table("key", "<b>", "a|b<i>", [Column("x|y", ["<script>alert(1)</script>", 'a"b'])], ["<note>"])
-    html, text = to_html(table, 'a".csv'), to_markdown(table)
+    html, text = to_html(table), to_markdown(table)
     assert "<script" not in html + text
     assert not any(tag in html for tag in ("<b></h4>", "<i>", "<note>", 'data-key="a"b'))
     assert "x\\|y" in text

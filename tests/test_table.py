@@ -172,8 +172,8 @@ def test_missing_intervals_and_ceilings_are_left_out_of_the_sentence() -> None:
 @pytest.mark.parametrize(
     ("gap", "verb"),
     [
-        ({"rho": 0.90, "p_value": 0.051}, "cannot be told from"),
-        ({"rho": -0.90, "p_value": 0.051}, "cannot be told from"),
+        ({"rho": 0.90, "p_value": 0.051}, "cannot be distinguished from"),
+        ({"rho": -0.90, "p_value": 0.051}, "cannot be distinguished from"),
         ({"rho": 0.57, "p_value": 0.050}, " tracks causal"),
         ({"rho": 0.56, "p_value": 0.001}, " tracks causal"),  # 0.7 of the ceiling 0.8
         ({"rho": 0.55, "p_value": 0.001}, "partly tracks"),
@@ -189,6 +189,6 @@ def test_missing_intervals_and_ceilings_are_left_out_of_the_sentence() -> None:
 )
 def test_the_verb_follows_from_rho_its_ceiling_and_p(gap: dict[str, float], verb: str) -> None:
     said = sentence(tiny.ten(**gap))
-    others = ("cannot be told from", "partly tracks", "hardly tracks", "against their causal importance")
+    others = ("cannot be distinguished from", "partly tracks", "hardly tracks", "against their causal importance")
     assert verb in said
     assert [other for other in others if other in said] == [other for other in others if other == verb]

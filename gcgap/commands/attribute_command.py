@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> int:
 
 def _attribute(targets: list[Target], options: argparse.Namespace) -> int:
     """Attribute each target that has no record yet."""
-    from gcgap.report.methods_files import OF_RECORD, check_files
+    from gcgap.report.write import OF_RECORD, check_files
 
     if twice := next(
         (one.record for i, one in enumerate(targets) if one.record in [other.record for other in targets[:i]]), None
@@ -135,8 +135,8 @@ def _attribute(targets: list[Target], options: argparse.Namespace) -> int:
 def _attribute_one(target: Target, force: bool, progress: Progress) -> None:
     from gcgap.attribution.attribute import STAGES, attribute
     from gcgap.attribution.scoring import discard
-    from gcgap.report.method_names import method_table
-    from gcgap.report.methods_files import write_files
+    from gcgap.report.method_table import method_table
+    from gcgap.report.write import write_files
 
     name = escape(f"{target.record.parent.parent.name}, {target.record.stem}")
     task = progress.add_task(name, total=len(target.protocol.attribution.methods) + len(STAGES))
@@ -171,8 +171,8 @@ def _attribute_known(options: argparse.Namespace) -> int:
     from gcgap.attribution.known_circuits import KNOWN
     from gcgap.attribution.methods import METHODS, find_methods
     from gcgap.attribution.truth import BASELINES, truth
-    from gcgap.report.circuit_tables import known_table
-    from gcgap.report.methods_files import OF_TRUTH, check_files, write_truth
+    from gcgap.report.known_circuits import known_table
+    from gcgap.report.write import OF_TRUTH, check_files, write_truth
 
     check_folder(options.out, "--out")
     check_replaceable(record)

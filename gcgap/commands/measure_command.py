@@ -129,7 +129,7 @@ def _measure_revisions(changes: dict[str, Any], options: Namespace) -> int:
 def _show(progress: Progress, task: Any, record: Any, more: str = "") -> None:
     """Print a record's sentence, and advance."""
     from gcgap.report.component_table import sentence
-    from gcgap.report.wording import without_ticks
+    from gcgap.report.describe import without_ticks
 
     text = f"{record.path}: {without_ticks(sentence(record))}{more}"
     progress.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gcgap.records.atomic import check_folder
-from gcgap.records.manifest import Manifest
 from gcgap.training.usage import ArgumentParser, UsageError, add_import_option, import_modules
 
 TEXT = """Tables (Markdown, CSV), figures (PNG, PDF) and one self-contained page from the records below PATH.
@@ -59,12 +58,11 @@ def run(arguments: list[str]) -> int:
 
 def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None, force: bool = False) -> None:
     """Write a report of all runs below the paths, with progress in the terminal."""
-    from gcgap.report.circuit_tables import known_files, known_sections
+    from gcgap.report import write
+    from gcgap.report.blocks import Drawing
     from gcgap.report.contents import contents, lead, method_sections
-    from gcgap.report.copy_records import ship
-    from gcgap.report.table_parts import Drawing
-    from gcgap.report.wording import counted
-    from gcgap.report.write import COPIES, check, write
+    from gcgap.report.describe import pluralise
+    from gcgap.report.known_circuits import known_files, known_sections
     from gcgap.study.groups import gather, has_runs
     from gcgap.study.methods_over_seeds import gather_methods
     from gcgap.study.same_weights import doubts
@@ -82,19 +80,17 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
             extra.append(attention_section(attention))
         progress.update(task, description="Tables")
         sections = contents(groups, extra)
-        copies = ship(groups, methods, known_files(paths)) if records else {}
-        check(out, sections, force)
-        if copies:
-            Manifest(out / COPIES, clears=False).write(copies, force)
+        copies = write.copy_records(groups, methods, known_files(paths)) if records else {}
         figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
         progress.update(task, description="Figures", total=figures)
-        write(out, TITLE, lead(groups) if groups else METHODS, sections, lambda: progress.advance(task), force)
+        text = lead(groups) if groups else METHODS
+        write.write_report(out, TITLE, text, sections, copies, lambda: progress.advance(task), force)
     for doubt in (doubt for group in groups for run in group.runs for doubt in doubts(run)):
         print(
             f"gcgap: warning: {doubt}; put the right one there and measure again with `gcgap measure --force`.", file=sys.stderr
         )
     runs = sum(len(group.runs) for group in groups)
-    found = [f"{counted(runs, 'run')} in {counted(len(groups), 'group')}"] * bool(groups)
-    attributed = counted(sum(len(group.records) for group in methods), "attribution record")
-    found += [f"{attributed} in {counted(len(methods), 'group')}"] * bool(methods)
+    found = [f"{pluralise(runs, 'run')} in {pluralise(len(groups), 'group')}"] * bool(groups)
+    attributed = pluralise(sum(len(group.records) for group in methods), "attribution record")
+    found += [f"{attributed} in {pluralise(len(methods), 'group')}"] * bool(methods)
     console.print(f"{out / 'index.html'}: {', '.join(found)}.", highlight=False, markup=False, soft_wrap=True)

@@ -14,10 +14,10 @@ from gcgap.data.tasks import Sentences, find_task
 from gcgap.importance.activity import mean_patterns
 from gcgap.models.checkpoints import last_checkpoint, load, run_directory
 from gcgap.records.record import Record
-from gcgap.report.notes import title
-from gcgap.report.style import COLOURS
-from gcgap.report.table_parts import Drawing, Section
-from gcgap.report.table_protocol import protocol_table
+from gcgap.report.blocks import Drawing, Section
+from gcgap.report.describe import title
+from gcgap.report.panels import COLOURS
+from gcgap.report.tables_groups import protocol_table
 from gcgap.study.groups import Group, MeasuredRun, gather
 from gcgap.study.published import of_paper
 

@@ -11,22 +11,16 @@ from rich.markup import escape
 from rich.text import Text
 
 from gcgap.records.record import Record
-from gcgap.report.describe import on, shared_values, what
+from gcgap.report.describe import describe_data, describe_run, shared_values, without_ticks
 from gcgap.report.terminal import WholeTable
-from gcgap.report.wording import without_ticks
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
-SURE = 0.05  # p-value below which a rank correlation is told from chance
+SURE = 0.05  # p-value up to which a rank correlation counts as distinguished from chance
 STRONG, MODERATE = 0.7, 0.4  # of the noise ceiling: rho above which the gradient tracks, or partly tracks
 
 
 def table(record: Record, baseline: str | None = None) -> Group:
-    """Component, G, C, rank difference and role with their intervals, then the sentence.
-
-    Args:
-        record: A record.
-        baseline: Ablation baseline; the record's first by default.
-    """
+    """Component, G, C, rank difference and role with their intervals, then the sentence; by the first baseline by default."""
     baseline = baseline or record.baselines[0]
     if not record["components"]:
         return Group(escape(without_ticks(sentence(record, baseline))))
@@ -34,7 +28,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
     exponent = math.floor(math.log10(largest)) if largest > 0 else 0
     sure = f"{record['protocol']['confidence']:.0%} interval"
     grid = WholeTable(
-        title=escape(without_ticks(_title(record, baseline))),
+        title=escape(without_ticks(f"{describe_run(record)}, {baseline} ablation")),
         caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
         f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",
         box=box.SIMPLE_HEAD,
@@ -52,20 +46,16 @@ def table(record: Record, baseline: str | None = None) -> Group:
     return Group(grid, *map(escape, map(without_ticks, lines)))
 
 
-def _title(record: Record, baseline: str) -> str:
-    return f"{what(record)}, {baseline} ablation"
-
-
 def _methods(record: Record) -> list[str]:
     """The paper's rho of every attribution method that was run."""
     if not record.attribution:
         return []
-    told = []
+    texts = []
     for name, entry in record.attribution.items():
         found = entry["agreement"]["exact_match"]["all"]
-        told.append(f"{name} {found['rho']:.2f}" if found["rho"] is not None else f"{name} none ({found['reason']})")
+        texts.append(f"{name} {found['rho']:.2f}" if found["rho"] is not None else f"{name} none ({found['reason']})")
     baseline = record["attribution"]["baseline"]
-    return [f"ρ of attribution methods with C ({baseline}): {', '.join(told)}."]
+    return [f"ρ of attribution methods with C ({baseline}): {', '.join(texts)}."]
 
 
 def _named_sets(record: Record, baseline: str) -> list[str]:
@@ -73,13 +63,13 @@ def _named_sets(record: Record, baseline: str) -> list[str]:
     lines = []
     for label, found in record.to_dict().get("sets", {}).get(baseline, {}).items():
         drops = {place: found["all"][f"{place}_drop"] for place in ("ood", "in_distribution")}
-        told = {
+        costs = {
             place: f"{100 * drop['value']:+.1f} [{_interval(drop['ci'], '+.1f', 100)}]"
             for place, drop in drops.items()
             if drop["value"] is not None
         }
-        inside = f" OOD, {told['in_distribution']} in distribution" if "in_distribution" in told else ""
-        lines.append(f"{label}: together they cost {told['ood']} points{inside}.")
+        inside = f" OOD, {costs['in_distribution']} in distribution" if "in_distribution" in costs else ""
+        lines.append(f"{label}: together they cost {costs['ood']} points{inside}.")
     return lines
 
 
@@ -110,7 +100,7 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     gap = record["gap"][baseline]
     if record.skipped:
         return f"Skipped: {record.skipped}."
-    at = f"On {on(record)} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
+    at = f"On {describe_data(record)} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
     if gap["rho"] is None:
         return f"{at} there is no rank correlation: {gap['reason']}.{_by_metric(record, gap)}"
     ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
@@ -125,16 +115,16 @@ def sentence(record: Record, baseline: str | None = None) -> str:
 
 
 def _by_metric(record: Record, gap: dict[str, Any]) -> str:
-    """The rank correlation on prompts by metrics that tell effects where exact match tells none."""
+    """The rank correlation on prompts by metrics that show effects where exact match shows none."""
     if "prompts" not in record.data:
         return ""
     found = {metric: gap["by_metric"][metric] for metric in ("log_prob", "logit_difference") if metric in gap["by_metric"]}
-    told = [
+    texts = [
         f"{metric.replace('_', ' ')} ρ = {of['rho']:.2f}, p = {of['p_value']:.2g}"
         for metric, of in found.items()
         if of["rho"] is not None
     ]
-    return f" By {'; by '.join(told)}." if told else ""
+    return f" By {'; by '.join(texts)}." if texts else ""
 
 
 def _accuracy(record: Record) -> float:
@@ -143,7 +133,7 @@ def _accuracy(record: Record) -> float:
 
 def _verb(gap: dict[str, Any]) -> str:
     if gap["p_value"] > SURE:
-        return "gives a ranking of components that cannot be told from a random one"
+        return "gives a ranking of components that cannot be distinguished from a random one"
     if gap["rho"] < 0:
         return "ranks components against their causal importance"
     share = gap["rho"] / (gap["ceiling"] or 1)

@@ -8,30 +8,22 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gcgap.report import figure_cells as cells
-from gcgap.report import figure_emerging as emerging
-from gcgap.report import figure_layers as layers
-from gcgap.report import figure_methods as methods_figures
-from gcgap.report import figure_ranks as ranks
-from gcgap.report import figure_scatters as scatters
-from gcgap.report import figure_training as training
-from gcgap.report import table_methods as methods_tables
-from gcgap.report import table_pruning as pruning
-from gcgap.report import table_v1 as v1
-from gcgap.report import table_v3 as v3
-from gcgap.report.figure_tracked import methods_over_training
-from gcgap.report.notes import left_out, ranked, title
-from gcgap.report.overview import overview_table
-from gcgap.report.render import ALL
-from gcgap.report.table_agreement import agreement_table
-from gcgap.report.table_cells import cells_table, places
-from gcgap.report.table_emerging import emergence_table
-from gcgap.report.table_layers import cut
-from gcgap.report.table_parts import Drawing, Section, Table
-from gcgap.report.table_protocol import gradient_table, protocol_table
-from gcgap.report.table_tracked import tracked_methods, tracked_table
-from gcgap.report.table_verdict import answers_table, numbers_table, verdict_table
-from gcgap.report.wording import counted
+from gcgap.report import figures_methods, figures_paper, figures_training
+from gcgap.report.blocks import ALL, Drawing, Section, Table
+from gcgap.report.describe import missing_notes, pluralise, ranked, title
+from gcgap.report.tables_groups import (
+    answers_table,
+    cells_table,
+    emergence_table,
+    numbers_table,
+    overview_table,
+    places,
+    protocol_table,
+    same_weights_table,
+    verdict_table,
+)
+from gcgap.report.tables_methods import method_tables, tracked_methods, tracked_table
+from gcgap.report.tables_paper import paper_tables, role_threshold
 from gcgap.study.claims import ANSWERS, verdicts
 from gcgap.study.groups import Group
 from gcgap.study.methods_over_seeds import MethodGroup
@@ -44,14 +36,14 @@ Draw = Callable[..., Figure]
 def contents(groups: Sequence[Group], extra: Sequence[Section] = ()) -> list[Section]:
     """All sections of a report: the verdict first, the numbers behind it last; `extra` ones stand before the single groups."""
     found = verdicts([group for group in groups if is_papers(group)])
-    told = any(verdict.answer != ANSWERS[-1] for verdict in found)
-    verdict = [Section("Verdict", [answers_table(found), verdict_table(found)] if told else [UNKNOWN])] if found else []
-    numbers = [Section("Numbers behind the verdict", [numbers_table(found)])] if told else []
+    decided = any(verdict.answer != ANSWERS[-1] for verdict in found)
+    verdict = [Section("Verdict", [answers_table(found), verdict_table(found)] if decided else [UNKNOWN])] if found else []
+    numbers = [Section("Numbers behind the verdict", [numbers_table(found)])] if decided else []
     of_groups = (_of_group(group, group is groups[0]) for group in groups)
     return [*verdict, *_compared(groups), *extra, *of_groups, *numbers]
 
 
-UNKNOWN = "There are too few runs to tell whether any of the paper's claims holds."
+UNKNOWN = "There are too few runs to decide whether any of the paper's claims holds."
 
 
 def lead(groups: Sequence[Group]) -> str:
@@ -61,7 +53,7 @@ def lead(groups: Sequence[Group]) -> str:
     ood += ", or for sentences others than those trained on" * any(_as_long(group.settings) for group in groups)
     ood += ", or for pretrained models their prompts" * any("name" in group.settings for group in groups)
     return (
-        f"{counted(runs, 'measured run')} in {counted(len(groups), 'group')}; a group is one model under one protocol, and "
+        f"{pluralise(runs, 'measured run')} in {pluralise(len(groups), 'group')}; a group is one model under one protocol, and "
         "nothing is averaged over two. G is a component's gradient magnitude, C the exact-match drop when it is ablated, "
         "Δ = rank(G) - rank(C); Hidden Heroes have a low Δ (low gradient, essential), Gradient Bloats a high one. ρ is "
         "Spearman's rank correlation of G and C, its noise ceiling the largest ρ that measurement noise would let through. "
@@ -84,13 +76,12 @@ def _as_long(settings: Mapping[str, Any]) -> bool:
 
 def method_sections(groups: Sequence[MethodGroup]) -> list[Section]:
     """What attribution methods say beside exact effects; a section for each intervention."""
-    return [_of_methods(group) for group in groups]
-
-
-def _of_methods(group: MethodGroup) -> Section:
-    counts = ", ".join(f"{len(group.of_task(task))} of {title(task)}" for task in group.tasks)
-    figure = Drawing("methods", methods_figures.caption(group), group.name, partial(methods_figures.rhos, group))
-    return Section(f"Attribution methods: {group.name}", [f"Runs: {counts}.", figure, *methods_tables.tables(group)])
+    sections = []
+    for group in groups:
+        runs = ", ".join(f"{len(group.of_task(task))} of {title(task)}" for task in group.tasks)
+        figure = Drawing("methods", figures_methods.caption(group), group.name, partial(figures_methods.rhos, group))
+        sections.append(Section(f"Attribution methods: {group.name}", [f"Runs: {runs}.", figure, *method_tables(group)]))
+    return sections
 
 
 def _compared(groups: Sequence[Group]) -> list[Section]:
@@ -98,30 +89,29 @@ def _compared(groups: Sequence[Group]) -> list[Section]:
     blocks: list[str | Table | Drawing] = []
     if sum(place.group is not None for place in places(groups)) > 1:
         caption = "Spearman's ρ by layout of the training data and site of the ablation; grey lines join the same seed."
-        blocks += [Drawing("cells", caption, ALL, partial(cells.cells, groups)), cells_table(groups)]
+        blocks += [Drawing("cells", caption, ALL, partial(figures_paper.cells, groups)), cells_table(groups)]
     if len(groups) > 1:
         blocks.append(overview_table(groups))
-    same = agreements(groups)
-    return (
-        [Section("The network or the measurement?", [*blocks, *[agreement_table(same)] * bool(same)])] if blocks or same else []
-    )
+    if same := agreements(groups):
+        blocks.append(same_weights_table(same))
+    return [Section("The network or the measurement?", blocks)] if blocks else []
 
 
 def _of_group(group: Group, leads: bool) -> Section:
     """Tables of a group; also its figures if it is a main one or was tracked over training."""
     tracked = [task for task in group.tasks if any(run.tracked for run in group.runs if run.task == task)]
     full = leads or bool(tracked) or group.name in ("default", "released")
-    tables = [*v3.tables(group), gradient_table(group), *v1.tables(group), *pruning.tables(group)]
-    figures = _figures(group) if full else []
-    methods = [tracked_table(group)] if tracked_methods(group) else []
-    over_training: list[Table | Drawing] = []
-    for task in tracked:
-        over_training += _emergence(group, task)
+    blocks: list[str | Table | Drawing] = [*_intro(group), *(_figures(group) if full else []), *paper_tables(group)]
+    methods = tracked_methods(group)
+    if methods:
+        blocks.append(tracked_table(group))
     if tracked:
-        over_training.insert(0, _drawing(group, "training", training.training, TRAINING))
+        blocks.append(_drawing(group, "training", figures_training.training, TRAINING))
     if tracked and methods:
-        over_training.insert(1, _drawing(group, "tracked-methods", methods_over_training, TRACKED))
-    return Section(f"Group: {group.name}", [*_intro(group), *figures, *tables, *methods, *over_training, protocol_table(group)])
+        blocks.append(_drawing(group, "tracked-methods", figures_training.methods_over_training, TRACKED))
+    for task in tracked:
+        blocks += _emergence(group, task)
+    return Section(f"Group: {group.name}", [*blocks, protocol_table(group)])
 
 
 TRAINING = (
@@ -137,28 +127,28 @@ def _intro(group: Group) -> list[str]:
     counts = [f"{len(group.measured(task))} of {title(task)}" for task in group.tasks]
     baselines = ", ".join(group.baselines)
     text = f"Measured runs: {', '.join(counts)}. Ablation baselines: {baselines}; where none is named, {group.baselines[0]}."
-    return [text, *left_out(group, group.tasks, group.baselines[:1])]
+    return [text, *missing_notes(group, group.tasks, group.baselines[:1])]
 
 
 def _figures(group: Group) -> list[Drawing]:
     """The paper's figures, and the intervals of every rank difference."""
-    tasks = [task for task in group.tasks if ranked(group, task, group.baselines[0])]
+    tasks = [task for task in group.tasks if ranked(group, task)]
     if not tasks:
         return []
-    limit = f"±{cut(group, group.settings['threshold']):g}"
-    seeds = f"{group.baselines[0]} ablation"
+    limit = f"±{role_threshold(group, group.settings['threshold']):g}"
+    ablation = f"{group.baselines[0]} ablation"
     drawings = [
-        _numbered(group, "1", ranks.mean_ranks, f"Mean rank difference per component, {seeds}; dashed: {limit}."),
-        _numbered(group, "2", layers.counts, f"Hero and Bloat heads per layer and seed at {limit}."),
-        _numbered(group, "3", layers.thresholds, "Hero and Bloat heads per layer and seed at three thresholds."),
-        _numbered(group, "4", layers.gradients, "Mean gradient norm of the heads' W_V slices per layer."),
+        _numbered(group, "1", figures_paper.mean_ranks, f"Mean rank difference per component, {ablation}; dashed: {limit}."),
+        _numbered(group, "2", figures_paper.counts, f"Hero and Bloat heads per layer and seed at {limit}."),
+        _numbered(group, "3", figures_paper.thresholds, "Hero and Bloat heads per layer and seed at three thresholds."),
+        _numbered(group, "4", figures_paper.gradients, "Mean gradient norm of the heads' W_V slices per layer."),
     ]
     for task in tasks:
         text = f"Rank of G against rank of C, {title(task)}; ▲ Hero, ▼ Bloat; shaded: beyond {limit}."
-        drawings.append(_numbered(group, "6", scatters.scatters, text, task))
+        drawings.append(_numbered(group, "6", figures_paper.scatters, text, task))
     for task in tasks:
-        text = f"Rank difference of every component and seed with its interval, {title(task)}, {seeds}; dashed: {limit}."
-        drawings.append(_drawing(group, f"intervals-{task}", ranks.intervals, text, task))
+        text = f"Rank difference of every component and seed with its interval, {title(task)}, {ablation}; dashed: {limit}."
+        drawings.append(_drawing(group, f"intervals-{task}", figures_paper.intervals, text, task))
     return drawings
 
 
@@ -166,8 +156,8 @@ def _emergence(group: Group, task: str) -> list[Table | Drawing]:
     raster = f"Emergence: rank difference of every component over the training of every seed, {title(task)}, C by exact match."
     when = f"When roles settle and how long they last, {title(task)}; a larger mark on the left: more seeds."
     return [
-        _drawing(group, f"emergence-{task}", emerging.rasters, raster, task),
-        _drawing(group, f"settling-{task}", emerging.settling, when, task),
+        _drawing(group, f"emergence-{task}", figures_training.rasters, raster, task),
+        _drawing(group, f"settling-{task}", figures_training.settling, when, task),
         emergence_table(group, task),
     ]
 

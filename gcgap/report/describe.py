@@ -1,30 +1,46 @@
-"""What a record is of, in a few words: a run on a task, or a pretrained model on prompts."""
+"""What records and numbers are of, in words: a run, its data, the runs that a mean is made of and those that it leaves out."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
+
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
+from gcgap.report.blocks import Column
+from gcgap.study.evidence import NAMES
+from gcgap.study.groups import Group, MeasuredRun
+from gcgap.study.published import of_paper
+from gcgap.study.seeds import Summary, summary
 
-Either = Record | AttributionRecord
+SPREAD = (
+    "± is the standard deviation over seeds (n in the denominator, as in the paper), brackets the 95 % t-interval of the mean."
+)
+OTHER_WEIGHTS = "A seed gives other weights in another program: compare the columns, not the rows."
+EFFECTS = {"log_prob": "log-prob", "logit_difference": "logit difference", "exact_match": "exact match"}
 
 
-def what(record: Either, step: bool = True) -> str:
+def describe_run(record: Record | AttributionRecord, step: bool = True) -> str:
     """`sort, seed 42, step 1,000, length 9`; of a pretrained model `gpt2 on ioi prompts, seed 42`."""
     at = f", step {record['step']:,}" if step and record["step"] is not None else ""
-    if (name := _name(record)) is None:
+    if (name := _pretrained(record)) is None:
         return f"{record['task']}, seed {record['seed']}{at}, length {record['length']}"
-    return f"{name} on {on(record)}, seed {record['seed']}{at}"
+    return f"{name} on {describe_data(record)}, seed {record['seed']}{at}"
 
 
-def on(record: Either) -> str:
+def describe_data(record: Record | AttributionRecord) -> str:
     """`sort at length 9`, `ioi prompts`."""
-    if _name(record) is None:
+    if _pretrained(record) is None:
         return f"{record['task']} at length {record['length']}"
     return f"{record['task']} prompts" + (f" at length {record['length']}" if record["length"] else "")
 
 
-def shared_values(record: Either) -> list[str]:
-    """What G cannot tell where query heads share their values; nothing where they do not."""
+def _pretrained(record: Record | AttributionRecord) -> str | None:
+    return record.to_dict().get("model", {}).get("name")
+
+
+def shared_values(record: Record | AttributionRecord) -> list[str]:
+    """A warning where query heads share their values, which G cannot tell apart; nothing elsewhere."""
     group = record.to_dict().get("model", {}).get("heads_per_value", 1)
     if group == 1:
         return []
@@ -35,6 +51,64 @@ def shared_values(record: Either) -> list[str]:
     ]
 
 
-def _name(record: Either) -> str | None:
-    """Of a pretrained model."""
-    return record.to_dict().get("model", {}).get("name")
+def title(task: str) -> str:
+    """A task as the paper calls it."""
+    return NAMES.get(task, task)
+
+
+def of_task(key: str, task: str) -> str:
+    """Key of a table of one task; sorting, the paper's own, needs no name."""
+    return key + ("" if task == "sort" else f"-{task}")
+
+
+def sorting_first(group: Group) -> list[str]:
+    """The tasks of a group in the order of tables that have one of each."""
+    return sorted(group.tasks, key=lambda task: task != "sort")
+
+
+def pluralise(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def without_ticks(text: str) -> str:
+    """Text for a terminal, a figure or an attribute, where there is no code to mark."""
+    return re.sub(r"`([^`]+)`", r"\1", text)
+
+
+def ranked(group: Group, task: str, baseline: str | None = None) -> list[MeasuredRun]:
+    """The runs of a task whose components have ranks, and so roles and a rank correlation; by the first baseline by default."""
+    return group.ranked(task, baseline or group.baselines[0])
+
+
+def known(values: Iterable[float | None]) -> Summary:
+    """A number over the runs that have it."""
+    return summary([value for value in values if value is not None])
+
+
+def accuracy(run: MeasuredRun) -> float:
+    """Exact match at the measured length, in percent of sequences."""
+    return 100 * run.final["accuracy"]["by_length"][str(run.final["length"])]
+
+
+def missing_notes(group: Group, tasks: Sequence[str], baselines: Sequence[str]) -> list[str]:
+    """One sentence for each run that has no number: those skipped, and those without a rank correlation."""
+    skipped = [f"Skipped: {task} seed {run.seed}: {run.final.skipped}." for task in tasks for run in group.skipped(task)]
+    return skipped + [
+        f"No ranks, left out: {task} seed {run.seed}, {baseline} ablation: {run.final['gap'][baseline]['reason']}."
+        for task in tasks
+        for baseline in baselines
+        for run in group.measured(task)
+        if run.final["gap"][baseline]["rho"] is None
+    ]
+
+
+def paper_notes(group: Group, *notes: str, task: str | None = None) -> list[str]:
+    """Notes on the paper, for runs that are the paper's."""
+    return [note for note in notes if of_paper(group, note, task)]
+
+
+def spread_notes(columns: Sequence[Column]) -> list[str]:
+    """What ± and brackets mean, where a table has them."""
+    cells = (cell for column in columns for cell in column.cells)
+    return [SPREAD] if any(isinstance(cell, Summary) and (cell.n > 1 or cell.ci) for cell in cells) else []

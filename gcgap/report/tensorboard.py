@@ -11,8 +11,9 @@ from matplotlib.image import imread
 
 from gcgap.records.record import Record
 from gcgap.report.component_table import sentence
-from gcgap.report.scatter import scatter
-from gcgap.report.wording import plain_figure, plain_text
+from gcgap.report.figures_run import scatter
+from gcgap.report.page import plain_text
+from gcgap.report.panels import plain_figure
 
 
 def scalars(record: Record) -> dict[str, float]:
@@ -99,13 +100,7 @@ def _cell(component: dict[str, Any], baseline: str) -> str:
 
 
 def write_pictures(writer: Any, record: Record, raster: bytes) -> None:
-    """Scatter, emergence raster and role table into a TensorBoard SummaryWriter, at the record's step.
-
-    Args:
-        writer: A `torch.utils.tensorboard.SummaryWriter`.
-        record: The record of this step.
-        raster: The PNG of the emergence raster up to this step.
-    """
+    """Scatter, emergence raster (a PNG, up to this step) and role table into TensorBoard's SummaryWriter at the record's step."""
     step = record["step"]
     writer.add_image("gap/scatter", pixels(png(scatter(record))), step, dataformats="HWC")
     writer.add_image("gap/emergence", pixels(raster), step, dataformats="HWC")

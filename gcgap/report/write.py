@@ -1,99 +1,79 @@
-"""A report on disk: the page, the tables as Markdown and CSV, the figures as PNG and PDF."""
+"""Files of gcgap's results: a report with its tables and figures, those of one attribution record, and copies of records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from gcgap.records.atomic import write_whole
+from gcgap.records.attribution_record import FOLDER, AttributionRecord
 from gcgap.records.manifest import Manifest
-from gcgap.report.page import page
-from gcgap.report.render import ALL, to_csv, to_markdown
-from gcgap.report.table_parts import Drawing, Section, Table, slug
-from gcgap.report.wording import plain_figure, plain_text
+from gcgap.records.record_file import encode, with_checksum
+from gcgap.report.blocks import Drawing, Section, Table
+from gcgap.report.figures_methods import FIGURES
+from gcgap.report.known_circuits import auc_figure, auc_table, summary_table
+from gcgap.report.page import markdown, page, to_csv
+from gcgap.report.panels import plain_figure
+from gcgap.study.groups import Group
+from gcgap.study.methods_over_seeds import MethodGroup
 
 PAGES, COPIES = "report.sha256", "records.sha256"
 """Which files of a folder are a report, and which are copies of records; these may be the only ones, and none is ever removed."""
+LIST = "files.sha256"
+"""Which files of a folder show one attribution record."""
+OF_RECORD = ("methods.csv", "components.csv", *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf")))
+OF_TRUTH = ("known-summary.csv", "known-auc.csv", "auc.png", "auc.pdf")
 DPI = 144  # of PNG files
 COLOURS = 256  # of a PNG's palette: a third of the size of true colour, and the eye sees no difference in these figures
 
 
-def check(directory: Path, sections: Sequence[Section], force: bool = False) -> None:
-    """Raise a ValueError, before anything is drawn or written, if the report would replace what is not gcgap's."""
-    endings = {Table: ("csv",), Drawing: ("png", "pdf")}
-    names = [f"{_place(block)}.{ending}" for block in _blocks(sections) for ending in endings[type(block)]]
-    Manifest(directory / PAGES).check(dict.fromkeys([*names, "report.md", "index.html"]), force)
-
-
-def write(
+def write_report(
     directory: Path,
     title: str,
     lead: str,
     sections: Sequence[Section],
-    advance: Callable[[], None] = lambda: None,
-    force: bool = False,
+    copies: Mapping[str, bytes],
+    advance: Callable[[], None],
+    force: bool,
 ) -> None:
-    """Write the whole report in place of an earlier one, the page last.
+    """Write a whole report in place of an earlier one, the page last, and copies of records beside it.
 
-    Args:
-        directory: Where to; made if it is not there.
-        title: Heading of the report.
-        lead: The paragraph below it.
-        sections: Its content.
-        advance: Called after each figure.
-        force: Replace also what was changed in the earlier report.
+    `copies` has the content of copies of records by name, `advance` is called after each figure, and `force` replaces also what
+    was changed in the earlier report.
+
+    Raises:
+        ValueError: The report would replace what is not gcgap's; nothing is drawn or written then.
     """
-    found: dict[str, bytes] = {}
-    pictures: dict[tuple[str, str], bytes] = {}
-    for block in _blocks(sections):
-        place = _place(block)
+    blocks = [block for section in sections for block in section.blocks if not isinstance(block, str)]
+    endings = {Table: ("csv",), Drawing: ("png", "pdf")}
+    names = [f"{block.path}.{ending}" for block in blocks for ending in endings[type(block)]]
+    Manifest(directory / PAGES).check(dict.fromkeys([*names, "report.md", "index.html"]), force)
+    if copies:
+        Manifest(directory / COPIES, clears=False).write(dict(copies), force)
+    files: dict[str, bytes] = {}
+    for block in blocks:
         if isinstance(block, Table):
-            found[f"{place}.csv"] = to_csv(block).encode()
+            files[f"{block.path}.csv"] = to_csv(block).encode()
         else:
-            figure = block.draw()
-            found[f"{place}.png"] = pictures[block.group, block.name] = png(figure)
-            found[f"{place}.pdf"] = pdf(figure)
+            files |= drawn(block.draw(), block.path)
             advance()
-    found["report.md"] = markdown(title, lead, sections).encode()
-    found["index.html"] = page(title, sections, pictures, lead).encode()
-    Manifest(directory / PAGES).write(found, force)
+    pictures = {block.path: files[f"{block.path}.png"] for block in blocks if isinstance(block, Drawing)}
+    files["report.md"] = markdown(title, sections, lead).encode()
+    files["index.html"] = page(title, sections, pictures, lead).encode()
+    Manifest(directory / PAGES).write(files, force)
 
 
-def _blocks(sections: Sequence[Section]) -> Iterator[Table | Drawing]:
-    """Those that have files."""
-    yield from (block for section in sections for block in section.blocks if not isinstance(block, str))
-
-
-def _place(block: Table | Drawing) -> str:
-    """The name of its files without their ending."""
-    if isinstance(block, Table):
-        return f"tables/{slug(block.group)}/{slug(block.key)}"
-    return f"figures/{slug(block.group)}/{slug(block.name)}"
-
-
-def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The report as Markdown, which shows the PNG files beside it."""
-    lines = [f"# {title}", "", lead, ""]
-    for section in sections:
-        lines += [f"## {plain_text(section.title)}", ""]
-        for block in section.blocks:
-            lines += [_block(block), ""]
-    return "\n".join(lines)
-
-
-def _block(block: str | Table | Drawing) -> str:
-    if isinstance(block, Table):
-        return to_markdown(block)
-    if isinstance(block, str):
-        return plain_text(block)
-    path = _place(block)
-    runs = "Runs of several groups" if block.group == ALL else f"Runs: {block.group}"
-    return f"![{slug(block.name)}]({path}.png)\n\n{plain_text(f'{block.caption} {runs}')}; [PDF]({path}.pdf)"
+def drawn(figure: Figure, name: str) -> dict[str, bytes]:
+    """The files of a figure by their names."""
+    return {f"{name}.png": png(figure), f"{name}.pdf": pdf(figure)}
 
 
 def png(figure: Figure) -> bytes:
@@ -112,3 +92,57 @@ def pdf(figure: Figure) -> bytes:
     buffer = BytesIO()
     plain_figure(figure).savefig(buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     return buffer.getvalue()
+
+
+def check_files(directory: Path, names: Sequence[str], force: bool = False) -> None:
+    """Raise a ValueError if files of these names would replace what is not gcgap's, or was changed since."""
+    Manifest(directory / LIST).check(dict.fromkeys(names), force)
+
+
+def write_files(record: AttributionRecord, directory: Path, force: bool = False) -> None:
+    """Write everything that an attribution record shows, in place of what an earlier record showed there."""
+    tables = {"methods.csv": record.table(), "components.csv": record.scores()}
+    files = {name: table.to_csv(index=False).encode() for name, table in tables.items()}
+    for name, draw in FIGURES.items():
+        files |= drawn(draw(record), name)
+    Manifest(directory / LIST).write(files, force)
+
+
+def write_truth(truth: dict[str, Any], directory: Path, force: bool = False) -> None:
+    """Write known.json, the record of known circuits, and below known/ what it shows."""
+    write_whole(directory / "known.json", (json.dumps(with_checksum(truth), ensure_ascii=False) + "\n").encode())
+    files = {f"{table.key}.csv": to_csv(table).encode() for table in (summary_table(truth), auc_table(truth))}
+    Manifest(directory / "known" / LIST).write(files | drawn(auc_figure(truth), "auc"), force)
+
+
+def copy_records(groups: Sequence[Group], methods: Sequence[MethodGroup], known: Sequence[Path]) -> dict[str, bytes]:
+    """The content of copies of all records by name: <protocol>/<run>/gap or /attribution and what lay below.
+
+    Raises:
+        ValueError: Two records would go to the same place.
+    """
+    found, taken = dict[str, bytes](), dict[str, Path]()
+    for name, path, content in _copies(groups, methods, known):
+        if (other := taken.setdefault(name, path)) != path:
+            raise ValueError(f"`{path}` and `{other}` would both be copied to `{name}`; rename one of their folders.")
+        found[name] = content
+    return found
+
+
+def _copies(groups: Sequence[Group], methods: Sequence[MethodGroup], known: Sequence[Path]) -> Iterator[tuple[str, Path, bytes]]:
+    """The name of each copy, the file that it is of, and its content."""
+    for run in (run for group in groups for run in group.runs):
+        for record in (run.final, *run.tracked):
+            path = (record.path or Path("final.json")).resolve()
+            yield _of_run(path), path, encode(with_checksum(record.data), compact=True)
+    for record in (record for group in methods for record in group.records):
+        path = (record.path or Path(f"{record['run']}.json")).resolve()
+        yield Path(*path.parts[-4:-2], FOLDER, path.name).as_posix(), path, encode(with_checksum(record.data), compact=True)
+    for path in known:
+        yield path.name, path.resolve(), path.read_bytes()
+
+
+def _of_run(path: Path) -> str:
+    """Where a record is copied: from its protocol's folder on, its path stays what it was."""
+    gap = next((folder for folder in path.parents if folder.name == "gap"), path.parent)
+    return Path(gap.parent.parent.name, gap.parent.name, "gap", path.relative_to(gap)).as_posix()

@@ -25,7 +25,7 @@ from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.atomic import write_whole
 from gcgap.records.read_records import in_order
 from gcgap.records.record import Record
-from gcgap.report.emergence_figure import Column, emergence, is_due
+from gcgap.report.figures_run import Checkpoint, emergence, is_due
 from gcgap.report.tensorboard import layout, png, scalars, write_pictures
 
 
@@ -73,7 +73,7 @@ class Run:
     sharing: Sharing = ALONE
     folders: dict[Path, int] = field(default_factory=dict, init=False)
     configured: bool = field(default=False, init=False)
-    history: list[Column] | None = None
+    history: list[Checkpoint] | None = None
 
     def checkpoint(self, name: str) -> Path:
         """Where a checkpoint lies."""
@@ -145,11 +145,11 @@ class Run:
         self.check_settled()
         return record.write(self.directory / "gap" / name) if writes else record
 
-    def _history(self, step: int) -> list[Column]:
+    def _history(self, step: int) -> list[Checkpoint]:
         """The tracked checkpoints up to a step."""
         if self.history is None:
             records = (Record.read(path) for path in sorted((self.directory / "gap").glob("step=*.json"), key=in_order))
-            self.history = [Column.of(record) for record in records]
+            self.history = [Checkpoint.of(record) for record in records]
         return [column for column in self.history if column.step <= step]
 
     def _log(self, record: Record) -> None:
@@ -157,7 +157,7 @@ class Run:
             logger.log_metrics(scalars(record), step=record["step"])
         if not self.writes:
             return
-        self.history = [*self._history(record["step"] - 1), Column.of(record)]
+        self.history = [*self._history(record["step"] - 1), Checkpoint.of(record)]
         if len(self.history) == 1:
             for logger in self._tensorboards():
                 logger.experiment.add_custom_scalars(layout(record))

@@ -17,7 +17,7 @@ from bench.timing import Rows, ratios, spread
 from gcgap.data.batches import Source
 from gcgap.importance.protocol import Protocol
 from gcgap.records.record import Record
-from gcgap.report.emergence_figure import Column, is_due
+from gcgap.report.figures_run import Checkpoint, is_due
 from gcgap.training.run import Run
 
 COUNTS = (10, 496, 1984)  # after which the next checkpoint is drawn
@@ -43,7 +43,7 @@ def growing(repeats: int) -> Rows:
 
 def _checkpoint(record: Record, count: int) -> float:
     """What logging and drawing one checkpoint costs after `count` others."""
-    column = Column.of(record)
+    column = Checkpoint.of(record)
     with TemporaryDirectory() as place:
         logger = TensorBoardLogger(place, name="", version="", default_hp_metric=False)
         run = _run(Path(place), [replace(column, step=step) for step in range(count)], [logger])
@@ -52,7 +52,7 @@ def _checkpoint(record: Record, count: int) -> float:
     return seconds
 
 
-def _run(directory: Path, history: list[Column], loggers: Sequence[TensorBoardLogger] = ()) -> Run:
+def _run(directory: Path, history: list[Checkpoint], loggers: Sequence[TensorBoardLogger] = ()) -> Run:
     return Run(directory, Source("sort"), Protocol(), {}, {}, loggers, history=history or None)
 
 

@@ -16,8 +16,7 @@ from gcgap.importance.ablation import base_scores
 from gcgap.importance.gates import gated
 from gcgap.importance.protocol import Baseline
 from gcgap.records.read_records import find_records
-from gcgap.report.emergence_figure import emergence
-from gcgap.report.scatter import scatter
+from gcgap.report.figures_run import emergence, scatter
 from gcgap.report.tensorboard import pixels, png
 
 FEW = 10  # sequences generated one by one; the loop's cost is proportional to their number

@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.markup import escape
 
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.report.describe import shared_values, what
+from gcgap.report.describe import describe_run, shared_values, without_ticks
+from gcgap.report.page import format_cell
 from gcgap.report.terminal import WholeTable
-from gcgap.report.wording import without_ticks
 
 NOTE = (
     "ρ: Spearman's rank correlation of scores and exact effects, with its {:g} % interval; ceil: its noise ceiling, what noise "
@@ -31,7 +31,7 @@ def method_table(record: AttributionRecord) -> Group:
     """Every method beside the exact effects, and its cost; then what else was found, and the advice."""
     setup, accuracy = record["setup"], record["accuracy"]["by_length"][str(record["length"])]
     intro = (
-        f"{what(record)}: exact match {accuracy:.1%}. "
+        f"{describe_run(record)}: exact match {accuracy:.1%}. "
         f"Intervention: {setup['baseline']}, {setup['direction']}, positions {setup['positions']}"
     )
     units = record["protocol"]["attribution"]["metric"]
@@ -48,9 +48,9 @@ def _agreement(record: AttributionRecord, effect: str) -> WholeTable:
     for name, entry in record["methods"].items():
         groups = entry["agreement"][effect]
         every = groups["all"]
-        cells = [number(every["rho"]), interval(every["ci"]), number(every["ceiling"])]
-        cells += [number(groups.get(group, {}).get("rho")) for group in ("heads", "mlps")]
-        cells += [number(every[key]) for key in ("tau_b", "top_k")]
+        cells = [format_cell(every["rho"]), interval(every["ci"]), format_cell(every["ceiling"])]
+        cells += [format_cell(groups.get(group, {}).get("rho")) for group in ("heads", "mlps")]
+        cells += [format_cell(every[key]) for key in ("tau_b", "top_k")]
         grid.add_row(escape(name), *cells)
     return grid
 
@@ -63,10 +63,10 @@ def _costs(record: AttributionRecord) -> WholeTable:
         grid.add_column(heading, justify="right", no_wrap=True)
     for name, entry in record["methods"].items():
         cost = entry["cost"]
-        passes = (number(cost[kind], ".0f") for kind in ("forward", "backward", "double_backward"))
-        l1 = number(entry["agreement"][units]["all"]["l1"], ".3f")
-        missed = number(entry["agreement"]["exact_match"]["all"]["missed"])
-        times = (number(cost[key], ".1f") for key in ("forward_equivalents", "seconds"))
+        passes = (format_cell(cost[kind], ".0f") for kind in ("forward", "backward", "double_backward"))
+        l1 = format_cell(entry["agreement"][units]["all"]["l1"], ".3f")
+        missed = format_cell(entry["agreement"]["exact_match"]["all"]["missed"])
+        times = (format_cell(cost[key], ".1f") for key in ("forward_equivalents", "seconds"))
         grid.add_row(escape(name), l1, missed, *passes, *times)
     return grid
 
@@ -84,11 +84,11 @@ def found(record: AttributionRecord) -> list[str]:
 
 
 def _patching(record: AttributionRecord) -> list[str]:
-    told = []
+    parts = []
     for name, by_metric in record["patching"].items():
         entry = by_metric["exact_match"]
-        told.append(f"{name} {number(entry['rho'])} {interval(entry['ci'])}".strip())
-    return [f"Gradient magnitude against activation patching (ρ, exact match; noising, all positions): {'; '.join(told)}."]
+        parts.append(f"{name} {format_cell(entry['rho'])} {interval(entry['ci'])}".strip())
+    return [f"Gradient magnitude against activation patching (ρ, exact match; noising, all positions): {'; '.join(parts)}."]
 
 
 def _sets(record: AttributionRecord) -> list[str]:
@@ -144,11 +144,6 @@ def _workflow(record: AttributionRecord) -> list[str]:
         return [f"Screen-Flag-Fix: {counts}; {spared}."]
     limit = f"at most {of['limit']:.0%} of the unflagged are large (95 %)"
     return [f"Screen-Flag-Fix: {counts}; of {len(of['verified'])} others checked {len(of['above'])} are large, so {limit}."]
-
-
-def number(value: float | None, form: str = ".2f") -> str:
-    """A number, or a dash where there is none."""
-    return "–" if value is None else format(value, form)
 
 
 def interval(ends: list[float] | None) -> str:

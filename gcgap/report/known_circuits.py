@@ -21,11 +21,10 @@ from gcgap.attribution.recovery import KIND, SCHEMA, cells, failures
 from gcgap.data.strict_text import parsed
 from gcgap.records.attribution_record import KNOWN
 from gcgap.records.record_file import check_checksum
-from gcgap.report.render import ALL
-from gcgap.report.style import DIVERGING, DPI
-from gcgap.report.table_parts import Column, Drawing, Section, Table
+from gcgap.report.blocks import ALL, Column, Drawing, Section, Table
+from gcgap.report.describe import without_ticks
+from gcgap.report.panels import DIVERGING, panels
 from gcgap.report.terminal import WholeTable
-from gcgap.report.wording import without_ticks
 
 Truth = Mapping[str, Any]
 AREA = "AUC: area under the ROC curve of a method's scores against the true components, 1 is perfect, 0.5 chance."
@@ -71,8 +70,8 @@ def read_truth(path: Path) -> dict[str, Any]:
     try:
         _section(truth)
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"`{path}` is not a whole record of known circuits ({told}). Copy it again.") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`{path}` is not a whole record of known circuits ({reason}). Copy it again.") from error
     return truth
 
 
@@ -92,8 +91,8 @@ def known_table(truth: Truth) -> Group:
     grid.add_column("worst on", min_width=14, overflow="fold")
     for name, entry in truth["methods"].items():
         numbers = [entry[key] for key in ("mean_auc", "worst_auc", "worst_clear_auc", "mean_cpr", "mean_cmd")]
-        told = [*(f"{number:.2f}" for number in numbers), f"{entry['forward_equivalents']:.1f}"]
-        grid.add_row(escape(name), escape(entry["family"]), *told, escape(worst(truth, name)))
+        texts = [*(f"{number:.2f}" for number in numbers), f"{entry['forward_equivalents']:.1f}"]
+        grid.add_row(escape(name), escape(entry["family"]), *texts, escape(worst(truth, name)))
     which = (
         "AUC, CPR and CMD are means over models and baselines; worst and clear are the smallest AUC and the smallest clear AUC."
     )
@@ -136,8 +135,7 @@ def auc_figure(truth: Truth) -> Figure:
     """
     methods, places, areas = list(truth["methods"]), _places(truth), _areas(truth)
     stars = areas > _areas(truth, "clear_auc")
-    figure = Figure(figsize=(3.2 + 0.8 * len(places), 2 + 0.26 * len(methods)), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = panels((3.2 + 0.8 * len(places), 2 + 0.26 * len(methods)))
     image = axes.imshow(areas, cmap=colormaps[DIVERGING].reversed(), vmin=0, vmax=1, aspect="auto")
     for (row, column), area in np.ndenumerate(areas):
         colour = "white" if abs(area - 0.5) > 0.35 else "black"

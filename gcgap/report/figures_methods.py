@@ -1,4 +1,4 @@
-"""Figures of one attribution record: agreement against cost, scores against exact effects, interactions, reliability."""
+"""Figures of attribution methods: agreement, scores, interactions and reliability in one record, and ρ of each over runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.report.describe import what
-from gcgap.report.style import DIVERGING, DPI
+from gcgap.report.describe import describe_run, pluralise, title
+from gcgap.report.panels import DIVERGING, panels, pooled, what_is_drawn, whisker
+from gcgap.study.methods_over_seeds import MethodGroup
+from gcgap.study.seeds import Summary
 
 FAMILIES = {
     "exact": "#000000",
@@ -32,8 +34,8 @@ UNITS = {
 
 def agreement_and_cost(record: AttributionRecord) -> Figure:
     """ρ with the exact effects against the cost in forward passes, for each of the two exact effects."""
-    figure = Figure(figsize=(12, 5.5), dpi=DPI, layout="constrained")
-    for axes, effect in zip(figure.subplots(1, 2, sharey=True), ("log_prob", "exact_match"), strict=True):
+    figure, row = panels((12, 5.5), 1, 2, sharey=True)
+    for axes, effect in zip(row[0], ("log_prob", "exact_match"), strict=True):
         points = {
             name: (entry["cost"]["forward_equivalents"], entry["agreement"][effect]["all"]["rho"], entry["family"])
             for name, entry in record["methods"].items()
@@ -44,7 +46,6 @@ def agreement_and_cost(record: AttributionRecord) -> Figure:
             axes.annotate(str(number), (cost, rho), xytext=(4, 3), textcoords="offset points", fontsize=8)
         axes.set(xscale="symlog", xlabel="cost (forward passes, by time)", title=f"exact effect by {effect.replace('_', ' ')}")
         axes.axhline(0, color="0.8", zorder=0)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("Spearman's ρ with the exact effects")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, frameon=False)
     figure.suptitle(_title(record), fontsize=11)
@@ -55,12 +56,11 @@ def scores_and_effects(record: AttributionRecord) -> Figure:
     """Scores of some methods against the exact effects, component by component; the diagonal where they estimate them."""
     names = [name for name in SHOWN if name in record["methods"]] or list(record["methods"])[:6]
     units = record["protocol"]["attribution"]["metric"]
-    figure = Figure(figsize=(12, 7), dpi=DPI, layout="constrained")
-    panels = np.atleast_1d(figure.subplots(2, 3)).flat
-    for axes, name in zip(panels, names, strict=False):
+    figure, every = panels((12, 7), 2, 3)
+    for axes, name in zip(every.flat, names, strict=False):
         _scores(axes, record, name, units)
-    for axes in list(figure.axes)[len(names) :]:
-        axes.remove()
+    for spare in every.flat[len(names) :]:
+        spare.remove()
     figure.suptitle(_title(record), fontsize=11)
     return figure
 
@@ -84,7 +84,6 @@ def _scores(axes: Axes, record: AttributionRecord, name: str, units: str) -> Non
     axes.set_xlabel(UNITS[units], fontsize=8)
     axes.set_ylabel("score", fontsize=8)
     axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def interaction_matrix(record: AttributionRecord) -> Figure:
@@ -92,11 +91,12 @@ def interaction_matrix(record: AttributionRecord) -> Figure:
 
     Noising: red pairs are redundant, blue ones need each other. Denoising, where D is what is restored, the other way round.
     """
-    figure = Figure(figsize=(13, 6), dpi=DPI, layout="constrained")
+    figure, row = panels((13, 6), 1, 2)
     names = record["sets"].get("among") or [component["name"] for component in record["components"]]
-    for axes, effect in zip(figure.subplots(1, 2), ("exact_match", "log_prob"), strict=True):
+    for axes, effect in zip(row[0], ("exact_match", "log_prob"), strict=True):
         matrix = np.array(record["sets"]["interactions"][effect]["mean"])
         most = np.abs(matrix).max() or 1.0
+        axes.spines[:].set_visible(True)
         image = axes.imshow(matrix, cmap=DIVERGING, vmin=-most, vmax=most)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -110,8 +110,7 @@ def interaction_matrix(record: AttributionRecord) -> Figure:
 
 def reliability(record: AttributionRecord) -> Figure:
     """Error of attribution patching and of its correction against R, and the parts of the error, component by component."""
-    figure = Figure(figsize=(12, 5), dpi=DPI, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = panels((12, 5), 1, 2)
     trust = [component["trust"] for component in record["components"]]
     known = [one for one in trust if one["reliability"] and one["effects"]["exact"]]
     ratio = [one["reliability"] for one in known]
@@ -127,8 +126,6 @@ def reliability(record: AttributionRecord) -> Figure:
     left.set(xlabel="R = |F''(0)| / 2|F'(0)|", ylabel="|score - effect| / |effect|")
     left.legend(frameon=False, fontsize=8)
     _parts(right, [component["name"] for component in record["components"]], trust)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(_title(record), fontsize=11)
     return figure
 
@@ -146,7 +143,7 @@ def _parts(axes: Axes, names: list[str], trust: list[dict]) -> None:
 
 
 def _title(record: AttributionRecord) -> str:
-    return f"{what(record)}, {record['setup']['baseline']}, {record['setup']['direction']}"
+    return f"{describe_run(record)}, {record['setup']['baseline']}, {record['setup']['direction']}"
 
 
 FIGURES: dict[str, Callable[[AttributionRecord], Figure]] = {
@@ -155,3 +152,44 @@ FIGURES: dict[str, Callable[[AttributionRecord], Figure]] = {
     "interactions": interaction_matrix,
     "reliability": reliability,
 }
+
+
+def caption(group: MethodGroup) -> str:
+    """What the figure shows."""
+    found = [_mean(group, task, method, effect) for task in group.tasks for method in group.methods for effect in group.effects]
+    drawn = what_is_drawn(found, group.settings["protocol"]["confidence"])
+    return "Spearman's ρ of every attribution method with the exact effects; " + (
+        f"points: seeds; mark: {drawn}." if any(one.n > 1 for one in found) else f"mark: {drawn or 'none, there are no ranks'}."
+    )
+
+
+def _mean(group: MethodGroup, task: str, method: str, effect: str) -> Summary:
+    entries = [record["methods"][method]["agreement"][effect]["all"] for record in group.of_task(task)]
+    return pooled([{"value": one["rho"], "ci": one["ci"]} for one in entries if one["rho"] is not None])
+
+
+def rhos(group: MethodGroup) -> Figure:
+    """ρ of every method for every task (columns) and exact effect (rows): points are seeds, the mark mean and interval."""
+    columns = len(group.tasks)
+    size = (3.2 + 3.6 * columns, 0.5 * len(group.methods) + 1.2)
+    figure, axes = panels(size, len(group.effects), columns, sharex=True, sharey=True)
+    for row, effect in enumerate(group.effects):
+        for column, task in enumerate(group.tasks):
+            panel, seeds, drawn = axes[row, column], pluralise(len(group.of_task(task)), "seed"), 0
+            for at, method in enumerate(group.methods):
+                colour = FAMILIES[group.records[0]["methods"][method]["family"]]
+                found = [record["methods"][method]["agreement"][effect]["all"]["rho"] for record in group.of_task(task)]
+                known = [value for value in found if value is not None]
+                drawn += len(known)
+                panel.plot(known, [at] * len(known), "o", color=colour, ms=3, alpha=0.45)
+                whisker(panel, at, _mean(group, task, method, effect), horizontal=True, color=colour)
+            if not drawn:
+                panel.text(0.5, 0.5, "no ranks", transform=panel.transAxes, ha="center", fontsize=8, backgroundcolor="white")
+            panel.set_yticks(range(len(group.methods)), group.methods, fontsize=7)
+            panel.set_title(f"{title(task)}, {effect.replace('_', ' ')}, {seeds}", fontsize=9)
+            panel.axvline(0, color="0.8", zorder=0)
+            panel.tick_params(labelsize=7)
+    axes[0, 0].invert_yaxis()
+    for panel in axes[-1]:
+        panel.set_xlabel("Spearman's ρ with the exact effects", fontsize=8)
+    return figure

@@ -1,4 +1,4 @@
-"""Attribution methods over runs: agreement with exact effects, the gap of each, Bloats, trust, patching, cost."""
+"""Tables of attribution methods over runs: agreement with exact effects, the gap of each, Bloats, trust, patching, cost."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from typing import Any
 import numpy as np
 
 from gcgap.attribution.reliability import calibration, coverage
-from gcgap.report.notes import of_task, spread_note, title
-from gcgap.report.table_parts import Cell, Column, Table
+from gcgap.report.blocks import Cell, Column, Table, columns_of
+from gcgap.report.describe import EFFECTS, known, of_task, spread_notes, title
 from gcgap.study import methods_over_seeds as study
+from gcgap.study.groups import Group
 from gcgap.study.methods_over_seeds import MethodGroup
 from gcgap.study.seeds import Summary, summary
 
 SHORT = (
-    f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, "
-    "and is inconclusive otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the "
+    f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, and "
+    "is inconclusive otherwise. The shortfall is how far ρ falls short of that of the exact effects, by the metric of the "
     "scores, run by run. Ranks are held against effects on other sequences, so exact effects lose to noise as much as any score."
 )
 
 
-LABELS = {"log_prob": "log-prob", "logit_difference": "logit difference", "exact_match": "exact match"}
-
-
-def tables(group: MethodGroup) -> list[Table]:
+def method_tables(group: MethodGroup) -> list[Table]:
     """All tables of a group."""
     by_task = [agreement_table(group, task) for task in group.tasks]
     by_task += [gap_table(group, task) for task in group.tasks if "exact" in group.methods]
@@ -37,22 +35,27 @@ def tables(group: MethodGroup) -> list[Table]:
 def agreement_table(group: MethodGroup, task: str) -> Table:
     """Every method's agreement with the exact effects of a task."""
 
-    def column(effect: str, key: str, part: str = "all") -> list[Cell]:
+    def column(effect: str, key: str, part: str = "all") -> list[Summary]:
         return [study.over_seeds(group, task, method, effect, key, part) for method in group.methods]
 
+    def means(*place: str) -> list[Cell]:
+        return [cell.mean for cell in column(*place)]
+
     columns = [Column("method", group.methods)]
-    for effect, name in ((effect, LABELS[effect]) for effect in group.effects):
+    for effect in group.effects:
+        name = EFFECTS[effect]
         columns += [
             Column(f"ρ, {name}", column(effect, "rho")),
-            Column(f"noise ceiling, {name}", [_mean(cell) for cell in column(effect, "ceiling")]),
-            Column(f"heads, {name}", [_mean(cell) for cell in column(effect, "rho", "heads")]),
-            Column(f"MLPs, {name}", [_mean(cell) for cell in column(effect, "rho", "mlps")]),
-            Column(f"τ-b, {name}", [_mean(cell) for cell in column(effect, "tau_b")]),
-            Column(f"missed, {name}", [_mean(cell) for cell in column(effect, "missed")]),
+            Column(f"noise ceiling, {name}", means(effect, "ceiling")),
+            Column(f"heads, {name}", means(effect, "rho", "heads")),
+            Column(f"MLPs, {name}", means(effect, "rho", "mlps")),
+            Column(f"τ-b, {name}", means(effect, "tau_b")),
+            Column(f"missed, {name}", means(effect, "missed")),
         ]
-    columns.append(Column("L1 (metric's units)", [_mean(cell) for cell in column(_units(group), "l1")], ".3f"))
+    units = group.settings["protocol"]["attribution"]["metric"]
+    columns.append(Column("L1 (metric's units)", means(units, "l1"), ".3f"))
     notes = [
-        *spread_note(columns),
+        *spread_notes(columns),
         *_undefined(group, task),
         "Missed: share of the largest quarter of exact effects that is not in the largest quarter of scores.",
     ]
@@ -67,43 +70,45 @@ def _undefined(group: MethodGroup, task: str) -> list[str]:
             for effect in group.effects:
                 if (found := entry["agreement"][effect]["all"])["rho"] is None:
                     lacking.setdefault((record["seed"], effect, found["reason"]), []).append(name)
-    told = {key: "every method" if len(of) == len(group.methods) else ", ".join(of) for key, of in lacking.items()}
     return [
-        f"Left out: {task} seed {seed}, {of}, {effect.replace('_', ' ')}: {reason}."
-        for (seed, effect, reason), of in told.items()
+        f"Left out: {task} seed {seed}, {', '.join(names) if len(names) < len(group.methods) else 'every method'}, "
+        f"{effect.replace('_', ' ')}: {reason}."
+        for (seed, effect, reason), names in lacking.items()
     ]
 
 
 def gap_table(group: MethodGroup, task: str) -> Table:
     """For which methods the gradient-causal gap remains."""
-    columns = [Column("method", [name for name in group.methods if name != "exact"])]
-    for effect, name in ((effect, LABELS[effect]) for effect in group.effects):
-        short = [study.shortfall(group, task, str(method), effect) for method in columns[0].cells]
-        columns += [Column(f"shortfall in ρ, {name}", short), Column(f"gap, {name}", [study.answer(one) for one in short])]
+    methods = [name for name in group.methods if name != "exact"]
+    columns = [Column("method", methods)]
+    for effect in group.effects:
+        short = [study.shortfall(group, task, method, effect) for method in methods]
+        columns.append(Column(f"shortfall in ρ, {EFFECTS[effect]}", short))
+        columns.append(Column(f"gap, {EFFECTS[effect]}", [study.answer(one) for one in short]))
     text = f"Does the gap remain? {title(task)}"
-    return Table(of_task("methods-gap", task), text, group.name, columns, [*spread_note(columns), SHORT])
+    return Table(of_task("methods-gap", task), text, group.name, columns, [*spread_notes(columns), SHORT])
 
 
 def bloats_table(group: MethodGroup, task: str) -> Table:
     """Heroes and Bloats by each method's scores in the place of the gradient, and by Shapley values in the place of C."""
     records = group.of_task(task)
-    rows: list[tuple[str, list[study.Roles | None]]] = []
-    rows += [(name, [study.roles(record, name) for record in records]) for name in group.methods]
-    others = [name for name in ("shapley_exact_match", "shapley_value") if name in group.methods]
-    for causal in (*study.AGAIN, *others) if "gradient" in group.methods else ():
-        rows.append(
-            (f"gradient, C = {study.AGAIN.get(causal, causal)}", [study.roles(record, "gradient", causal) for record in records])
-        )
-    first = dict(rows).get("gradient", [None] * len(records))
-    columns = [
-        Column("score", [name for name, _ in rows]),
-        Column("Heroes", [summary([one.heroes for one in found if one]) for _, found in rows], ".1f"),
-        Column("Bloats", [summary([len(one.bloats) for one in found if one]) for _, found in rows], ".1f"),
-        Column("Bloats by chance", [_mean(summary([one.bloats_by_chance for one in found if one])) for _, found in rows], ".1f"),
-        Column("share of the gradient's Bloats that stay", [_stay(first, found) for _, found in rows]),
-    ]
+    found = {name: [study.roles(record, name) for record in records] for name in group.methods}
+    first = found.get("gradient", [])
+    if first:
+        for causal in (*study.AGAIN, *(name for name in ("shapley_exact_match", "shapley_value") if name in group.methods)):
+            name = f"gradient, C = {study.AGAIN.get(causal, causal)}"
+            found[name] = [study.roles(record, "gradient", causal) for record in records]
+    rows: list[tuple[Cell, ...]] = []
+    for name, by_run in found.items():
+        known_roles = [one for one in by_run if one]
+        heroes, bloats = summary([one.heroes for one in known_roles]), summary([len(one.bloats) for one in known_roles])
+        by_chance = summary([one.bloats_by_chance for one in known_roles]).mean
+        both = [(a, b) for a, b in zip(first, by_run, strict=bool(first)) if a and b and a.bloats]
+        rows.append((name, heroes, bloats, by_chance, summary([len(a.bloats & b.bloats) / len(a.bloats) for a, b in both])))
+    names = ("score", "Heroes", "Bloats", "Bloats by chance", "share of the gradient's Bloats that stay")
+    columns = columns_of(rows, names, dict.fromkeys(names[1:4], ".1f"))
     notes = [
-        *spread_note(columns),
+        *spread_notes(columns),
         "Roles by rank(score) - rank(C), C the exact effect by exact match. In the last rows other importances replace C: first "
         "the same effects on other sequences, which says how many Bloats noise alone takes, and effects by log-probability; then "
         "Shapley values. Only what they take beyond those first rows is redundancy that single effects do not see.",
@@ -111,23 +116,42 @@ def bloats_table(group: MethodGroup, task: str) -> Table:
     return Table(of_task("methods-bloats", task), f"Heroes and Bloats by method, {title(task)}", group.name, columns, notes)
 
 
-def _stay(first: Sequence[study.Roles | None], found: Sequence[study.Roles | None]) -> Summary:
-    both = [(a, b) for a, b in zip(first, found, strict=True) if a is not None and b is not None and a.bloats]
-    return summary([len(a.bloats & b.bloats) / len(a.bloats) for a, b in both])
-
-
 def patching_table(group: MethodGroup) -> Table:
     """The paper's third check: the gradient's magnitude against activation patching."""
     names = list(group.records[0]["patching"])
     columns = [Column("patching", names)]
     for task in group.tasks:
-        for effect, label in (("exact_match", "exact match"), ("log_prob", "log-prob")):
+        for effect in ("exact_match", "log_prob"):
             found = [[record["patching"][name][effect] for record in group.of_task(task)] for name in names]
-            rhos = [summary([one["rho"] for one in of if one["rho"] is not None]) for of in found]
-            ceilings = [_mean(summary([one["ceiling"] for one in of if one["ceiling"] is not None])) for of in found]
-            columns += [Column(f"ρ, {title(task)}, {label}", rhos), Column(f"noise ceiling, {title(task)}, {label}", ceilings)]
+            columns += _rho_and_ceiling(f"{title(task)}, {EFFECTS[effect]}", found)
     text = "Gradient magnitude against activation patching (noising, all positions)"
-    return Table("methods-patching", text, group.name, columns, [*spread_note(columns)])
+    return Table("methods-patching", text, group.name, columns, spread_notes(columns))
+
+
+def _rho_and_ceiling(heading: str, found: Sequence[Sequence[dict[str, Any]]]) -> list[Column]:
+    """Rank correlation over runs, and the mean of its noise ceilings; `found` has the entries of each row."""
+    rhos, ceilings = ([known(one[key] for one in entries) for entries in found] for key in ("rho", "ceiling"))
+    return [Column(f"ρ, {heading}", rhos), Column(f"noise ceiling, {heading}", [one.mean for one in ceilings])]
+
+
+def tracked_methods(group: Group) -> list[str]:
+    """Names of the methods that all measured runs of a group have beside G and C."""
+    runs = [run for task in group.tasks for run in group.measured(task)]
+    first = runs[0].final.attribution if runs else {}
+    return [name for name in first if all(name in run.final.attribution for run in runs)]
+
+
+def tracked_table(group: Group) -> Table:
+    """Rank correlation with C of every method that was run beside G and C, over the final models of a group."""
+    names = tracked_methods(group)
+    columns = [Column("method", names)]
+    for task in group.tasks:
+        entries = [run.final.attribution for run in group.measured(task)]
+        for effect in ("exact_match", "log_prob"):
+            found = [[entry[name]["agreement"][effect]["all"] for entry in entries] for name in names]
+            columns += _rho_and_ceiling(f"{title(task)}, {EFFECTS[effect]}", found)
+    text = f"Rank correlation of attribution methods with C, {group.baselines[0]}"
+    return Table("tracked-methods", text, group.name, columns, spread_notes(columns))
 
 
 def sets_table(group: MethodGroup) -> Table:
@@ -165,36 +189,28 @@ def _proof(found: dict[str, Any]) -> str:
 
 def trust_table(group: MethodGroup) -> Table:
     """Calibration of the reliability ratio over all components of all runs."""
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Cell, ...]] = []
     for task in group.tasks:
         pool = study.pooled_trust(group.of_task(task))
-        rows += [{"task": title(task)} | row for row in calibration(pool["slope"], pool["curvature"], pool["exact"])]
-    columns = [
-        Column("task", [row["task"] for row in rows]),
-        Column("R", [f"{row['low']:g} to {row['high'] or np.inf:g}" for row in rows]),
-        Column("components", [row["components"] for row in rows]),
-        Column("median relative error of AP", [row["ap_error"] for row in rows]),
-        Column("of HVP-corrected AP", [row["hvp_error"] for row in rows]),
-        Column("wrong sign of AP", [row["wrong_sign"] for row in rows]),
-    ]
+        for one in calibration(pool["slope"], pool["curvature"], pool["exact"]):
+            errors = (one[key] for key in ("components", "ap_error", "hvp_error", "wrong_sign"))
+            rows.append((title(task), f"{one['low']:g} to {one['high'] or np.inf:g}", *errors))
+    names = ("task", "R", "components", "median relative error of AP", "of HVP-corrected AP", "wrong sign of AP")
     note = "R = |F''(0)| / 2|F'(0)|, the correction over the estimate. A small R is no certificate: it knows nothing of F'''."
-    return Table("methods-reliability", "Does the reliability ratio keep its word?", group.name, columns, [note])
+    return Table("methods-reliability", "Does the reliability ratio keep its word?", group.name, columns_of(rows, names), [note])
 
 
 def bounds_table(group: MethodGroup) -> Table:
     """Coverage of the estimated bounds over all components of all runs."""
-    rows: list[tuple[str, str, dict[str, float | None]]] = []
+    labels = {"ap": "attribution patching", "hvp": "HVP-corrected"}
+    rows: list[tuple[Cell, ...]] = []
     for task in group.tasks:
         pool = study.pooled_trust(group.of_task(task))
-        bounds = {name: pool[f"bound_{name}"] for name in ("ap", "hvp")}
+        bounds = {name: pool[f"bound_{name}"] for name in labels}
         found = coverage(bounds, pool["slope"], pool["curvature"], pool["exact"])
-        rows += [(title(task), name, of) for name, of in found.items()]
-    columns = [
-        Column("task", [task for task, _, _ in rows]),
-        Column("of", [{"ap": "attribution patching", "hvp": "HVP-corrected"}[name] for _, name, _ in rows]),
-        Column("share of errors below the bound", [of["covered"] for _, _, of in rows], ".3f"),
-        Column("median of bound / error", [of["bound_over_error"] for _, _, of in rows], ".1f"),
-    ]
+        rows += [(title(task), labels[name], of["covered"], of["bound_over_error"]) for name, of in found.items()]
+    forms = {"share of errors below the bound": ".3f", "median of bound / error": ".1f"}
+    columns = columns_of(rows, ("task", "of", *forms), forms)
     note = "Taylor remainders with the largest derivative on a grid of five nodes: estimates of a bound, not bounds."
     return Table("methods-bounds", "Do the estimated error bounds hold?", group.name, columns, [note])
 
@@ -211,11 +227,11 @@ def error_table(group: MethodGroup) -> Table:
     columns = [Column("part", list(parts.values()))]
     for task in group.tasks:
         errors = [record["trust"]["error"] for record in group.of_task(task)]
-        found = [summary([one[name] for one in errors if one[name] is not None]) for name in parts]
+        found = [known(one[name] for one in errors) for name in parts]
         columns.append(Column(f"mean |error|, {title(task)}", found, ".3f"))
     note = "Means over components, in the metric's units. The component's own part exists for activation patching only."
     text = "Where the error of attribution patching comes from"
-    return Table("methods-error", text, group.name, columns, [*spread_note(columns), note])
+    return Table("methods-error", text, group.name, columns, [*spread_notes(columns), note])
 
 
 def workflow_table(group: MethodGroup) -> Table:
@@ -225,7 +241,7 @@ def workflow_table(group: MethodGroup) -> Table:
         found = [record["workflow"] for record in group.of_task(task)]
         counts = [[len(one[key]) for one in found] for key in ("flags", "fixed", "unresolved", "verified", "above")]
         columns.append(Column(title(task), [summary(of) for of in counts], ".1f"))
-    return Table("methods-workflow", "Screen-Flag-Fix", group.name, columns, [*spread_note(columns)])
+    return Table("methods-workflow", "Screen-Flag-Fix", group.name, columns, spread_notes(columns))
 
 
 def cost_table(group: MethodGroup) -> Table:
@@ -237,7 +253,7 @@ def cost_table(group: MethodGroup) -> Table:
     columns.append(Column("forward-equivalents", [study.cost(group, method) for method in group.methods], ".1f"))
     columns.append(Column("seconds", [study.cost(group, method, "seconds") for method in group.methods], ".1f"))
     note = "In passes of all evaluation sequences. Forward-equivalents: seconds over those of one forward pass, in the same run."
-    return Table("methods-cost", "Cost of every method", group.name, columns, [*spread_note(columns), note])
+    return Table("methods-cost", "Cost of every method", group.name, columns, [*spread_notes(columns), note])
 
 
 def settings_table(group: MethodGroup) -> Table:
@@ -245,13 +261,5 @@ def settings_table(group: MethodGroup) -> Table:
     flat: dict[str, Any] = {}
     for block in ("setup", "protocol", "model", "training"):
         flat |= {f"{block}.{key}": value for key, value in (group.settings[block] or {}).items()}
-    columns = [Column("setting", list(flat)), Column("value", [str(value) for value in flat.values()])]
+    columns = columns_of([(key, str(value)) for key, value in flat.items()], ("setting", "value"))
     return Table("protocol", "Every setting behind the numbers of this group", group.name, columns)
-
-
-def _units(group: MethodGroup) -> str:
-    return group.settings["protocol"]["attribution"]["metric"]
-
-
-def _mean(cell: Cell) -> float | None:
-    return cell.mean if isinstance(cell, Summary) else None
