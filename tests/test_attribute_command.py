@@ -21,8 +21,8 @@ from gcgap.cli import main
 from gcgap.importance.protocol import Baseline
 from gcgap.models.checkpoints import sha256
 from gcgap.records.attribution_record import AttributionRecord
+from gcgap.report.circuit_tables import read_truth
 from gcgap.report.figures_methods import FIGURES
-from gcgap.report.known_circuits import read_truth
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 

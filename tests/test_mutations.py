@@ -35,7 +35,7 @@ from gcgap.models.transformer import Decoder
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
 from gcgap.records.record_file import with_checksum
-from gcgap.report.known_circuits import read_truth
+from gcgap.report.circuit_tables import read_truth
 from gcgap.training.lightning_cli import ConfigOnly
 from gcgap.training.usage import UsageError
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gcgap.attribution.recovery import summary, verdict
 from gcgap.report.blocks import Table
-from gcgap.report.known_circuits import auc_figure, auc_table, known_table, summary_table, worst
+from gcgap.report.circuit_tables import auc_figure, auc_table, known_table, summary_table, worst
 from gcgap.report.page import to_csv
 from gcgap.report.write import png
 
@@ -127,5 +127,5 @@ def test_blue_is_the_better_end_and_white_is_chance(truth: dict[str, Any]) -> No
 
 
 def test_the_tables_of_known_circuits_need_no_torch() -> None:
-    code = "import sys, gcgap.report.known_circuits; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys, gcgap.report.circuit_tables; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -171,7 +171,7 @@ def _attribute_known(options: argparse.Namespace) -> int:
     from gcgap.attribution.known_circuits import KNOWN
     from gcgap.attribution.methods import METHODS, find_methods
     from gcgap.attribution.truth import BASELINES, truth
-    from gcgap.report.known_circuits import known_table
+    from gcgap.report.circuit_tables import known_table
     from gcgap.report.write import OF_TRUTH, check_files, write_truth
 
     check_folder(options.out, "--out")

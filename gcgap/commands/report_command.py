@@ -60,9 +60,9 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
     """Write a report of all runs below the paths, with progress in the terminal."""
     from gcgap.report import write
     from gcgap.report.blocks import Drawing
+    from gcgap.report.circuit_tables import known_files, known_sections
     from gcgap.report.contents import contents, lead, method_sections
     from gcgap.report.describe import pluralise
-    from gcgap.report.known_circuits import known_files, known_sections
     from gcgap.study.groups import gather, has_runs
     from gcgap.study.methods_over_seeds import gather_methods
     from gcgap.study.same_weights import doubts

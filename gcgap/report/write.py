@@ -18,8 +18,8 @@ from gcgap.records.attribution_record import FOLDER, AttributionRecord
 from gcgap.records.manifest import Manifest
 from gcgap.records.record_file import encode, with_checksum
 from gcgap.report.blocks import Drawing, Section, Table
+from gcgap.report.circuit_tables import auc_figure, auc_table, summary_table
 from gcgap.report.figures_methods import FIGURES
-from gcgap.report.known_circuits import auc_figure, auc_table, summary_table
 from gcgap.report.page import markdown, page, to_csv
 from gcgap.report.panels import plain_figure
 from gcgap.study.groups import Group
