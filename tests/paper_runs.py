@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tiny
 from scipy.stats import spearmanr
 
 from gcgap.records.record import Record
 from gcgap.report.blocks import Section, Table
 from gcgap.report.page import markdown, page
+from gcgap.study.bloat_kinds import predict
 from gcgap.study.groups import DATA, MODEL, RELEASED
 
 SEEDS = (42, 123, 456)
@@ -139,6 +141,12 @@ def study(root: Path, tasks: tuple[str, ...] = ("reverse", "sort"), seeds: tuple
                     root / "default" / f"{task}-seed{seed}" / "gap" / "site=released" / "final.json"
                 )
     return root
+
+
+def predict_quickly(patch: pytest.MonkeyPatch) -> None:
+    """Let the kinds of Bloats be predicted with two shufflings and few resamples, which says nothing but takes no time."""
+    patch.setattr("gcgap.study.bloat_kinds.RESAMPLES", 20)
+    patch.setattr("gcgap.study.bloat_kinds.predict", lambda *given, **more: predict(*given, **more | {"shuffles": 2}))
 
 
 def finals(root: Path, protocol: str, task: str) -> list[dict[str, Any]]:

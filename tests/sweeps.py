@@ -11,15 +11,20 @@ from typing import Any
 import lightning as L  # noqa: N812
 import tiny
 import yaml
+from pictures import draw_quickly
 
 ROOT = Path(__file__).parents[1]
 
 
 class Interrupt(L.Callback):
-    """Sends a signal to the sweep when a run reaches a step, unless `flag` exists: once for all its runs."""
+    """Sends a signal to the sweep when a run reaches a step, unless `flag` exists: once for all its runs.
+
+    They draw no figures.
+    """
 
     def __init__(self, flag: str, sent: str, step: int) -> None:
         self.flag, self.sent, self.step = Path(flag), signal.Signals[sent], step
+        draw_quickly()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         if trainer.global_step == self.step and not self.flag.exists():

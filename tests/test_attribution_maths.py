@@ -38,7 +38,7 @@ from handmade import (
     straight,
     weight_times_gradient,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from memory import peak
 from torch import Tensor, nn
@@ -64,7 +64,6 @@ from gcgap.importance.gates import gated
 from gcgap.models.transformer import Transformer
 from gcgap.models.wiring import Wiring
 
-few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 TIGHT: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-10}
 
 
@@ -295,7 +294,6 @@ def test_the_completeness_residual_is_what_the_scores_miss_of_the_joint_effect()
 # Rules.
 
 
-@few
 @given(steps=st.integers(1, 30))
 def test_rules_have_nodes_on_the_path_in_order_and_weights_that_sum_to_one(steps: int) -> None:
     for name, rule in RULES.items():
@@ -307,7 +305,6 @@ def test_rules_have_nodes_on_the_path_in_order_and_weights_that_sum_to_one(steps
         assert sum(weights) == pytest.approx(1, abs=1e-12)
 
 
-@few
 @given(steps=st.integers(1, 30), power=st.integers(0, 12))
 def test_rules_integrate_powers_as_exactly_as_their_degree_and_the_reference_say(steps: int, power: int) -> None:
     degrees = {"midpoint": 1, "trapezoid": 1, "left": 0, "right": 0, "gauss_legendre": 2 * steps - 1}

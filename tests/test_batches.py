@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gcgap.data.batches import Batch, Layout, Purpose, Source, partner_rows, rank_slice
@@ -18,7 +18,6 @@ from gcgap.data.tasks import END, PAD, SEP, START, TASKS, Sentences, Task
 
 INTEGERS = sorted(name for name, task in TASKS.items() if not isinstance(task, Sentences))
 
-few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32 - 1)
 LAYOUTS = list(Layout)
 IOI = Source("ioi", seed=5, lengths=(1, 3), ood_lengths=(4, 5))
@@ -71,7 +70,6 @@ def test_in_the_released_layout_the_first_target_of_a_short_example_is_predicted
     assert set(before[length == length.max()].tolist()) == {SEP}
 
 
-@few
 @given(seed=seeds, index=st.integers(0, 1000), length=st.integers(1, 12), task=st.sampled_from(INTEGERS))
 def test_a_batch_of_one_length_has_no_pad_and_scores_its_last_positions(seed: int, index: int, length: int, task: str) -> None:
     batch = Source(task, seed).batch(Purpose.EVALUATION, length, 5, index)
@@ -87,7 +85,6 @@ def test_the_layouts_agree_on_batches_of_one_length() -> None:
     assert equal(*two)
 
 
-@few
 @given(seed=seeds, index=st.integers(0, 1000), layout=st.sampled_from(LAYOUTS))
 def test_a_batch_is_a_pure_function_of_its_arguments(seed: int, index: int, layout: Layout) -> None:
     source, again = Source("sort", seed, layout), Source("sort", seed, layout)
@@ -267,7 +264,6 @@ def test_rows_that_cannot_be_divided_are_refused_by_the_name_of_their_setting() 
         rank_slice(batch, 0, 4, "data.batch_size")
 
 
-@few
 @given(seed=seeds, length=st.integers(1, 20), size=st.integers(2, 40))
 def test_partners_form_one_cycle_so_that_none_is_its_own(seed: int, length: int, size: int) -> None:
     partner = partners(seed, length, size)

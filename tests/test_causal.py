@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -27,7 +27,6 @@ from gcgap.models.number_format import in_precision
 from gcgap.models.transformer import Positions, Transformer
 from gcgap.models.wiring import Wiring
 
-few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)
 BASELINES, SITES = [one for one in Baseline if one != Baseline.PATCH_PROMPT], list(Site)
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 24, "n_ctx": 14, "seed": 5}
@@ -313,7 +312,6 @@ def test_measuring_effects_leaves_the_model_as_it_was_after_success_and_after_an
         ablated_scores(trained, WIRING, batch, bound([Intervention(SINGLE[0], Baseline.ZERO)], {Baseline.ZERO: lambda rows: bad}))
 
 
-@few
 @given(rows=st.integers(1, 6), scored=st.integers(1, 5), seed=st.integers(0, 1000), sure=st.floats(0, 6))
 def test_scores_agree_with_the_reference(rows: int, scored: int, seed: int, sure: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,7 @@ from gcgap.importance.gates import recorded
 from gcgap.models.transformer import Transformer
 from gcgap.models.wiring import Component, Wiring
 
-few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=settings().max_examples // 2)  # each of them runs a model
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 4, "d_model": 16, "d_ff": 24, "n_ctx": 14}
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from gcgap.cli import main
 from gcgap.commands.measure_command import build_parser
-from gcgap.sweep.plan import read
+from gcgap.sweep.plan import PlannedRun, read
 from gcgap.training.lightning_cli import ConfigOnly
 from gcgap.training.usage import UsageError
 
@@ -42,6 +42,7 @@ def test_a_config_runs_and_writes_nothing_when_tried(config: Path, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     tried = ["--trainer.fast_dev_run", "1", "--trainer.default_root_dir", str(run), "--trainer.enable_progress_bar", "false"]
+    tried += ["--data.batch_size=8", "--data.validation_sequences=4"]
     assert main(["fit", "--config", str(config), *tried]) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -86,18 +87,25 @@ def test_an_unknown_key_in_a_config_is_refused_by_name(
     assert [path.name for path in tmp_path.iterdir()] == ["changed.yaml"]
 
 
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[PlannedRun]]:
+    """An empty folder, and the sweep of the paper as it is planned there."""
+    folder = tmp_path_factory.mktemp("paper")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, read(ROOT / "configs" / "paper.yaml")
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
-def test_a_sweep_starts_from_the_configs_that_are_shipped(path: Path) -> None:
-    runs = read(path)
+def test_a_sweep_starts_from_the_configs_that_are_shipped(path: Path, paper: tuple[Path, list[PlannedRun]]) -> None:
+    runs = paper[1] if path.name == "paper.yaml" else read(path)
     assert {run.config.resolve() for run in runs} <= set(CONFIGS)
     assert len({run.job.directory for run in runs}) == len(runs)
 
 
-def test_the_sweep_of_the_paper_is_its_seeds_and_tasks_under_both_protocols(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    runs = {run.job.name: run for run in read(ROOT / "configs" / "paper.yaml")}
+def test_the_sweep_of_the_paper_is_its_seeds_and_tasks_under_both_protocols(paper: tuple[Path, list[PlannedRun]]) -> None:
+    folder, planned = paper
+    runs = {run.job.name: run for run in planned}
     seeds = (42, 123, 456, 789, 1010, 2020, 3030, 4040, 5050, 6060)
     groups = ("default", "released")
     assert list(runs) == [f"{group}/{task}-seed{seed}" for group in groups for task in ("sort", "reverse") for seed in seeds]
@@ -107,9 +115,9 @@ def test_the_sweep_of_the_paper_is_its_seeds_and_tasks_under_both_protocols(
         found = flat(run.resolved)
         wanted = {"data.task": task, "seed_everything": int(seed), "data.layout": layout, "protocol.site": site}
         assert wanted.items() <= found.items()
-        assert run.job.run == tmp_path / "runs" / "paper" / name
+        assert run.job.run == folder / "runs" / "paper" / name
         assert len(run.job.records) == {"default": 1, "released": 2}[group]
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_the_released_configs_name_every_switch_of_the_public_pipeline() -> None:

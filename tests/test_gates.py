@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import reference
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -19,7 +19,6 @@ from gcgap.importance.protocol import Site
 from gcgap.models.transformer import Positions, Transformer, eval_mode
 from gcgap.models.wiring import Wiring
 
-few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)
 SITES = list(Site)
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 24, "n_ctx": 14, "seed": 5}
@@ -163,7 +162,6 @@ def test_the_released_site_overwrites_a_slice_of_what_all_heads_write() -> None:
 floats = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 
 
-@few
 @example(own=1e6, other=0.1, gate=0.5)  # own + (other - own) is not other in float32
 @given(own=floats, other=floats, gate=st.floats(0, 1))
 def test_a_mix_is_exactly_its_ends_and_lies_between_them(own: float, other: float, gate: float) -> None:

@@ -16,7 +16,7 @@ from gcgap.importance.gradient import gradient_norms
 from gcgap.models.transformer import Positions, Transformer
 from gcgap.models.wiring import Wiring
 
-few = settings(max_examples=10, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=settings().max_examples // 2)  # each of them runs a model
 POSITIONS = get_args(Positions)
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 24, "n_ctx": 14, "seed": 5}
 WIRING = Wiring(2, 2)

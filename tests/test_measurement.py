@@ -26,7 +26,7 @@ from gcgap.records.record import METRICS, Record
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]
 NAMES = ["L0_H0", "L0_H1", "L0_MLP", "L1_H0", "L1_H1", "L1_MLP"]
-SMALL = Protocol(gradient_batches=5, mean_batches=2, sequences=40, batch_size=8, resamples=100)
+SMALL = Protocol(gradient_batches=5, mean_batches=2, sequences=40, batch_size=8, resamples=100, random_pairs=2)
 EVERY = ("mean", "mean_by_position", "zero", "resample")
 TOP = {"schema", "task", "seed", "step", "run", "protocol", "checkpoint_sha256", "versions", "created", "seconds", "accuracy"}
 TOP |= {"window", "length", "components", "gap", "pruning", "joint"}

@@ -6,14 +6,13 @@ from typing import Any, get_args
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gcgap.data.batches import Source
 from gcgap.data.tasks import PAD, VOCABULARY
 from gcgap.models.transformer import Positions, Transformer, check_sizes, rotate, sinusoids
 
-few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 POSITIONS = get_args(Positions)
 CLOSE: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-11}
 TABLE: dict[str, Any] = {"atol": 3e-5, "rtol": 0.0}  # sinusoidal positions are a float32 table
@@ -125,7 +124,6 @@ def test_the_unembedding_is_not_the_embedding() -> None:
     assert not torch.equal(model.unembedding.weight, model.embedding.weight)
 
 
-@few
 @given(start=st.integers(0, 30), seed=st.integers(0, 1000), half=st.integers(1, 5))
 def test_rotation_is_that_of_the_reference_and_keeps_lengths(start: int, seed: int, half: int) -> None:
     x = torch.randn(1, 1, 6, 2 * half, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -135,7 +133,6 @@ def test_rotation_is_that_of_the_reference_and_keeps_lengths(start: int, seed: i
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-12, rtol=1e-12)
 
 
-@few
 @given(shift=st.integers(1, 40), seed=st.integers(0, 1000))
 def test_rotated_queries_and_keys_meet_by_their_distance_alone(shift: int, seed: int) -> None:
     q, k = torch.randn(2, 1, 1, 5, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

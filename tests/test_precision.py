@@ -26,7 +26,7 @@ from gcgap.training.config_file import training_of
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 pytestmark += [pytest.mark.filterwarnings("ignore:.*AMP with fp16 is not supported on CPU.*")]
 
-SHORT: dict[str, Any] = {"trainer.max_steps": 60, "trainer.val_check_interval": 60, "protocol.tracking.dense_every": 60}
+SHORT: dict[str, Any] = {"trainer.max_steps": 20, "trainer.val_check_interval": 20, "protocol.tracking.dense_every": 20}
 SHORT |= {"protocol.window": [0.0, 0.95]}
 USED = {"32-true": "32-true", "64-true": "64-true", "bf16-mixed": "bf16-mixed", "16-mixed": "bf16-mixed"}
 
@@ -62,7 +62,7 @@ def test_a_run_is_measured_in_float32_whatever_it_was_trained_in(precision: str,
     trained, again = run(base, precision), tmp_path / "again"
     shutil.copytree(trained, again)
     assert main(["measure", str(again), "--force"]) == 0
-    for name in ("step=000000", "step=000060", "final"):
+    for name in ("step=000000", "step=000020", "final"):
         written, measured = (tiny.told(where / "gap" / f"{name}.json") for where in (trained, again))
         assert written["training"]["precision"] == USED[precision]
         assert written["protocol"]["precision"] == "float32"
@@ -148,9 +148,9 @@ def test_accumulated_and_clipped_gradients_are_not_disturbed(precision: str, bas
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_a_run_that_is_resumed_ends_with_the_same_bits(precision: str, base: Path, tmp_path: Path) -> None:
-    half = [*tiny.arguments(tmp_path / "run", **(SHORT | {"trainer.max_steps": 30})), f"--trainer.precision={precision}"]
+    half = [*tiny.arguments(tmp_path / "run", **(SHORT | {"trainer.max_steps": 10})), f"--trainer.precision={precision}"]
     assert main(half) == 0
-    assert main([*half, "--trainer.max_steps=60", "--ckpt_path=last"]) == 0
+    assert main([*half, "--trainer.max_steps=20", "--ckpt_path=last"]) == 0
     whole, resumed = weights(run(base, precision)), weights(tmp_path / "run")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

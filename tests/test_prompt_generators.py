@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toy_tokens import pieces
 
@@ -16,12 +16,10 @@ from gcgap.data.ioi import CLOSINGS, FILLERS, NAMES, OBJECTS, OPENINGS, PLACES, 
 from gcgap.data.prompt_tasks import CENTURIES, HALF, greater_than, induction, single_token_names, two_digit_years
 from gcgap.data.prompt_tokens import encoded
 
-few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32)
 YEARS = {"11": ["02", "50", "99"], "17": ["31", "32"]}
 
 
-@few
 @given(seeds, st.integers(0, 20), st.integers(0, 14), st.integers(3, len(NAMES)))
 def test_the_indirect_object_is_the_name_of_the_pair_that_is_said_once(seed: int, size: int, length: int, names: int) -> None:
     prompts = ioi(np.random.default_rng(seed), size, length, NAMES[:names])
@@ -42,7 +40,6 @@ def test_the_indirect_object_is_the_name_of_the_pair_that_is_said_once(seed: int
         assert str(prompt.answer)[0] == str(prompt.wrong)[0] == " "
 
 
-@few
 @given(seeds, st.integers(0, 14))
 def test_the_swap_changes_the_second_mention_of_the_subject_alone(seed: int, length: int) -> None:
     for prompt in ioi(np.random.default_rng(seed), 6, length, NAMES):
@@ -52,7 +49,6 @@ def test_the_swap_changes_the_second_mention_of_the_subject_alone(seed: int, len
         assert (clean[places[0]], corrupted[places[0]]) == (str(prompt.wrong).strip(), str(prompt.answer).strip())
 
 
-@few
 @given(seeds, st.integers(0, 14))
 def test_all_texts_of_one_length_have_equally_many_words_which_the_vocabulary_has(seed: int, length: int) -> None:
     for prompt in ioi(np.random.default_rng(seed), 8, length, NAMES):
@@ -141,7 +137,6 @@ def test_too_few_names_or_a_negative_length_are_refused() -> None:
         ioi(np.random.default_rng(0), 1, -1, NAMES)
 
 
-@few
 @given(seeds)
 def test_the_right_year_is_later_and_the_wrong_one_is_not(seed: int) -> None:
     for prompt in greater_than(np.random.default_rng(seed), 20, YEARS):
@@ -195,7 +190,6 @@ def test_ten_years_that_a_tokenizer_splits_are_enough_and_nine_are_not() -> None
         two_digit_years(split_up_to(1110))
 
 
-@few
 @given(seeds, st.integers(0, 8), st.integers(HALF + 3, 500), st.sampled_from([(), (1,), (3, 0)]))
 def test_the_answer_is_what_came_after_the_last_token_the_first_time(
     seed: int, size: int, vocabulary: int, beginning: tuple[int, ...]

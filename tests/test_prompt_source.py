@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toy_tokens import BOS, VOCABULARY, pieces
 
@@ -21,7 +21,6 @@ from gcgap.data.prompt_source import PromptSource
 from gcgap.data.prompt_tasks import PROMPTS, find_prompts
 from gcgap.importance.experiment import id_batches
 
-few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 EVALUATION, GRADIENT, MEAN = Purpose.EVALUATION, Purpose.GRADIENT, Purpose.MEAN
 
 
@@ -59,7 +58,6 @@ def equal(first: Batch, second: Batch) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(PROMPTS))
-@few
 @given(st.integers(0, 2**32), st.sampled_from(list(Purpose)), st.integers(1, 5), st.integers(0, 3))
 def test_equal_arguments_give_equal_batches_and_others_give_others(
     name: str, seed: int, purpose: Purpose, size: int, index: int
@@ -121,7 +119,6 @@ def test_only_ioi_has_lengths_which_are_its_filler_sentences() -> None:
         words.batch(EVALUATION, 0, 0)
 
 
-@few
 @given(st.integers(0, 2**32), st.integers(6, 40))
 def test_a_file_is_dealt_into_three_parts_that_share_no_prompt(
     tmp_path_factory: pytest.TempPathFactory, seed: int, count: int

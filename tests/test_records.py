@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import gcgap
@@ -470,7 +470,6 @@ USUAL = {
 }
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_a_file_is_read_fast_as_it_is_read_slowly(data: dict[str, Any]) -> None:
     for indent in (1, None):

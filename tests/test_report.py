@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import paper_runs
+import pictures
 import pytest
 import tiny
 
@@ -46,7 +47,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a whole study, with its records."""
     out = tmp_path_factory.mktemp("report") / "out"
-    assert main(["report", str(root), "--out", str(out), "--records"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        paper_runs.predict_quickly(patch)
+        assert main(["report", str(root), "--out", str(out), "--records"]) == 0
     return out
 
 
@@ -55,6 +58,8 @@ def test_a_report_needs_no_torch(root: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
 from gcgap.cli import main
+from gcgap.report import write
+write.png = write.pdf = lambda figure: {pictures.png([1])!r}
 assert main(["report", {str(run)!r}, "--out", {str(tmp_path)!r}]) == 0
 print("loaded", sorted({{"torch", "lightning", "pandas", "tensorboard"}} & set(sys.modules)))
 """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gcgap.cli import main
@@ -275,7 +275,6 @@ def leaves(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [leaf for key, value in inner for leaf in leaves(value, (*path, key))] or [path]
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
 @given(place=st.integers(0, 10**6), value=st.sampled_from([None, "text", -7.25, True, [], {"x": 1}, ABSENT]))
 def test_whatever_value_of_a_record_is_changed_is_the_one_that_is_found(place: int, value: Any) -> None:
     data = json.loads(json.dumps(tiny.ten().to_dict()))
