@@ -78,7 +78,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(default_protocol(*given), **tiny.SIZES | {"batch_size": 8})
 
     monkeypatch.setattr(attribution, "default_protocol", few)
-    monkeypatch.setattr(attribution, "WINDOW", 40)
+    monkeypatch.setattr(attribution, "WINDOW_SEQUENCES", 40)
     monkeypatch.setattr("gcgap.commands.attribute_command.default_protocol", few)
     monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})
     monkeypatch.setattr(measurement, "Protocol", lambda: replace(Protocol(), **tiny.SIZES))
