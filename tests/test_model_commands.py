@@ -40,7 +40,7 @@ from gcgap.models.wiring import Slices, Wiring
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
 from gcgap.report.component_table import sentence
-from gcgap.report.methods_figures import FIGURES
+from gcgap.report.figures_methods import FIGURES
 from gcgap.study.groups import gather
 
 FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]
@@ -51,7 +51,7 @@ SMALL += ["--protocol.random_pairs=1", "--protocol.batch_size=4"]
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network; and no figures, which take most of the time."""
-    monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})
+    monkeypatch.setattr("gcgap.report.write.FIGURES", {})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
@@ -85,7 +85,7 @@ def only(out: Path, kind: Any = Record) -> Any:
 def test_a_saved_model_is_attributed_on_name_swaps_by_default(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gcgap.report.methods_files.FIGURES", FIGURES)
+    monkeypatch.setattr("gcgap.report.write.FIGURES", FIGURES)
     assert attributed(saved, tmp_path) == 0
     record = AttributionRecord.read(tmp_path / "tiny-ioi-seed42" / "attribution" / "patch_prompt.json")
     assert (record["task"], record["seed"], record["length"], record["step"]) == ("ioi", 42, 0, None)

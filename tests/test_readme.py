@@ -79,8 +79,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attribution, "default_protocol", few)
     monkeypatch.setattr(attribution, "WINDOW_SEQUENCES", 40)
-    monkeypatch.setattr("gcgap.commands.attribute_command.default_protocol", few)
-    monkeypatch.setattr("gcgap.report.methods_files.FIGURES", {})
+    monkeypatch.setattr("gcgap.attribution.setup.default_protocol", few)
+    monkeypatch.setattr("gcgap.report.write.FIGURES", {})
     monkeypatch.setattr(measurement, "Protocol", lambda: replace(Protocol(), **tiny.SIZES))
     monkeypatch.setattr(measurement, "PROMPTED", measurement.PROMPTED.smallest())
     monkeypatch.setattr("gcgap.report.write.png", lambda figure: pictures.png([1]))
