@@ -77,7 +77,7 @@ def added_collapse(default: Group, other: Group) -> Evidence:
             {run.final["checkpoint_sha256"]: run.final["gap"][group.baselines[0]]["rho"] for run in group.ranked(task)}
             for group in (default, other)
         )
-        by_task.append([second[weights] - first[weights] for weights in first.keys() & second.keys() if weights is not None])
+        by_task.append([second[weights] - first[weights] for weights in first if weights is not None and weights in second])
     if min(map(len, by_task)) < 2:
         return too_few("runs of both tasks whose weights were measured in both ways")
     reverse, sort = (summary(values) for values in by_task)
@@ -300,7 +300,7 @@ def _random(group: Group, task: str) -> dict[int, float]:
 
 def _paired(first: dict[int, float], second: dict[int, float]) -> Summary:
     """Mean difference over the seeds that have both."""
-    return summary([first[seed] - second[seed] for seed in first.keys() & second.keys()])
+    return summary([first[seed] - second[seed] for seed in first if seed in second])
 
 
 def _beyond_selection(group: Group, task: str, role: str) -> Summary:
