@@ -115,9 +115,9 @@ def percentile_interval(drawn: ArrayLike) -> Interval:
     return float(low), float(high)
 
 
-def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
+def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's rho, with average ranks for ties; None where one side does not vary."""
-    value = float(rank_correlation(rank(first), rank(second)))
+    value = float(rank_correlation(*(rank(np.asarray(values, float)) for values in (first, second))))
     return value if np.isfinite(value) else None
 
 
