@@ -332,10 +332,11 @@ def test_the_interval_of_a_constant_has_no_width() -> None:
     assert interval_of_mean(np.full(9, 0.25), Judgement(), np.random.default_rng(0)) == [0.25, 0.25]
 
 
-class Orders:
-    """Stands for a generator whose permutations are known."""
+class Orders(np.random.Generator):
+    """A generator whose permutations are known."""
 
     def __init__(self, orders: list[list[int]]) -> None:
+        super().__init__(np.random.PCG64(0))
         self.orders = orders
 
     def permuted(self, *_: Any, **__: Any) -> Any:

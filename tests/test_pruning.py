@@ -45,7 +45,7 @@ def experiment(trained: Transformer, source: Source) -> Experiment:
 
 
 def gap_with(role: list[str], delta: list[float]) -> Gap:
-    return Gap(rho=0.0, role=role, delta=delta)
+    return Gap(rho=0.0, role=role, delta=[float(value) for value in delta])
 
 
 def test_members_come_in_the_order_of_their_rank_difference() -> None:
