@@ -38,16 +38,6 @@ class AttributeParser(CompactHelp, ArgumentParser):
     """The options of `gcgap attribute`."""
 
 
-class ListMethods(argparse.Action):
-    """Print each method with its sentence."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:  # noqa: D102
-        from gcgap.attribution.methods import METHODS
-
-        print("\n".join(f"  {name:36}{one.text}" for name, one in METHODS.items()))
-        parser.exit()
-
-
 def build_parser() -> AttributeParser:
     """The options of `gcgap attribute`."""
     parser, usual = AttributeParser("gcgap attribute", description=TEXT, allow_abbrev=False), Attribution()
@@ -55,7 +45,7 @@ def build_parser() -> AttributeParser:
     add("paths", nargs="*", type=Path, metavar="CKPT", help="run directories (their last checkpoint), or .ckpt files")
     methods = "names, separated by commas (default all, but of a large model none that takes passes for each component)"
     add("--methods", type=_names, help=methods)
-    add("--list-methods", action=ListMethods, nargs=0, help="print the methods, each with one sentence")
+    add("--list-methods", action="store_true", help="print the methods, each with one sentence")
     baselines = f"what replaces an output, any of {', '.join(Baseline)} (default mean, for prompts patch_prompt); "
     add("--baseline", type=_names, help=f"{baselines}several, separated by commas, make several records")
     metric = "what is differentiated: log_prob (nats per scored token) or logit_difference"
@@ -97,12 +87,17 @@ def run(arguments: list[str]) -> int:
 
     check_numbers(vars(options).items())
     import_modules(options.imports)
+    if options.list_methods:
+        from gcgap.attribution.methods import METHODS
+
+        print("\n".join(f"  {name:36}{one.text}" for name, one in METHODS.items()))
+        return 0
     if not options.model:
         check_alone(vars(options))
     if options.known:
         return _attribute_known(options)
     if bool(options.model) == bool(options.paths):
-        raise UsageError("give run directories or .ckpt files, or `--model`, not both, or `--known`.")
+        raise UsageError("give run directories or .ckpt files, or `--model`, or `--known`, and only one of them.")
     if options.model:
         return _attribute(_of_model(options), options)
     return _attribute([target for path in options.paths for target in _of_run(path, options)], options)
