@@ -428,7 +428,7 @@ def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
         (["measure", "--seed", "0", "checkpoints/sort-seed42"], "`--seed` belongs to `--model`"),
         (["attribute", "--memory", "0", "checkpoints/sort-seed42"], "`--memory` belongs to `--model`"),
         (["attribute", "--revision", "step0", "checkpoints/sort-seed42"], "`--revision` belongs to `--model`"),
-        (["attribute", "--model", "{saved}", "checkpoints/sort-seed42"], "or `--model`, not both"),
+        (["attribute", "--model", "{saved}", "checkpoints/sort-seed42"], "and only one of them"),
         (["attribute", "--model", "{saved}", "--prompts", "nothing"], "`--prompts` must be one of greater_than, induction, ioi"),
         (["attribute", "--model", "{saved}", "--prompts", "greater_than"], "needs a tokenizer that makes a year"),
         (["attribute", "--model", "{saved}", "--prompts", "induction", "--length", "2"], "`length` must be 0 for induction"),
