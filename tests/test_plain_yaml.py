@@ -49,6 +49,7 @@ from gcgap.training.parser import dump, load
         *[("null", None), ("~", None), ("", None), ("none", "none"), ("'no'", "no"), ('"0123"', "0123"), ("'~'", "~")],
         *[("2020-01-01", "2020-01-01"), ("12:00:00", "12:00:00"), ("=", "="), ("{a: &x [1], b: *x}", {"a": [1], "b": [1]})],
         *[("{a: &x {b: 1, c: 1}, d: {<<: *x, c: 2}}", {"a": {"b": 1, "c": 1}, "d": {"b": 1, "c": 2}}), ("!!int '7'", 7)],
+        ("{a: &x {i: 1}, b: [&y {<<: *x, i: 2}], d: {<<: *y, e: 3}}", {"a": {"i": 1}, "b": [{"i": 2}], "d": {"i": 2, "e": 3}}),
     ],
 )
 def test_a_plain_word_means_what_it_reads(text: str, value: Any) -> None:
@@ -67,6 +68,7 @@ def test_the_plain_loader_reads_some_of_these_otherwise() -> None:
         *[("{a: 1, a: 2}", "`a` is there a second time"), ("{a: {b: 1, 'b': 2}}", "`b` is there a second time")],
         *[("{a: {b: 1}, a.b: 2}", "`a` and `a.b` are both there"), ("{a.b.c: 1, a.b: {}}", "`a.b` and `a.b.c` are both there")],
         *[("{<<: {a: 1}, <<: {b: 1}}", "`<<` is there a second time"), ("!!python/name:os.system", "could not determine")],
+        *[("a: 1e999", "1e999 in line 1 is too large"), ("a: 1e-400", "1e-400 in line 1 is too small")],
     ],
     ids=lambda text: text[:20],
 )

@@ -66,6 +66,8 @@ class RecordFile:
         if self.path is None:  # of a file `parsed` has looked at every number
             check_numbers(self.data, name)
         self._check_form(name)
+        if self.path is None:  # plain keys and lists, as a file of it has them
+            object.__setattr__(self, "data", json.loads(json.dumps(self.data)))
 
     def _check_form(self, name: str) -> None:
         try:

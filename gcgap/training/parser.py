@@ -6,6 +6,7 @@ PyYAML follows YAML 1.1, in which `0123` is 83, `1:30` is 90, `no` is false and 
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -69,8 +70,9 @@ class Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # not those of YAML 1.1
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML does, once the keys are checked."""
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """As PyYAML does, with a check of the keys as they are written."""
+        node = super().compose_mapping_node(anchor)
         names = [str(key.value) for key, _ in node.value]
         for number, name in enumerate(names):
             line = node.value[number][0].start_mark.line + 1
@@ -78,7 +80,7 @@ class Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"the key `{name:.60}` is there a second time in line {line}.")
             if inner := next((other for other in names if other.startswith(f"{name}.")), None):
                 raise yaml.YAMLError(f"the keys `{name:.60}` and `{inner:.60}` are both there; put all of it under `{name:.60}`.")
-        return super().construct_mapping(node, deep)
+        return node
 
 
 class Dumper(yaml.SafeDumper):
@@ -93,11 +95,21 @@ def _integer(loader: Loader, node: yaml.ScalarNode) -> int:
         raise yaml.YAMLError(f"{text:.20}.. in line {node.start_mark.line + 1} is no integer of 64 bits.") from error
 
 
+def _float(loader: Loader, node: yaml.ScalarNode) -> float:
+    text = loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan")
+    value = float(text)
+    if (math.isinf(value) and "inf" not in text) or (value == 0 and re.search("[1-9]", text.split("e")[0])):
+        size = "small" if value == 0 else "large"
+        raise yaml.YAMLError(f"{text:.20} in line {node.start_mark.line + 1} is too {size} for a number.")
+    return value
+
+
 for _kind, (_regex, _first) in PLAIN.items():
     for _class in (Loader, Dumper):
         _class.add_implicit_resolver(f"{TAG}{_kind}", re.compile(f"^(?:{_regex})$"), list(_first))
 Dumper.add_multi_representer(str, Dumper.represent_str)  # members of a StrEnum
 Loader.add_constructor(f"{TAG}int", _integer)
+Loader.add_constructor(f"{TAG}float", _float)
 
 
 def load(text: str) -> Any:

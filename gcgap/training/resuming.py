@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gcgap.models import checkpoints
-from gcgap.models.checkpoints import new_model
+from gcgap.models.checkpoints import PREFIX, new_model
 from gcgap.models.number_format import not_finite
 from gcgap.records.record_file import read_json
 from gcgap.training.config_file import SHORT_NAMES
@@ -29,6 +29,7 @@ NEEDED = {
     "datamodule_hyper_parameters": dict,
 }
 STEPS = ("fit_loop", "epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", "total", "completed")
+OWN = ("lr", "fused")  # settings of Adam that follow from the config; every other one has its default
 TRAINING = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "val_check_interval")
 DTYPES = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}  # other precisions: float32
 
@@ -51,7 +52,7 @@ def check_weights(content: dict[str, Any], settings: dict[str, Any]) -> None:
 def check_state(content: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raise an error unless a checkpoint, whose weights are right, holds all else that training needs to resume."""
     for key, kind in NEEDED.items():
-        if not isinstance(content.get(key), kind):
+        if not isinstance(content.get(key), kind) or isinstance(content[key], bool):
             raise ValueError(f"`{key}` must be of type {kind.__name__}; got {content.get(key)!r:.60}")
     if content["lr_schedulers"]:
         raise ValueError(
@@ -63,21 +64,39 @@ def check_state(content: dict[str, Any], settings: dict[str, Any]) -> None:
         counted = counted[key]
     if counted != step:
         raise ValueError(f"`global_step` is {step}, but `loops` is of step {counted}")
-    (adam,) = content["optimizer_states"]
+    if len(content["optimizer_states"]) != 1:
+        raise ValueError(f"`optimizer_states` must hold one state, Adam's; got {len(content['optimizer_states'])}")
+    with torch.device("meta"):
+        parameters = dict(new_model(**settings).named_parameters())
+    _check_adam(content, parameters)
+
+
+def _check_adam(content: dict[str, Any], parameters: dict[str, torch.nn.Parameter]) -> None:
+    """Lightning takes Adam's settings from the checkpoint, and Adam's kernel believes the layout of its moments."""
+    (adam,), step = content["optimizer_states"], content["global_step"]
+    (expected,), groups = torch.optim.Adam(parameters.values()).state_dict()["param_groups"], adam["param_groups"]
+    if len(groups) != 1 or not isinstance(groups[0]["fused"], bool):
+        raise ValueError("`param_groups` of Adam must hold one group of parameters")
+    for key, value in expected.items():
+        if key not in OWN and groups[0].get(key, value) != value:
+            raise ValueError(f"`{key}` of Adam must be {value!r:.60}; got {groups[0][key]!r:.60}")
     skipped = "MixedPrecision" in content  # its scaler skips steps that are not finite, perhaps all
     if not adam["state"] and (step == 0 or skipped):
         return
-    with torch.device("meta"):
-        parameters = dict(new_model(**settings).named_parameters())
     if adam["state"].keys() != set(range(len(parameters))):
         raise ValueError(f"Adam must have an entry for each of {len(parameters)} parameters; got {len(adam['state'])}")
     for number, (name, parameter) in enumerate(parameters.items()):
+        of, dtype = adam["state"][number], content["state_dict"][f"{PREFIX}{name}"].dtype
         for key in ("exp_avg", "exp_avg_sq"):
-            moment = adam["state"][number][key]
-            if moment.shape != parameter.shape:
-                raise ValueError(f"`{key}` of `{name}` must be of size {list(parameter.shape)}; got {list(moment.shape)}")
-            if not_finite([(name, moment)]):
-                raise ValueError(f"`{key}` of `{name}` is not finite")
+            moment = of[key]
+            if moment.shape != parameter.shape or moment.dtype != dtype or not moment.is_contiguous():
+                size = f"of size {list(parameter.shape)} and {dtype}"
+                raise ValueError(f"`{key}` of `{name}` must be {size}; got {list(moment.shape)} and {moment.dtype}")
+            if not_finite([(name, moment)]) or (key == "exp_avg_sq" and bool((moment < 0).any())):
+                raise ValueError(f"`{key}` of `{name}` is not finite or negative")
+        taken = of["step"].item() if of["step"].ndim == 0 else None
+        if taken != step and not (skipped and taken in range(step)):
+            raise ValueError(f"`step` of `{name}` must be {step}, the steps of Adam; got {of['step']!r:.60}")
 
 
 def of_another_run(run: Path, content: dict[str, Any], own: bool, asked: dict[str, Any]) -> str:
