@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 KIND = "attribution"
 KNOWN = "known.json"  # the record of known circuits, which may lie anywhere
+TEXTS = ("method", "family", "estimates")  # of a method's row; all else are numbers
 FOLDER = "attribution"  # of a run, that holds its attribution records
 
 

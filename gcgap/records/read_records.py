@@ -6,11 +6,13 @@ import gc
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcgap.records.attribution_record import KIND, AttributionRecord
+import numpy as np
+
+from gcgap.records.attribution_record import KIND, TEXTS, AttributionRecord
 from gcgap.records.record import NO_INTERVAL, Record
 from gcgap.records.record_file import read_json
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SLOW = 2.0  # seconds after which reading shows how far it is
-Columns = dict[str, list[Any]]
+Columns = dict[str, Any]
+"""Lists of texts and arrays of numbers, by name."""
+Part = tuple[dict[str, Any], Columns, int]
+"""What some rows of the table have in common, the columns in which they differ, and their number."""
 
 
 def find_records(where: str | Path) -> list[Record]:
@@ -64,50 +69,28 @@ def read(where: str | Path, repeats: bool = False) -> DataFrame:
     Raises:
         ValueError: A record cannot be read, or there is none.
     """
-    import numpy as np
     import pandas as pd
 
-    heads, counts, blocks = list[dict[str, Any]](), list[int](), list[Columns]()
-    found = every_record(Path(where))
-    with _without_garbage_collection():
-        for record in found if repeats else _once(found):
-            parts = _of_attribution(record) if isinstance(record, AttributionRecord) else _of_measurement(record)
-            for head, columns, count in parts:
-                heads.append(head)
-                blocks.append(columns)
-                counts.append(count)
-    left = pd.DataFrame(heads).take(np.repeat(np.arange(len(heads)), counts)).reset_index(drop=True)
-    return pd.concat([left, pd.DataFrame(_stacked(blocks, counts))], axis=1)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Records hold no cycles; the search for some would take a third of the time of reading many."""
     was = gc.isenabled()
-    gc.disable()
+    gc.disable()  # records hold no cycles; the search for some would take a sixth of the time of reading many
     try:
-        yield
+        found = every_record(Path(where)) if repeats else _once(every_record(Path(where)))
+        parts = [part for record in found for part in _parts(record)]
     finally:
         if was:
             gc.enable()
+    heads, blocks, counts = zip(*parts, strict=True)
+    left = pd.DataFrame(list(heads)).take(np.repeat(np.arange(len(heads)), counts)).reset_index(drop=True)
+    right = {name: _stacked(name, blocks, counts) for name in dict.fromkeys(name for block in blocks for name in block)}
+    return pd.concat([left, pd.DataFrame(right)], axis=1)
 
 
-def _stacked(blocks: Sequence[Columns], counts: Sequence[int]) -> dict[str, Any]:
-    """The columns of blocks below each other, empty where a block has none of that name."""
-    stacked: Columns = {name: [] for block in blocks for name in block}
-    for name, column in stacked.items():
-        for block, count in zip(blocks, counts, strict=True):
-            column += block.get(name) or [None] * count
-    return {name: _column(values) for name, values in stacked.items()}
-
-
-def _column(values: list[Any]) -> Any:
-    import numpy as np
-
-    if str in set(map(type, values)):
-        return values
-    found = np.array(values)
-    return found.astype(float) if found.dtype.kind == "O" else found  # None becomes NaN
+def _stacked(name: str, blocks: Sequence[Columns], counts: Sequence[int]) -> Any:
+    """A column of all blocks below each other, empty where one has none of that name."""
+    parts = [block.get(name, ()) for block in blocks]
+    text = any(isinstance(part, list) for part in parts)
+    filled = [part if len(part) else [None if text else np.nan] * count for part, count in zip(parts, counts, strict=True)]
+    return list(chain.from_iterable(filled)) if text else np.concatenate(filled)
 
 
 def every_record(where: Path) -> Iterator[Record | AttributionRecord]:
@@ -145,8 +128,8 @@ def _is_hidden(path: Path, where: Path) -> bool:
 
 def _record_in(path: Path) -> Record | AttributionRecord | None:
     """The record in a file; None if it holds something else."""
-    content = path.read_bytes()
-    if not _is_named(path) and b'"schema"' not in content:
+    content, named = path.read_bytes(), _is_named(path)
+    if not named and b'"schema"' not in content:
         return None
     try:
         data, verified = read_json(content)
@@ -154,7 +137,7 @@ def _record_in(path: Path) -> Record | AttributionRecord | None:
         raise ValueError(f"`{path}` is not a record: {error}. Measure again, or move it elsewhere.") from error
     if isinstance(data, dict) and data.get("kind") == KIND:
         return AttributionRecord.of(data, path, verified)
-    if _is_named(path) or (isinstance(data, dict) and {"schema", "components"} <= data.keys()):
+    if named or (isinstance(data, dict) and {"schema", "components"} <= data.keys()):
         return Record.of(data, path, verified)
     return None
 
@@ -169,7 +152,7 @@ def _with_progress(paths: Sequence[Path]) -> Iterator[Path]:
     task = progress.add_task("Reading records", total=len(paths))
     try:
         for done, path in enumerate(paths):
-            if progress.console.is_terminal and time.monotonic() - begun > SLOW:
+            if time.monotonic() - begun > SLOW and progress.console.is_terminal:
                 progress.start()
                 progress.update(task, completed=done)
             yield path
@@ -191,7 +174,11 @@ def _once(records: Iterable[Record | AttributionRecord]) -> Iterator[Record | At
         yield record
 
 
-def _of_measurement(record: Record) -> list[tuple[dict[str, Any], Columns, int]]:
+def _parts(record: Record | AttributionRecord) -> list[Part]:
+    return _of_attribution(record) if isinstance(record, AttributionRecord) else _of_measurement(record)
+
+
+def _of_measurement(record: Record) -> list[Part]:
     """For each baseline what its rows have in common, the columns of the components, and the number of rows."""
     data = record.data
     head = _head(record, "measurement")
@@ -208,10 +195,12 @@ def _of_measurement(record: Record) -> list[tuple[dict[str, Any], Columns, int]]
     return parts
 
 
-def _of_attribution(record: AttributionRecord) -> list[tuple[dict[str, Any], Columns, int]]:
+def _of_attribution(record: AttributionRecord) -> list[Part]:
     """What the methods have in common, the columns of the methods, and their number."""
     rows = record.method_rows()
-    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    columns: Columns = {name: [row[name] for row in rows] for name in TEXTS}
+    numbers = dict.fromkeys(name for row in rows for name in row if name not in TEXTS)
+    columns |= {name: np.array([row.get(name) for row in rows], float) for name in numbers}
     return [(_head(record, KIND) | {"final": False} | _texts(record["setup"]), columns, len(rows))]
 
 

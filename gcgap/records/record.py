@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from gcgap.records.record_file import RecordFile
 
 if TYPE_CHECKING:
@@ -70,14 +72,15 @@ class Record(RecordFile):
             columns |= {f"{baseline}_{key}": values for key, values in self.baseline_columns(baseline)}
         return pd.DataFrame(columns)
 
-    def component_columns(self) -> Iterator[tuple[str, list[Any]]]:
-        """Columns of the components that all baselines share."""
+    def component_columns(self) -> Iterator[tuple[str, Any]]:
+        """Columns of the components that all baselines share: lists of texts, arrays of numbers."""
         components = self.data["components"]
-        for name, key in {"component": "name", "layer": "layer", "kind": "kind"}.items():
-            yield name, [component[key] for component in components]
+        yield "component", [component["name"] for component in components]
+        yield "layer", np.array([component["layer"] for component in components], int)
+        yield "kind", [component["kind"] for component in components]
         yield from _with_ends("gradient", [component["gradient"] for component in components])
 
-    def baseline_columns(self, baseline: str) -> Iterator[tuple[str, list[Any]]]:
+    def baseline_columns(self, baseline: str) -> Iterator[tuple[str, Any]]:
         """Columns of the components under a baseline."""
         components = self.data["components"]
         causal, delta, role = ([component[key][baseline] for component in components] for key in ("causal", "delta", "role"))
@@ -86,12 +89,12 @@ class Record(RecordFile):
                 yield from _with_ends(f"{metric}_drop", [one[metric] for one in causal])
         yield from _with_ends("delta", delta)
         yield "role", [one["name"] for one in role]
-        yield "role_probability", [one["probability"] for one in role]
+        yield "role_probability", np.array([one["probability"] for one in role], float)
 
 
-def _with_ends(name: str, entries: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
-    """A column of values, and those of the ends of their intervals."""
+def _with_ends(name: str, entries: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """A column of values, and those of the ends of their intervals; NaN where there is none."""
     ends = [entry["ci"] or NO_INTERVAL for entry in entries]
-    yield name, [entry["value"] for entry in entries]
-    yield f"{name}_low", [low for low, _ in ends]
-    yield f"{name}_high", [high for _, high in ends]
+    yield name, np.array([entry["value"] for entry in entries], float)
+    yield f"{name}_low", np.array([low for low, _ in ends], float)
+    yield f"{name}_high", np.array([high for _, high in ends], float)
