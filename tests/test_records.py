@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import gcgap
 from gcgap.data.strict_text import parsed
 from gcgap.records.attribution_record import AttributionRecord
-from gcgap.records.read_records import find_records
+from gcgap.records.read_records import find_records, read
 from gcgap.records.record import METRICS, Record
 from gcgap.records.record_file import CHECKSUM, read_json, with_checksum
 
@@ -324,11 +324,9 @@ def test_a_failure_while_writing_leaves_the_old_file(broken: str, tmp_path: Path
     assert tiny.files(tmp_path) == {"final.json": before}
 
 
-def test_what_json_cannot_hold_is_not_written(tmp_path: Path) -> None:
-    record = Record(tiny.ten().to_dict() | {"later": {1, 2}})
-    with pytest.raises(TypeError):
-        record.write(tmp_path / "final.json")
-    assert list(tmp_path.iterdir()) == []
+def test_what_json_cannot_hold_is_no_record() -> None:
+    with pytest.raises(TypeError, match="set"):
+        Record(tiny.ten().to_dict() | {"later": {1, 2}})
 
 
 @pytest.fixture
@@ -418,6 +416,14 @@ def test_a_checkpoint_of_other_weights_than_the_final_one_is_kept(tmp_path: Path
     Record(tiny.ten(step=50).to_dict() | {"checkpoint_sha256": "1" * 64}).write(tmp_path / "step=000050.json")
     tiny.ten(step=50).write(tmp_path / "final.json")
     assert sorted(gcgap.read(tmp_path)["path"].unique()) == [str(tmp_path / "final.json"), str(tmp_path / "step=000050.json")]
+
+
+@pytest.mark.parametrize("reader", [read, find_records])
+def test_packed_records_of_an_earlier_version_are_not_left_out_without_a_word(reader: Any, tmp_path: Path) -> None:
+    tiny.ten().write(tmp_path / "gap" / "final.json")
+    (tmp_path / "gap" / "steps.jsonl.xz").touch()
+    with pytest.raises(ValueError, match="is a file of an earlier version"):
+        reader(tmp_path)
 
 
 def test_a_record_is_found_under_any_name_and_other_json_is_left_out(tmp_path: Path) -> None:

@@ -35,10 +35,17 @@ def find_records(where: str | Path) -> list[Record]:
     where = Path(where)
     if where.is_file():
         return [Record.read(where)]
+    _refuse_packed(where)
     paths = {path for pattern in ("final.json", "step=*.json") for path in where.rglob(pattern)}
     if not paths:
         raise _no_records(where)
     return [Record.read(path) for path in sorted(paths, key=in_order)]
+
+
+def _refuse_packed(where: Path) -> None:
+    """Earlier reports packed the records of a run's checkpoints: to leave them out would show a run without its course."""
+    if packed := next(where.rglob("steps.jsonl.xz"), None):
+        raise ValueError(f"`{packed}` is a file of an earlier version, which is not read. Make that report again, or remove it.")
 
 
 def in_order(path: Path) -> tuple[Path, int, str]:
@@ -104,6 +111,7 @@ def every_record(where: Path) -> Iterator[Record | AttributionRecord]:
     """
     named = (path for path in where.rglob("*.json") if _is_named(path) or not _is_hidden(path, where))
     paths = [where] if where.is_file() else sorted(named, key=in_order)
+    _refuse_packed(where)
     found = False
     for path in _with_progress(paths):
         if (record := _record_in(path)) is not None:
