@@ -38,14 +38,14 @@ class Saboteur(L.Callback):
             self.fail()
         patch = pytest.MonkeyPatch()
         if self.place == "measuring":
-            own = gcgap.importance.experiment.gradient_norms
+            own = gcgap.importance.experiment.gradient_magnitude
 
             def broken(*args: Any) -> Any:
                 if trainer.global_step == 2:
                     self.fail()
                 return own(*args)
 
-            patch.setattr(gcgap.importance.experiment, "gradient_norms", broken)
+            patch.setattr(gcgap.importance.experiment, "gradient_magnitude", broken)
         if self.place == "writing":
             write = Record.write
 

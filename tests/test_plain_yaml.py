@@ -68,6 +68,7 @@ def test_the_plain_loader_reads_some_of_these_otherwise() -> None:
         *[("{a: 1, a: 2}", "`a` is there a second time"), ("{a: {b: 1, 'b': 2}}", "`b` is there a second time")],
         *[("{a: {b: 1}, a.b: 2}", "`a` and `a.b` are both there"), ("{a.b.c: 1, a.b: {}}", "`a.b` and `a.b.c` are both there")],
         *[("{<<: {a: 1}, <<: {b: 1}}", "`<<` is there a second time"), ("!!python/name:os.system", "could not determine")],
+        *[("a: !!timestamp b", "could not determine"), ("a: !!bool b", "`b` in line 1 is no bool"), ("a: !!int b", "is no int")],
         *[("a: 1e999", "1e999 in line 1 is too large"), ("a: 1e-400", "1e-400 in line 1 is too small")],
     ],
     ids=lambda text: text[:20],

@@ -108,7 +108,7 @@ def test_a_sweep_that_is_ended_leaves_no_worker_and_goes_on_to_the_same_bits(
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 150
     assert not (run / "gap" / "final.json").exists()
     assert not (tmp_path / "runs" / "sort-seed2").exists()
-    assert "The same command goes on" in ended.stderr or sent == "SIGKILL"
+    assert "The same command resumes" in ended.stderr or sent == "SIGKILL"
     assert sweep(path) == 0
     assert "sort-seed1: resumed" in capsys.readouterr().out
     for name in ("sort-seed1", "sort-seed2"):

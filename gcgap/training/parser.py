@@ -43,6 +43,7 @@ KINDS = {
     "NoneType": "null",
 }
 GENERAL = re.compile(r"Expected (an? \w+(\.|$| \(quote)|an integer|true or|one of|null)|Not a valid subclass|Not of type")
+LARGEST = 2**63  # integers that other readers of a config hold
 ROOM = 200  # characters of a value in an error
 HELP_TRAINER = (
     *("default_root_dir", "max_steps", "val_check_interval", "accelerator", "devices", "precision"),
@@ -82,6 +83,14 @@ class Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"the keys `{name:.60}` and `{inner:.60}` are both there; put all of it under `{name:.60}`.")
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML does, with an error of its own for a tag whose text is of another kind, such as `!!bool 7`."""
+        try:
+            return super().construct_object(node, deep)
+        except (KeyError, ValueError) as error:
+            kind = node.tag.removeprefix(TAG)
+            raise yaml.YAMLError(f"`{node.value!s:.40}` in line {node.start_mark.line + 1} is no {kind}.") from error
+
 
 class Dumper(yaml.SafeDumper):
     """Quotes every text that YAML 1.1 or 1.2 would read as something else."""
@@ -89,10 +98,10 @@ class Dumper(yaml.SafeDumper):
 
 def _integer(loader: Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
-    try:
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    except ValueError as error:  # thousands of digits
-        raise yaml.YAMLError(f"{text:.20}.. in line {node.start_mark.line + 1} is no integer of 64 bits.") from error
+    value = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if len(text) < 30 else LARGEST
+    if abs(value) >= LARGEST:
+        raise yaml.YAMLError(f"{text:.20} in line {node.start_mark.line + 1} is no integer of 64 bits.")
+    return value
 
 
 def _float(loader: Loader, node: yaml.ScalarNode) -> float:
@@ -108,6 +117,11 @@ for _kind, (_regex, _first) in PLAIN.items():
     for _class in (Loader, Dumper):
         _class.add_implicit_resolver(f"{TAG}{_kind}", re.compile(f"^(?:{_regex})$"), list(_first))
 Dumper.add_multi_representer(str, Dumper.represent_str)  # members of a StrEnum
+Loader.yaml_constructors = {  # plain values alone
+    tag: made
+    for tag, made in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.removeprefix(TAG) in (*PLAIN, "str", "map", "seq")
+}
 Loader.add_constructor(f"{TAG}int", _integer)
 Loader.add_constructor(f"{TAG}float", _float)
 
