@@ -441,7 +441,14 @@ def harmed_config(original: bytes, edits: list[mutants.Edit]) -> bytes:
 
 def named(text: str, path: Path) -> bool:
     """Whether a refusal names the file or a key."""
-    return str(path) in text or "`" in text or "Parser key" in text or "does not accept option" in text or "in keys" in text
+    return (
+        str(path) in text
+        or "`" in text
+        or "Parser key" in text
+        or "does not accept option" in text
+        or "in keys" in text
+        or text.startswith("Option '")
+    )
 
 
 def test_a_harmed_config_is_refused_by_file_or_key_or_resolves_and_runs_nothing(

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from gcgap.importance.protocol import Protocol
 from gcgap.models.checkpoints import load, run_directory
 from gcgap.models.transformer import Decoder
@@ -31,6 +33,13 @@ LEAST = {
 """The smallest values of settings that Lightning takes without a look."""
 BLOCKS = ("trainer", "model", "data", "protocol", "target")  # of a run's config, in the order in which it is written
 LONGEST = 160  # characters of a folder's name; file systems allow 255
+
+
+def check_blocks(config: Namespace) -> None:
+    """Raise a ValueError for an empty block, such as `data:` with nothing below it, which jsonargparse lets pass."""
+    for block in BLOCKS[1:]:
+        if not config.get(block):
+            raise ValueError(f"`{block}` must have a value; got null. Leave it out to have the default.")
 
 
 def check_given(settings: Iterable[tuple[str, Any]]) -> None:

@@ -32,7 +32,7 @@ from gcgap.importance.protocol import Protocol
 from gcgap.models.checkpoints import MODEL_SETTINGS, SINCE, read_checkpoint, run_directory
 from gcgap.records.atomic import check_folder, write_whole
 from gcgap.training.callbacks import GapTracker, StepProgress
-from gcgap.training.config_file import check_given, read_run_config
+from gcgap.training.config_file import check_blocks, check_given, read_run_config
 from gcgap.training.datamodule import SequenceData
 from gcgap.training.launchers import JOB, as_one_process, check_launched_once, job
 from gcgap.training.module import AccuracyTarget, SequenceModel
@@ -316,6 +316,7 @@ class ConfigOnly(GapCLI):
         """
         parser = self._parser("fit")
         chosen = parser.parse_args(arguments)
+        check_blocks(chosen)
         check_given(chosen.items())
         _import(chosen)
         return yaml.safe_load(parser.dump(chosen, skip_none=False))
