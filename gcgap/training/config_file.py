@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-
 from gcgap.importance.protocol import Protocol
 from gcgap.models.checkpoints import load, run_directory
 from gcgap.models.transformer import Decoder
@@ -35,7 +33,7 @@ BLOCKS = ("trainer", "model", "data", "protocol", "target")  # of a run's config
 LONGEST = 160  # characters of a folder's name; file systems allow 255
 
 
-def check_blocks(config: Namespace) -> None:
+def check_blocks(config: dict[str, Any]) -> None:
     """Raise a ValueError for an empty block, such as `data:` with nothing below it, which jsonargparse lets pass."""
     for block in BLOCKS[1:]:
         if not config.get(block):

@@ -316,10 +316,11 @@ class ConfigOnly(GapCLI):
         """
         parser = self._parser("fit")
         chosen = parser.parse_args(arguments)
-        check_blocks(chosen)
         check_given(chosen.items())
         _import(chosen)
-        return yaml.safe_load(parser.dump(chosen, skip_none=False))
+        found = yaml.safe_load(parser.dump(chosen, skip_none=False))
+        check_blocks(found)
+        return found
 
 
 @contextmanager
