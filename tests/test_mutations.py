@@ -473,7 +473,8 @@ def test_a_harmed_config_is_refused_by_file_or_key_or_resolves_and_runs_nothing(
     check()
     assert min(outcomes.count(True), outcomes.count(False)) > 20
     assert [one.name for one in tmp_path.iterdir()] == ["harmed.yaml"]
-    assert set(sys.modules) == modules  # nothing that a config names was imported
+    loaded = {name for name in set(sys.modules) - modules if not name.startswith(("hypothesis.", "encodings."))}
+    assert not loaded  # nothing that a config names was imported
 
 
 EVIL = {
