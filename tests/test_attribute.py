@@ -417,6 +417,13 @@ def test_a_length_that_cannot_be_is_refused(changes: dict[str, Any], text: str, 
         attribute(model, source, **changes)
 
 
+def test_baselines_of_a_protocol_do_not_stand_for_what_is_intervened_on(model: Transformer, source: Source) -> None:
+    few = replace(SMALL, baselines=("zero", "resample"))
+    with pytest.raises(ValueError, match=r"by default mean, .* lacks: zero, resample. Give .* `setup=Setup\('zero'\)`"):
+        attribute(model, source, few)
+    assert attribute(model, source, few, setup=Setup(Baseline.ZERO))["setup"]["baseline"] == "zero"
+
+
 def test_no_length_inside_the_window_is_an_error_that_says_what_to_give(model: Transformer, source: Source) -> None:
     text = r"^no OOD length has an accuracy inside the window \(4: \d+\.\d%, 5: \d+\.\d%\); give `--length`\.$"
     with pytest.raises(ValueError, match=text):

@@ -360,6 +360,10 @@ def test_a_group_without_any_ranks_still_has_all_tables() -> None:
     tables = paper.paper_tables(group)
     assert all(len(set(map(len, [*table.rows, *table.foot]))) <= 1 for table in tables)
     assert column(tables[0], "ρ, mean ablation: gcgap").cells == [Summary(0, None)] * 2
+    for task in ("sort", "reverse"):  # no run, no zeros
+        assert {cell for one in layer_table(group, task).columns[1:] if not one.paper for cell in [*one.cells, *one.foot]} == {
+            None
+        }
 
 
 class Rows(HTMLParser):

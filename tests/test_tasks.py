@@ -50,7 +50,7 @@ def test_integers_are_their_own_tokens_and_the_vocabulary_is_that_of_the_paper()
 
 
 def test_an_unknown_task_is_refused_with_the_choice() -> None:
-    with pytest.raises(ValueError, match=r"`data.task` must be one of copy, ioi, reverse, sort; got 'shuffle'"):
+    with pytest.raises(ValueError, match=rf"`data.task` must be one of {', '.join(sorted(TASKS))}; got 'shuffle'"):
         find_task("shuffle")
 
 

@@ -27,7 +27,7 @@ from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment, known_origin, prepare
 from gcgap.importance.gap import Array, Judgement, bootstrap_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import Baseline, Protocol
+from gcgap.importance.protocol import PROMPTED, Baseline, Protocol
 from gcgap.importance.scores import Scores
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.attribution_record import KIND, AttributionRecord
@@ -64,7 +64,7 @@ def attribute(
     Args:
         model: Such as `gcgap.load` or `gcgap.load_pretrained` gives.
         task: Name of the task; that of the model's origin by default.
-        setup: What is intervened on: mean ablation by default, or of a model on prompts activation patching.
+        setup: What is intervened on (not `protocol.baselines`): mean ablation by default, or of a model on prompts patching.
         length: Length of the OOD sequences. By default the paper's window rule picks it.
         protocol: Sizes and methods. By default those of `gcgap attribute`, whose methods are also run if it names none.
         origin: Where the model comes from; known for a model from `gcgap.load`.
@@ -77,7 +77,13 @@ def attribute(
         FloatingPointError: A score is not finite; the text names component and method.
     """
     origin = known_origin(model, task, origin)
-    setup = setup or default_setup(origin.source)
+    if setup is None:
+        setup, usual = default_setup(origin.source), (Protocol().baselines, PROMPTED.baselines)
+        if protocol is not None and protocol.baselines not in usual and setup.baseline not in protocol.baselines:
+            raise ValueError(
+                f"`setup` says what is intervened on, by default {setup.baseline}, which `protocol.baselines` lacks: "
+                f"{', '.join(protocol.baselines)}. Give the one that you mean, such as `setup=Setup('{protocol.baselines[0]}')`."
+            )
     protocol = protocol or default_protocol(model, origin.source)
     if not protocol.attribution.methods:
         protocol = replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model)))

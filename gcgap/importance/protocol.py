@@ -131,7 +131,7 @@ class Sizes:
         gradient_batches: OOD batches B over which the gradient magnitude G is averaged.
         mean_batches: OOD batches over which the means of mean ablation are taken.
         sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
-        resamples: Bootstrap resamples behind every interval, and permutations behind every p-value.
+        resamples: Bootstrap resamples behind every interval (at least 100); as many permutations behind every p-value.
         random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
         inside: Also measure what each single component causes in distribution.
     """

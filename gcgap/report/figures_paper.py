@@ -140,7 +140,8 @@ def _counts(panel: Axes, group: Group, task: str, share: float) -> None:
     layers, published = np.arange(group.settings["n_layers"]), published_counts(group, task, share)
     ours = head_counts(group, task, share)
     for label, role, shift in (("heroes", "hero", -0.2), ("bloats", "bloat", 0.2)):
-        panel.bar(layers + shift, ours[label], width=0.38, color=COLOURS[role], label=f"{label.capitalize()}, gcgap")
+        heights = ours[label] or [0] * len(layers)  # no run, no bars
+        panel.bar(layers + shift, heights, width=0.38, color=COLOURS[role], label=f"{label.capitalize()}, gcgap")
         if theirs := published[label]:
             panel.plot(layers + shift, theirs, label=f"paper: mean over {seeds('v3', task)} seeds", clip_on=False, **PAPER)
     panel.set_xticks(layers)

@@ -206,7 +206,9 @@ def layer_table(group: Group, task: str) -> Table:
         ):
             name = f"±{role_threshold(group, share):g} {label[0].upper()}"
             their_foot = [sum(theirs)] if theirs else []
-            columns += beside(name, ours, theirs or [None] * len(layers), foot=[sum(ours)], their_foot=their_foot)
+            none = [None] * len(layers)
+            foot = [sum(ours) if ours else None]
+            columns += beside(name, ours or none, theirs or none, foot=foot, their_foot=their_foot)
     sign = "beyond" if group.settings["strict"] else "at or beyond"
     with_theirs = any(column.paper and column.cells[0] is not None for column in columns)
     per_seed = f" (the paper: its sums over {seeds('v3', task)} seeds, divided by these)" * with_theirs
@@ -232,9 +234,11 @@ def published_counts(group: Group, task: str, share: float) -> dict[str, list[fl
     return {label: counts and [count / seeds("v3", task) for count in counts] for label, counts in found.items()}
 
 
-def head_counts(group: Group, task: str, share: float) -> dict[str, list[float]]:
-    """Heroes and Bloats among the heads of each layer, as a mean over the runs of a task that have ranks."""
+def head_counts(group: Group, task: str, share: float) -> dict[str, list[float]] | dict[str, None]:
+    """Heroes and Bloats among the heads of each layer, as a mean over the runs of a task that have ranks; None without any."""
     baseline, runs = group.baselines[0], ranked(group, task)
+    if not runs:
+        return dict.fromkeys(LABELS)
     counts = {label: np.zeros(group.settings["n_layers"], dtype=int) for label in LABELS}
     for run in runs:
         arrays = component_arrays(run.final, baseline)
@@ -242,7 +246,7 @@ def head_counts(group: Group, task: str, share: float) -> dict[str, list[float]]
         roles = is_role(delta, role_threshold(group, share), group.settings["strict"])
         for label, role in LABELS.items():
             np.add.at(counts[label], arrays.layer[roles[role] & arrays.is_head], 1)
-    return {label: (total / max(len(runs), 1)).tolist() for label, total in counts.items()}
+    return {label: (total / len(runs)).tolist() for label, total in counts.items()}
 
 
 def gradient_table(group: Group) -> Table:
