@@ -72,7 +72,7 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def short_runs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An undisturbed run for each way to end, with the names of its events in `seen.txt` beside it; not to be changed."""
+    """An uninterrupted run for each way to end, with the names of its events in `seen.txt` beside it; not to be changed."""
     runs = {end: tmp_path_factory.mktemp(end) / "run" for end in ENDS}
     for end, run in runs.items():
         said, seen = run.with_name("said.txt"), str(run.with_name("seen.txt"))

@@ -66,11 +66,11 @@ def unfinished(run: Path) -> list[str]:
     return [path.name for path in run.rglob(".*") if path.is_file()]
 
 
-def check_same(run: Path, undisturbed: Path) -> None:
+def check_same(run: Path, uninterrupted: Path) -> None:
     """Nothing tells the two apart: numbers, TensorBoard's curves, and no file is left over."""
-    mine, theirs = ends(run), ends(undisturbed)
+    mine, theirs = ends(run), ends(uninterrupted)
     assert mine.keys() == theirs.keys()
     for name in theirs:
         assert mine[name] == theirs[name], name
-    assert scalars(run) == scalars(undisturbed)
+    assert scalars(run) == scalars(uninterrupted)
     assert unfinished(run) == []

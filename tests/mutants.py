@@ -22,7 +22,7 @@ EDITS = st.integers(0, 2**48).map(
 )  # from seeds: places drawn by Hypothesis itself come twice, and cluster at the beginning
 
 
-def harmed(original: bytes, edits: list[Edit]) -> bytes:
+def corrupted(original: bytes, edits: list[Edit]) -> bytes:
     """The file after every edit."""
     data = bytearray(original)
     for harm, at, to, value in edits:
@@ -46,7 +46,7 @@ def harmed(original: bytes, edits: list[Edit]) -> bytes:
     return bytes(data)
 
 
-def harmed_lines(original: bytes, edits: list[Edit], pieces: list[str]) -> bytes:
+def corrupted_lines(original: bytes, edits: list[Edit], pieces: list[str]) -> bytes:
     """A text after edits of whole lines, where a flip puts one of the pieces in the place of a value."""
     lines = original.decode().split("\n")
     for harm, at, to, value in edits:

@@ -28,7 +28,7 @@ KILLS = [(place, number) for number in range(3) for place in PLACES]
 
 
 def seen(run: Path) -> list[str]:
-    """The events of an undisturbed run, in their order."""
+    """The events of an uninterrupted run, in their order."""
     return run.with_name("seen.txt").read_text().splitlines()
 
 

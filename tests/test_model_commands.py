@@ -184,7 +184,7 @@ def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: 
         assert attributed(saved, tmp_path) == 1
     kept = {path.stem: path for path in tmp_path.rglob("*.npz")}
     assert sorted(kept) == ["attribution_patching", "exact"]
-    kept["attribution_patching"].write_bytes(b"cut")  # made again
+    kept["attribution_patching"].write_bytes(b"cut")  # computed anew
     assert attributed(saved, tmp_path) == 0
     assert runs == ["exact"]
     record = only(tmp_path, AttributionRecord)
@@ -272,8 +272,8 @@ def test_a_kept_part_that_is_cut_or_changed_anywhere_is_computed_again(tmp_path:
     whole, outcomes = path.read_bytes(), Counter[bool]()
     cases = [whole[:size] for size in range(0, len(whole), 9)]
     cases += [whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1 :] for i in range(0, len(whole), 5) for bit in (1, 32, 128)]
-    for harmed in cases:
-        path.write_bytes(harmed)
+    for content in cases:
+        path.write_bytes(content)
         made = list[str]()
         found = kept("exact", lambda made=made: made.append("again") or arrays)
         outcomes[bool(made)] += 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutants import EDITS, Edit, harmed
+from mutants import EDITS, Edit, corrupted
 
 from gcgap.data.batches import NOTHING
 from gcgap.data.corruption import corrupt
@@ -145,9 +145,9 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
 
 
 @given(EDITS)
-def test_a_harmed_file_is_read_or_refused_by_name(tmp_path_factory: pytest.TempPathFactory, edits: list[Edit]) -> None:
-    path = tmp_path_factory.getbasetemp() / "harmed.jsonl"
-    path.write_bytes(harmed("".join(json.dumps(LINE) + "\n" for _ in range(4)).encode(), edits))
+def test_a_corrupted_file_is_read_or_refused_by_name(tmp_path_factory: pytest.TempPathFactory, edits: list[Edit]) -> None:
+    path = tmp_path_factory.getbasetemp() / "corrupted.jsonl"
+    path.write_bytes(corrupted("".join(json.dumps(LINE) + "\n" for _ in range(4)).encode(), edits))
     refusal = ""
     try:
         found = read_prompts(path)

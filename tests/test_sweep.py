@@ -39,9 +39,9 @@ def found_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny sweep that has run through."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    folder = tmp_path_factory.mktemp("uninterrupted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         (folder / "flag").touch()
@@ -70,26 +70,26 @@ def ends(run: Path) -> list[Any]:
     return [*records, {name: value.tolist() for name, value in weights.items()}]
 
 
-def test_a_sweep_ends_as_single_commands_do(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_sweep_ends_as_single_commands_do(uninterrupted: Path, tmp_path: Path) -> None:
     single = tmp_path / "sort-seed1"
     assert main(tiny.arguments(single, seed_everything=1, data__task="sort")) == 0
     assert main(["measure", str(single / "checkpoints" / "last.ckpt"), "--protocol.site=released"]) == 0
-    assert ends(undisturbed / "runs" / "sort-seed1") == ends(single)
-    assert ends(undisturbed / "runs" / "sort-seed2") != ends(single)
-    assert not list((undisturbed / "runs" / "sort-seed1" / "gap" / "site=released").glob("step=*.json"))
+    assert ends(uninterrupted / "runs" / "sort-seed1") == ends(single)
+    assert ends(uninterrupted / "runs" / "sort-seed2") != ends(single)
+    assert not list((uninterrupted / "runs" / "sort-seed1" / "gap" / "site=released").glob("step=*.json"))
 
 
-def test_what_is_done_is_left_as_it_is(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = tiny.files(undisturbed)
-    assert sweep(undisturbed / "sweep.yaml") == 0
-    assert tiny.files(undisturbed) == before
+def test_what_is_done_is_left_as_it_is(uninterrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tiny.files(uninterrupted)
+    assert sweep(uninterrupted / "sweep.yaml") == 0
+    assert tiny.files(uninterrupted) == before
     assert "2 of 2 runs are done" in capsys.readouterr().out
 
 
 @pytest.mark.robust
 @pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", 130)])
 def test_a_sweep_that_is_ended_leaves_no_worker_and_goes_on_to_the_same_bits(
-    undisturbed: Path, tmp_path: Path, sent: str, code: int, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, tmp_path: Path, sent: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = sweeps.write(tmp_path, sweeps.callback(tmp_path / "flag", sent), again=AGAIN)
     command = [sys.executable, "-m", "gcgap", "sweep", "--config", str(path), "--workers", "1"]
@@ -112,7 +112,7 @@ def test_a_sweep_that_is_ended_leaves_no_worker_and_goes_on_to_the_same_bits(
     assert sweep(path) == 0
     assert "sort-seed1: resumed" in capsys.readouterr().out
     for name in ("sort-seed1", "sort-seed2"):
-        assert ends(tmp_path / "runs" / name) == ends(undisturbed / "runs" / name)
+        assert ends(tmp_path / "runs" / name) == ends(uninterrupted / "runs" / name)
 
 
 def test_a_run_that_fails_is_reported_with_its_reason_and_the_others_go_on(
@@ -141,9 +141,9 @@ def test_two_sweeps_on_one_directory_refuse_each_other(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize(("key", "value"), [("data.batch_size", 32), ("protocol.threshold", 0.5), ("trainer.max_steps", 450)])
 def test_a_directory_with_a_run_of_another_config_is_refused_by_run_and_key(
-    undisturbed: Path, tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(undisturbed / "runs" / "sort-seed2", tmp_path / "runs" / "sort-seed2")
+    shutil.copytree(uninterrupted / "runs" / "sort-seed2", tmp_path / "runs" / "sort-seed2")
     before = tiny.files(tmp_path / "runs" / "sort-seed2")
     said = refused(capsys, sweeps.write(tmp_path, {key: value}, again=AGAIN))
     assert all(part in said for part in ("sort-seed2", *key.split("."), str(value)))
@@ -152,9 +152,9 @@ def test_a_directory_with_a_run_of_another_config_is_refused_by_run_and_key(
 
 
 def test_a_run_without_its_config_is_refused_not_skipped(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(undisturbed / "runs" / "sort-seed2", tmp_path / "runs" / "sort-seed2")
+    shutil.copytree(uninterrupted / "runs" / "sort-seed2", tmp_path / "runs" / "sort-seed2")
     (tmp_path / "runs" / "sort-seed2" / "config.yaml").unlink()
     said = refused(capsys, sweeps.write(tmp_path, again=AGAIN))
     assert "sort-seed2" in said
@@ -283,7 +283,7 @@ def working(job: SweepJob) -> tuple[int, list[list[str]]]:
     return worker.work(job, lambda arguments: calls.append(arguments) or 0), calls
 
 
-def test_a_worker_does_what_is_left(tmp_path: Path, undisturbed: Path) -> None:
+def test_a_worker_does_what_is_left(tmp_path: Path, uninterrupted: Path) -> None:
     a = job(tmp_path, ["gap/one/final.json", "gap/two/final.json"])
     measure = ["measure", str(a.last), "--force", "--protocol.y=2"]
     assert working(a) == (0, [["fit", "--x=1"], measure, measure])
@@ -292,7 +292,7 @@ def test_a_worker_does_what_is_left(tmp_path: Path, undisturbed: Path) -> None:
     assert working(a) == (0, [["fit", "--x=1", "--ckpt_path=last"], measure, measure])
     for name in ("gap/final.json", "gap/two/final.json"):
         (a.run / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(undisturbed / "runs" / "sort-seed1" / "gap" / "final.json", a.run / name)
+        shutil.copy(uninterrupted / "runs" / "sort-seed1" / "gap" / "final.json", a.run / name)
     assert working(a) == (0, [measure])
     assert not a.is_done()
     shutil.copytree(a.run / "gap" / "two", a.run / "gap" / "one")
@@ -372,8 +372,8 @@ def test_a_low_terminal_shows_what_is_active_or_failed_and_counts_the_rest(tmp_p
     assert len(shown(table, 24)) < 24
 
 
-def test_a_config_of_the_sweep_is_read_as_gcgap_fit_reads_it(undisturbed: Path) -> None:
-    saved = yaml.safe_load((undisturbed / "runs" / "sort-seed1" / "config.yaml").read_text())
-    resolved = read(undisturbed / "sweep.yaml")[0].resolved
+def test_a_config_of_the_sweep_is_read_as_gcgap_fit_reads_it(uninterrupted: Path) -> None:
+    saved = yaml.safe_load((uninterrupted / "runs" / "sort-seed1" / "config.yaml").read_text())
+    resolved = read(uninterrupted / "sweep.yaml")[0].resolved
     for key in ("seed_everything", "data", "model", "protocol", "target"):
         assert resolved[key] == saved[key]

@@ -49,8 +49,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
     assert fit(config, run).wait() == 0
     return run
 
@@ -78,26 +78,26 @@ def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_target_stops_training_at_a_validation_step(undisturbed: Path) -> None:
-    state = torch.load(undisturbed / "checkpoints" / "last.ckpt", weights_only=True)
+def test_the_target_stops_training_at_a_validation_step(uninterrupted: Path) -> None:
+    state = torch.load(uninterrupted / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] < CONFIG["trainer"]["max_steps"]
     assert state["global_step"] % CONFIG["trainer"]["val_check_interval"] == 0
     assert state["callbacks"]["AccuracyTarget"] == {"reached_at": state["global_step"], "accuracy": 0.09}
 
 
 @pytest.mark.robust
-def test_two_processes_see_the_batches_of_one_and_agree_to_rounding(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_processes_see_the_batches_of_one_and_agree_to_rounding(config: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     assert fit(config, run, "--trainer.devices", "2", "--trainer.strategy", "ddp").wait() == 0
-    one, two = weights(undisturbed), weights(run)
-    assert step(run) == step(undisturbed)
+    one, two = weights(uninterrupted), weights(run)
+    assert step(run) == step(uninterrupted)
     for name in one:
         if not name.endswith(NOISE_ONLY):
             torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)
-    one_record, two_record = (Record.read(where / "gap" / "step=000020.json") for where in (undisturbed, run))
+    one_record, two_record = (Record.read(where / "gap" / "step=000020.json") for where in (uninterrupted, run))
     G = [[component["gradient"]["value"] for component in record["components"]] for record in (one_record, two_record)]
     np.testing.assert_allclose(G[1], G[0], rtol=1e-3)
-    assert len(list((run / "gap").glob("step=*.json"))) == len(list((undisturbed / "gap").glob("step=*.json")))
+    assert len(list((run / "gap").glob("step=*.json"))) == len(list((uninterrupted / "gap").glob("step=*.json")))
 
 
 def train(tmp_path: Path, tracked: bool) -> tuple[L.Trainer, SequenceModel]:
