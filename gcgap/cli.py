@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from gcgap.training.cluster import Interrupted, hand_over, handled_by, interrupt
 from gcgap.training.display import unfailing_output
-from gcgap.training.signals import Interrupted, hand_over, handled_by, interrupt
 from gcgap.training.usage import UsageError
 
 COMMANDS = {

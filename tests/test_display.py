@@ -14,7 +14,7 @@ import tiny
 from rich.console import Console
 
 from gcgap.cli import exit_code, main
-from gcgap.report.component_table import table
+from gcgap.report.terminal import table
 from gcgap.training.display import Output, encodable, showing, unfailing_output
 
 COMMAND = [sys.executable, "-m", "gcgap"]

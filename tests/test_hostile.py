@@ -23,10 +23,10 @@ from gcgap.data.batches import Source
 from gcgap.data.tasks import TASKS, Task
 from gcgap.records.record import Record
 from gcgap.report.blocks import slug
-from gcgap.report.component_table import table
 from gcgap.report.figures_run import scatter
 from gcgap.report.page import plain_cell, plain_text
 from gcgap.report.tensorboard import png, role_table
+from gcgap.report.terminal import table
 from gcgap.sweep.plan import read
 from gcgap.training.config_file import changed_folder
 from gcgap.training.usage import UsageError

@@ -54,7 +54,7 @@ def test_the_package_imports_nothing_of_itself_until_it_is_asked() -> None:
     assert imports(PACKAGE / "__init__.py") == set()
 
 
-LIGHT = ["importance.protocol", "records.record", "importance.gap", "report.component_table", "cli"]
+LIGHT = ["importance.protocol", "records.record", "importance.gap", "report.terminal", "cli"]
 
 
 @pytest.mark.parametrize("module", [*LIGHT, "report.figures_run"])

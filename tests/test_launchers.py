@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gcgap.cli import main
 from gcgap.sweep import worker
-from gcgap.training.launchers import SIZES, as_one_process, without_launcher
+from gcgap.training.cluster import SIZES, as_one_process, without_launcher
 from gcgap.training.lightning_cli import SETTINGS, GapCLI
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]

@@ -13,9 +13,8 @@ import tiny
 
 from gcgap.cli import main
 from gcgap.records.atomic import check_folder
-from gcgap.records.manifest import Manifest
 from gcgap.report.blocks import Column, Section, Table
-from gcgap.report.write import COPIES, PAGES
+from gcgap.report.write import COPIES, PAGES, Manifest
 
 OLD = {"a.csv": b"one", "tables/x/b.csv": b"two", "tables/y/c.csv": b"three"}
 NEW = {"a.csv": b"four", "tables/x/d.csv": b"five"}

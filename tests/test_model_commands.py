@@ -39,8 +39,8 @@ from gcgap.models.transformer import Origin
 from gcgap.models.wiring import Slices, Wiring
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
-from gcgap.report.component_table import sentence
 from gcgap.report.figures_methods import FIGURES
+from gcgap.report.terminal import sentence
 from gcgap.study.groups import gather
 
 FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]

@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from gcgap.data.batches import Batch, Layout, Source
 from gcgap.data.tasks import VOCABULARY, Task
-from gcgap.models.packing import packed_logits, scored_logits
 from gcgap.models.transformer import Positions, Transformer
+from gcgap.training.module import packed_logits, scored_logits
 
 
 def mixed(layout: Layout) -> Batch:

@@ -9,8 +9,8 @@ from statistics import mean, pstdev
 import paper_runs
 import pytest
 
+from gcgap.study.claims import figure, published, spread
 from gcgap.study.groups import RELEASED, Group, MeasuredRun, default_settings
-from gcgap.study.published import figure, published, spread
 from gcgap.study.seeds import Summary
 
 V1, V3 = published()["v1"], published()["v3"]

@@ -30,7 +30,7 @@ from gcgap.commands.sweep_command import build_parser
 from gcgap.importance.protocol import Protocol
 from gcgap.measurement import measure as measurement
 from gcgap.records.record import Record
-from gcgap.report.component_table import table
+from gcgap.report.terminal import table
 
 attribution = import_module("gcgap.attribution.attribute")  # the package has a function of this name
 ROOT = Path(__file__).parent.parent

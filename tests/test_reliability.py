@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import Polynomial
 
-from gcgap.attribution.reliability import EDGES, calibration, coverage, reliability_ratio, remainders
+from gcgap.attribution.agreement import EDGES, calibration, coverage, reliability_ratio, remainders
 from gcgap.attribution.trust import NODES, error_split
 from gcgap.importance.gap import Array
 

@@ -30,8 +30,8 @@ from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report import tables_methods as tables
 from gcgap.report.blocks import Column, Table
 from gcgap.report.figures_methods import FIGURES, rhos
-from gcgap.report.method_table import found, interval, method_table
 from gcgap.report.page import MISSING, format_cell, to_csv
+from gcgap.report.terminal import found, interval, method_table
 from gcgap.report.write import copy_records, pdf, png
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.methods_over_seeds import MethodGroup, gather_methods

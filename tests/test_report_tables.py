@@ -24,8 +24,8 @@ from gcgap.report.describe import title
 from gcgap.report.page import MISSING, format_cell, to_csv
 from gcgap.report.tables_groups import cells_table, overview_table, protocol_table
 from gcgap.report.tables_paper import gradient_table, joint_table, layer_table
+from gcgap.study.claims import published
 from gcgap.study.groups import DATA, Group, MeasuredRun, default_settings, gather
-from gcgap.study.published import published
 from gcgap.study.seeds import Summary
 
 TASKS = ("reverse", "sort")

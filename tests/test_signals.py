@@ -25,10 +25,9 @@ import gcgap.training.run
 from gcgap.cli import main
 from gcgap.importance.protocol import Protocol
 from gcgap.training.callbacks import GapTracker
+from gcgap.training.cluster import NUMBERS, DeferredSignals, Interrupted, handled_by, interrupt, requeue
 from gcgap.training.datamodule import SequenceData
-from gcgap.training.launchers import requeue
 from gcgap.training.module import SequenceModel
-from gcgap.training.signals import NUMBERS, DeferredSignals, Interrupted, handled_by, interrupt
 
 pytestmark = pytest.mark.robust
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}

@@ -39,6 +39,5 @@ def test_missing_ray_is_named_with_what_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "gcgap.sweep.on_ray", raising=False)
     assert main(["sweep", "--config", str(sweeps.write(tmp_path, tiny.SHORT)), "--engine", "ray"]) == 2
     assert "pip install 'gcgap[ray]'" in capsys.readouterr().err

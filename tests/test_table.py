@@ -13,7 +13,7 @@ from rich.console import Console
 import gcgap
 from gcgap.commands.verify import Difference, comparison
 from gcgap.records.record import Record
-from gcgap.report.component_table import sentence, table
+from gcgap.report.terminal import sentence, table
 
 NUMBER = r"-?\d+\.\d\d"
 

@@ -1,12 +1,16 @@
-"""How well every method's scores agree with the exact effects, and which method to use for it.
+"""How well every method's scores agree with the exact effects, which method to use for it, and when an estimate can be trusted.
 
     rho, tau-b     rank correlations of scores and effects (ties averaged; tau-b corrected for them)
     top-k          share of the k largest effects that are among the k largest scores, k a quarter of the components
     missed         1 - top-k: the author's "misses 70 % of what matters"
     L1             mean |score - effect on the same sequences|, in the metric's units; only for scores that estimate that effect
+    R_i            |F_i''(0)| / (2 |F_i'(0)|), the correction over the estimate; R < 1: the correction cannot flip the sign
 
 Ranks are compared with effects on other sequences than the scores', so that no method shares their noise: the exact effects on
-the scores' own sequences are compared with them too, and say what noise alone takes away.
+the scores' own sequences are compared with them too, and say what noise alone takes away. A low R is no certificate, since it
+knows nothing of what comes further along the path; so it ships with its calibration. The bounds are Taylor remainders with the
+largest derivative *on a grid* of the path: estimates of bounds, with measured coverage. R and the bounds are this project's
+reading of the abstract of arXiv:2606.09899.
 
 Imports no torch. A number that does not exist is None, with the reason beside it.
 """
@@ -25,6 +29,7 @@ from gcgap.importance.gap import Array, Judgement, constant, missed, noise_ceili
 
 if TYPE_CHECKING:
     from gcgap.attribution.scoring import Scored
+from itertools import pairwise
 
 Entry = dict[str, Any]
 CLOSE = 0.1  # rho below that of exact effects on the same sequences by which a method still counts as ranking as they do
@@ -204,3 +209,61 @@ def advice(methods: Mapping[str, Mapping[str, Any]], effect: str = "log_prob") -
         return f"Use exact: {exact}, and no other method that was run ranks as they do."
     rival = min(others, key=lambda name: price[name])
     return f"Use exact: {exact}; {rival}, the cheapest other method that ranks as they do, costs {price[rival]:.1f}."
+
+
+EDGES = (0.0, 0.1, 0.3, 1.0, 3.0, np.inf)
+
+
+def reliability_ratio(slope: Float[Array, " component"], curvature: Float[Array, " component"]) -> Float[Array, " component"]:
+    """Reliability ratio R = |F''(0)| / (2 |F'(0)|) of each component.
+
+    Infinite where the gradient is exactly zero and the curvature is not, zero where both are.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(curvature == 0, 0.0, np.abs(curvature) / (2 * np.abs(slope)))
+
+
+def calibration(
+    slope: Float[Array, " component"],
+    curvature: Float[Array, " component"],
+    exact: Float[Array, " component"],
+) -> list[dict[str, Any]]:
+    """For each bin of R: components, median relative error of AP and of HVP-corrected AP, and share of wrong signs of AP."""
+    ratio = reliability_ratio(slope, curvature)
+    size = np.abs(exact)
+    rows = []
+    for low, high in pairwise(EDGES):
+        inside = (ratio >= low) & ((ratio < high) | np.isinf(high)) & (size > 0)  # the last bin holds infinite ratios too
+        row: dict[str, Any] = {"low": low, "high": high if np.isfinite(high) else None, "components": int(inside.sum())}
+        errors = {"ap_error": slope, "hvp_error": slope + curvature / 2}
+        relative = {name: np.abs(of - exact)[inside] / size[inside] for name, of in errors.items()}
+        row |= {name: float(np.median(of)) if inside.any() else None for name, of in relative.items()}
+        row["wrong_sign"] = float((np.sign(slope) != np.sign(exact))[inside].mean()) if inside.any() else None
+        rows.append(row)
+    return rows
+
+
+def remainders(
+    slopes: Float[Array, "node component"], curvatures: Float[Array, "node component"]
+) -> dict[str, Float[Array, " component"]]:
+    """Estimated bounds on the errors of AP and of HVP-corrected AP, from F' and F'' on an even grid of [0, 1].
+
+        |D - F'(0)| <= max|F''| / 2          |D - F'(0) - F''(0)/2| <= max|F'''| / 6
+
+    F''' is the difference of F'' between neighbouring nodes. The maxima are over the grid only.
+    """
+    step = 1 / (len(curvatures) - 1)
+    third = np.abs(np.diff(curvatures, axis=0)).max(0) / step
+    steepest = np.abs(np.diff(slopes, axis=0)).max(0) / step
+    return {"ap": np.maximum(np.abs(curvatures).max(0), steepest) / 2, "hvp": third / 6}
+
+
+def coverage(bounds: dict[str, Array], slope: Array, curvature: Array, exact: Array) -> dict[str, dict[str, float | None]]:
+    """Share of components whose error keeps below its bound, and the median of bound over error where there is an error."""
+    errors = {"ap": np.abs(exact - slope), "hvp": np.abs(exact - slope - curvature / 2)}
+    found: dict[str, dict[str, float | None]] = {}
+    for name, bound in bounds.items():
+        wrong = errors[name] > 0
+        median = float(np.median(bound[wrong] / errors[name][wrong])) if wrong.any() else None
+        found[name] = {"covered": float((errors[name] <= bound).mean()), "bound_over_error": median}
+    return found

@@ -32,9 +32,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F  # noqa: N812
 
+from gcgap.attribution.agreement import calibration, coverage, reliability_ratio, remainders
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.paths import completeness_residual, joint_integrated_gradients, midpoint
-from gcgap.attribution.reliability import calibration, coverage, reliability_ratio, remainders
 from gcgap.attribution.sets import single_drops
 from gcgap.importance.baselines import Replacement
 from gcgap.importance.gap import Array

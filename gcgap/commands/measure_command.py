@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
 def _measure_checkpoints(changes: dict[str, Any], options: Namespace) -> int:
     """Measure the checkpoints of runs; 1 if one of them has another step's name."""
     from gcgap.commands.targets import checkpoints, correctly_named
-    from gcgap.report.component_table import table
+    from gcgap.report.terminal import table
 
     planned = [target for path in options.paths for target in checkpoints(Path(path), changes, options)]
     targets = correctly_named(planned)
@@ -114,7 +114,7 @@ def _measure_checkpoints(changes: dict[str, Any], options: Namespace) -> int:
 def _measure_revisions(changes: dict[str, Any], options: Namespace) -> int:
     """Measure a pretrained model at its revisions."""
     from gcgap.commands.targets import Revisions
-    from gcgap.report.component_table import table
+    from gcgap.report.terminal import table
 
     revisions, console = Revisions.of(changes, options), Console()
     with Progress(*COLUMNS, console=console) as progress:
@@ -128,8 +128,8 @@ def _measure_revisions(changes: dict[str, Any], options: Namespace) -> int:
 
 def _show(progress: Progress, task: Any, record: Any, more: str = "") -> None:
     """Print a record's sentence, and advance."""
-    from gcgap.report.component_table import sentence
     from gcgap.report.describe import without_ticks
+    from gcgap.report.terminal import sentence
 
     text = f"{record.path}: {without_ticks(sentence(record))}{more}"
     progress.console.print(text, highlight=False, markup=False, soft_wrap=True)

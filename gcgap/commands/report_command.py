@@ -63,9 +63,8 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
     from gcgap.report.circuit_tables import known_files, known_sections
     from gcgap.report.contents import contents, lead, method_sections
     from gcgap.report.describe import pluralise
-    from gcgap.study.groups import gather, has_runs
+    from gcgap.study.groups import doubts, gather, has_runs
     from gcgap.study.methods_over_seeds import gather_methods
-    from gcgap.study.same_weights import doubts
 
     console = Console()
     with Progress(*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:

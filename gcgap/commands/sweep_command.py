@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from gcgap.records.atomic import check_folder
-from gcgap.training.signals import DeferredSignals, Interrupted
+from gcgap.training.cluster import DeferredSignals, Interrupted
 from gcgap.training.usage import ArgumentParser, UsageError, add_import_option
 
 if TYPE_CHECKING:
@@ -131,15 +131,14 @@ def locked(directory: Path) -> Iterator[None]:
 @contextmanager
 def engine(name: str, workers: int | None) -> Iterator[Engine]:
     """The engine of that name; whatever happens, no worker is left."""
-    from gcgap.sweep.engines import Local
+    from gcgap.sweep.engines import Local, OnRay
 
     made: Engine
     if name == "ray":
         try:
-            from gcgap.sweep.on_ray import OnRay
+            made = OnRay(workers)
         except ImportError as error:
             raise UsageError("`--engine ray` needs Ray: pip install 'gcgap[ray]'.") from error
-        made = OnRay(workers)
     else:
         made = Local(workers)
     try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gcgap.data.batches import NOTHING
-from gcgap.models.config_checks import check_attention, check_values
+from gcgap.models.families import check_attention, check_values
 from gcgap.models.transformer import Decoder, Kind, eval_mode
 from gcgap.models.wiring import Wiring, check_not_compiled
 

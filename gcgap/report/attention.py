@@ -18,8 +18,8 @@ from gcgap.report.blocks import Drawing, Section
 from gcgap.report.describe import title
 from gcgap.report.panels import COLOURS
 from gcgap.report.tables_groups import protocol_table
+from gcgap.study.claims import of_paper
 from gcgap.study.groups import Group, MeasuredRun, gather
-from gcgap.study.published import of_paper
 
 SEQUENCES = 20  # over which a pattern is averaged, as in the paper
 EACH = 2  # heads at either end

@@ -24,11 +24,9 @@ from gcgap.report.tables_groups import (
 )
 from gcgap.report.tables_methods import method_tables, tracked_methods, tracked_table
 from gcgap.report.tables_paper import paper_tables, role_threshold
-from gcgap.study.claims import ANSWERS, verdicts
-from gcgap.study.groups import Group
+from gcgap.study.claims import ANSWERS, is_papers, of_paper, verdicts
+from gcgap.study.groups import Group, agreements
 from gcgap.study.methods_over_seeds import MethodGroup
-from gcgap.study.published import is_papers, of_paper
-from gcgap.study.same_weights import agreements
 
 Draw = Callable[..., Figure]
 

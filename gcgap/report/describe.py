@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
 from gcgap.report.blocks import Column
+from gcgap.study.claims import of_paper
 from gcgap.study.evidence import NAMES
 from gcgap.study.groups import Group, MeasuredRun
-from gcgap.study.published import of_paper
 from gcgap.study.seeds import Summary, summary
 
 SPREAD = (

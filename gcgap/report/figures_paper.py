@@ -31,9 +31,9 @@ from gcgap.report.panels import (
 )
 from gcgap.report.tables_groups import cell_tasks, places
 from gcgap.report.tables_paper import SHARES, head_counts, layer_gradients, published_counts, role_threshold
+from gcgap.study.claims import figure as published_figure
+from gcgap.study.claims import seeds
 from gcgap.study.groups import Group, MeasuredRun
-from gcgap.study.published import figure as published_figure
-from gcgap.study.published import seeds
 from gcgap.study.seeds import Summary, summary
 
 

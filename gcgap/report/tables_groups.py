@@ -14,8 +14,7 @@ from gcgap.report.describe import accuracy, known, missing_notes, ranked, spread
 from gcgap.report.tables_paper import setting
 from gcgap.study.claims import Verdict
 from gcgap.study.emergence import STABLE, Course, courses
-from gcgap.study.groups import Group, default_settings
-from gcgap.study.same_weights import Agreement
+from gcgap.study.groups import Agreement, Group, default_settings
 from gcgap.study.seeds import Summary, ratio, summary
 
 PLACES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gcgap.attribution.reliability import calibration, coverage
+from gcgap.attribution.agreement import calibration, coverage
 from gcgap.report.blocks import Cell, Column, Table, columns_of
 from gcgap.report.describe import EFFECTS, known, of_task, spread_notes, title
 from gcgap.study import methods_over_seeds as study

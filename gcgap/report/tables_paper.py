@@ -23,8 +23,8 @@ from gcgap.report.describe import (
     spread_notes,
     title,
 )
+from gcgap.study.claims import figure, of_paper, published, seeds, spread
 from gcgap.study.groups import Group, MeasuredRun
-from gcgap.study.published import figure, of_paper, published, seeds, spread
 from gcgap.study.roles import component_arrays
 from gcgap.study.seeds import Summary, ratio, summary
 

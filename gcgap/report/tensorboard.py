@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from gcgap.records.record import Record
-from gcgap.report.component_table import sentence
 from gcgap.report.figures_run import scatter
 from gcgap.report.page import plain_text
 from gcgap.report.panels import plain_figure
+from gcgap.report.terminal import sentence
 
 
 def scalars(record: Record) -> dict[str, float]:

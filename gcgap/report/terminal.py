@@ -1,10 +1,154 @@
-"""Tables for a terminal of any width: names and numbers are never cut."""
+"""What a person reads in a terminal: the table of components with its sentence, that of methods, and tables of any width."""
 
 from __future__ import annotations
 
-from rich.console import Console, ConsoleOptions, RenderResult
+import math
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
+
+from gcgap.records.attribution_record import AttributionRecord
+from gcgap.records.record import Record
+from gcgap.report.describe import describe_data, describe_run, shared_values, without_ticks
+from gcgap.report.page import format_cell
+
+STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
+SURE = 0.05  # p-value up to which a rank correlation counts as distinguished from chance
+STRONG, MODERATE = 0.7, 0.4  # of the noise ceiling: rho above which the gradient tracks, or partly tracks
+
+
+def table(record: Record, baseline: str | None = None) -> Group:
+    """Component, G, C, rank difference and role with their intervals, then the sentence; by the first baseline by default."""
+    baseline = baseline or record.baselines[0]
+    if not record["components"]:
+        return Group(escape(without_ticks(sentence(record, baseline))))
+    largest = max(component["gradient"]["value"] for component in record["components"])
+    exponent = math.floor(math.log10(largest)) if largest > 0 else 0
+    sure = f"{record['protocol']['confidence']:.0%} interval"
+    grid = WholeTable(
+        title=escape(without_ticks(f"{describe_run(record)}, {baseline} ablation")),
+        caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
+        f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    grid.add_column("", no_wrap=True)
+    for heading in ("  G", "interval", "  C", "interval", "  Δ", "interval"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column(" role", no_wrap=True)
+    grid.add_column("P", justify="right", no_wrap=True)
+    layers = [component["layer"] for component in record["components"]]
+    for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
+        grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
+    lines = [sentence(record, baseline), *shared_values(record), *_named_sets(record, baseline), *_methods(record)]
+    return Group(grid, *map(escape, map(without_ticks, lines)))
+
+
+def _methods(record: Record) -> list[str]:
+    """The paper's rho of every attribution method that was run."""
+    if not record.attribution:
+        return []
+    texts = []
+    for name, entry in record.attribution.items():
+        found = entry["agreement"]["exact_match"]["all"]
+        texts.append(f"{name} {found['rho']:.2f}" if found["rho"] is not None else f"{name} none ({found['reason']})")
+    baseline = record["attribution"]["baseline"]
+    return [f"ρ of attribution methods with C ({baseline}): {', '.join(texts)}."]
+
+
+def _named_sets(record: Record, baseline: str) -> list[str]:
+    """What the joint ablation of each set that the protocol names costs."""
+    lines = []
+    for label, found in record.to_dict().get("sets", {}).get(baseline, {}).items():
+        drops = {place: found["all"][f"{place}_drop"] for place in ("ood", "in_distribution")}
+        costs = {
+            place: f"{100 * drop['value']:+.1f} [{_interval(drop['ci'], '+.1f', 100)}]"
+            for place, drop in drops.items()
+            if drop["value"] is not None
+        }
+        inside = f" OOD, {costs['in_distribution']} in distribution" if "in_distribution" in costs else ""
+        lines.append(f"{label}: together they cost {costs['ood']} points{inside}.")
+    return lines
+
+
+def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | Text]:
+    gradient, causal = component["gradient"], component["causal"][baseline]["exact_match"]
+    delta, role = component["delta"][baseline], component["role"][baseline]
+    name = role["name"]
+    return [
+        escape(component["name"]),
+        f" {scale * gradient['value']:.2f}",
+        _interval(gradient["ci"], ".2f", scale),
+        f" {100 * causal['value']:+.1f}",
+        _interval(causal["ci"], ".0f", 100),
+        "-" if delta["value"] is None else f" {delta['value']:+.1f}",
+        "-" if delta["ci"] is None else _interval(delta["ci"], "+.1f", 1),
+        Text(" -") if name is None else Text(f" {name}", style=STYLES[name]),
+        "-" if name is None else f"{role['probability']:.2f}",
+    ]
+
+
+def _interval(ends: list[float], form: str, scale: float) -> str:
+    return "..".join(format(scale * end, form) for end in ends)
+
+
+def sentence(record: Record, baseline: str | None = None) -> str:
+    """What was found, in one sentence made from the numbers by fixed rules."""
+    baseline = baseline or record.baselines[0]
+    gap = record["gap"][baseline]
+    if record.skipped:
+        return f"Skipped: {record.skipped}."
+    at = f"On {describe_data(record)} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
+    if gap["rho"] is None:
+        return f"{at} there is no rank correlation: {gap['reason']}.{_by_metric(record, gap)}"
+    ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
+    ceiling = "" if gap["ceiling"] is None else f" where noise alone would allow {gap['ceiling']:.2f}"
+    chance = gap["expected_by_chance"]
+    roles = record.roles(baseline)
+    heroes = _listed(roles["hero"], "Hidden Hero", "Hidden Heroes")
+    bloats = _listed(roles["bloat"], "Gradient Bloat", "Gradient Bloats")
+    found = f"{heroes} and {bloats} (random pairing would give {chance['heroes']:.1f} and {chance['bloats']:.1f})"
+    rho = f"ρ = {gap['rho']:.2f}{ci}{ceiling}, p = {gap['p_value']:.2g}"
+    return f"{at} the gradient {_verb(gap)}: {rho}; {found}.{_by_metric(record, gap)}"
+
+
+def _by_metric(record: Record, gap: dict[str, Any]) -> str:
+    """The rank correlation on prompts by metrics that show effects where exact match shows none."""
+    if "prompts" not in record.data:
+        return ""
+    found = {metric: gap["by_metric"][metric] for metric in ("log_prob", "logit_difference") if metric in gap["by_metric"]}
+    texts = [
+        f"{metric.replace('_', ' ')} ρ = {of['rho']:.2f}, p = {of['p_value']:.2g}"
+        for metric, of in found.items()
+        if of["rho"] is not None
+    ]
+    return f" By {'; by '.join(texts)}." if texts else ""
+
+
+def _accuracy(record: Record) -> float:
+    return record["accuracy"]["by_length"][str(record["length"])]
+
+
+def _verb(gap: dict[str, Any]) -> str:
+    if gap["p_value"] > SURE:
+        return "gives a ranking of components that cannot be distinguished from a random one"
+    if gap["rho"] < 0:
+        return "ranks components against their causal importance"
+    share = gap["rho"] / (gap["ceiling"] or 1)
+    strength = "tracks" if share >= STRONG else "partly tracks" if share >= MODERATE else "hardly tracks"
+    return f"{strength} causal importance"
+
+
+def _listed(names: list[str], one: str, many: str) -> str:
+    if not names:
+        return f"no {one}"
+    return f"{len(names)} {one if len(names) == 1 else many} ({', '.join(names)})"
+
 
 BROKEN = 3
 """Characters of a name that stay together, even where a number beside it must break for that."""
@@ -64,3 +208,141 @@ class WholeTable(Table):
     @staticmethod
     def _widest(console: Console, options: ConsoleOptions, column: Column) -> int:
         return max(Measurement.get(console, options, cell).maximum for cell in (column.header, *column.cells))
+
+
+NOTE = (
+    "ρ: Spearman's rank correlation of scores and exact effects, with its {:g} % interval; ceil: its noise ceiling, what noise "
+    "in scores and effects would leave of a perfect ρ; heads, MLPs: ρ within them; τ: Kendall's tau-b; top: share of the largest "
+    "quarter of the effects that is found. Effects are those on other sequences: the row exact says what noise alone takes away"
+)
+PRICE = (
+    "L1: mean |score - effect| on the same sequences, in the metric's units, where a score estimates it; missed: share of the "
+    "largest quarter of the effects by exact match that is not found; cost in passes of all sequences; double: backward through "
+    "backward; equal: seconds over those of one plain forward pass. Weight gradients are those of the protocol's gradient "
+    "batches, whatever the sequences"
+)
+SHARED = ". Ablations share the work below them"  # of networks that are entered in their middle
+
+
+def method_table(record: AttributionRecord) -> Group:
+    """Every method beside the exact effects, and its cost; then what else was found, and the advice."""
+    setup, accuracy = record["setup"], record["accuracy"]["by_length"][str(record["length"])]
+    intro = (
+        f"{describe_run(record)}: exact match {accuracy:.1%}. "
+        f"Intervention: {setup['baseline']}, {setup['direction']}, positions {setup['positions']}"
+    )
+    units = record["protocol"]["attribution"]["metric"]
+    grids = [_agreement(record, effect) for effect in dict.fromkeys(("log_prob", units, "exact_match"))]
+    note, lines = NOTE.format(100 * record["protocol"]["confidence"]), map(without_ticks, found(record))
+    return Group(escape(without_ticks(intro)), *grids, escape(note), _costs(record), *map(escape, lines))
+
+
+def _agreement(record: AttributionRecord, effect: str) -> WholeTable:
+    reasons = {entry["agreement"][effect]["all"]["reason"] for entry in record["methods"].values()} - {None}
+    grid = _grid(f"Agreement with exact effects by {effect.replace('_', ' ')}", "; ".join(sorted(reasons)))
+    for heading in ("ρ", "interval", "ceil", "heads", "MLPs", "τ", "top"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for name, entry in record["methods"].items():
+        groups = entry["agreement"][effect]
+        every = groups["all"]
+        cells = [format_cell(every["rho"]), interval(every["ci"]), format_cell(every["ceiling"])]
+        cells += [format_cell(groups.get(group, {}).get("rho")) for group in ("heads", "mlps")]
+        cells += [format_cell(every[key]) for key in ("tau_b", "top_k")]
+        grid.add_row(escape(name), *cells)
+    return grid
+
+
+def _costs(record: AttributionRecord) -> WholeTable:
+    units = record["protocol"]["attribution"]["metric"]
+    shared = record["model"].get("architecture", "gcgap") == "gcgap"
+    grid = _grid("Error and cost", PRICE + SHARED * shared)
+    for heading in ("L1", "missed", "forward", "backward", "double", "equal", "s"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for name, entry in record["methods"].items():
+        cost = entry["cost"]
+        passes = (format_cell(cost[kind], ".0f") for kind in ("forward", "backward", "double_backward"))
+        l1 = format_cell(entry["agreement"][units]["all"]["l1"], ".3f")
+        missed = format_cell(entry["agreement"]["exact_match"]["all"]["missed"])
+        times = (format_cell(cost[key], ".1f") for key in ("forward_equivalents", "seconds"))
+        grid.add_row(escape(name), l1, missed, *passes, *times)
+    return grid
+
+
+def _grid(title: str, caption: str) -> WholeTable:
+    text = escape(without_ticks(caption)) or None
+    grid = WholeTable(title=escape(title), caption=text, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    grid.add_column("method", no_wrap=True)
+    return grid
+
+
+def found(record: AttributionRecord) -> list[str]:
+    """What was found besides, a line for each."""
+    return [*shared_values(record), *_patching(record), *_sets(record), *_trust(record), *_workflow(record), record["advice"]]
+
+
+def _patching(record: AttributionRecord) -> list[str]:
+    parts = []
+    for name, by_metric in record["patching"].items():
+        entry = by_metric["exact_match"]
+        parts.append(f"{name} {format_cell(entry['rho'])} {interval(entry['ci'])}".strip())
+    return [f"Gradient magnitude against activation patching (ρ, exact match; noising, all positions): {'; '.join(parts)}."]
+
+
+def _sets(record: AttributionRecord) -> list[str]:
+    critical = record["sets"]["critical"]
+    if critical is None:
+        return []
+    few = f"{len(critical['dispensable'])} components change exact match by at most {critical['tolerance']:.0%} each"
+    if critical["sets"]:
+        best = critical["sets"][0]
+        joined = " + ".join(best["members"])
+        return [f"{few}; the smallest of their sets that cost {critical['critical']:.0%}: {joined}, {_effect(best)}."]
+    if critical["greedy"]:
+        joined = " + ".join(critical["greedy"]["members"])
+        smaller = f"none of their sets of up to {critical['searched']}"
+        return [f"{few}; {smaller} costs {critical['critical']:.0%}, {joined} does: {_effect(critical['greedy'])}."]
+    tried = f"none of their sets of up to {critical['searched']}, nor all together, costs {critical['critical']:.0%}"
+    return [f"{few}; {tried}."]
+
+
+def _effect(one: dict[str, Any]) -> str:
+    """What a set costs on the sequences that chose it, and on others."""
+    return f"{one['effect']:.0%} together, {one['effect_again']:.0%} \u00b1 {one['error_again']:.0%} on other sequences"
+
+
+def _trust(record: AttributionRecord) -> list[str]:
+    trust = record["trust"]
+    parts = [f"{name} {value:.3f}" for name, value in trust["error"].items() if value is not None]
+    bins = [
+        f"{row['low']:g}-{'' if row['high'] is None else format(row['high'], 'g')}: {row['components']}, {row['ap_error']:.0%}"
+        for row in trust["calibration"]
+        if row["components"]
+    ]
+    held = {"ap": "attribution patching", "hvp": "its correction"}
+    bounds = [f"{of['covered']:.0%} of the errors of {held[name]}" for name, of in trust["bounds"].items()]
+    whole = trust["completeness"]
+    return [
+        f"Mean error of attribution patching, and of its parts alone: {', '.join(parts)}.",
+        f"Median relative error by R (bin: components, error): {'; '.join(bins)}. A small R is no certificate.",
+        f"Estimated bounds held for {' and '.join(bounds)}.",
+        f"Joint integrated gradients miss completeness by {whole['residual']:.2g} of {whole['joint_effect']:.3g}.",
+    ]
+
+
+def _workflow(record: AttributionRecord) -> list[str]:
+    of = record["workflow"]
+    counts = f"{len(of['flags'])} flagged, {len(of['fixed'])} fixed exactly, {len(of['unresolved'])} beyond the budget"
+    if not of["verified"]:
+        spared = (
+            "the screen spares nothing here"
+            if len(of["flags"]) == len(record["components"])
+            else "none of the others was checked"
+        )
+        return [f"Screen-Flag-Fix: {counts}; {spared}."]
+    limit = f"at most {of['limit']:.0%} of the unflagged are large (95 %)"
+    return [f"Screen-Flag-Fix: {counts}; of {len(of['verified'])} others checked {len(of['above'])} are large, so {limit}."]
+
+
+def interval(ends: list[float] | None) -> str:
+    """Two ends, or nothing."""
+    return "" if ends is None else f"{ends[0]:.2f}..{ends[1]:.2f}"

@@ -1,19 +1,25 @@
-"""The verdict: each claim of the paper, the rule by which runs decide it, and the answer that follows.
+"""The verdict: each claim of the paper, the rule by which runs decide it, and the answer that follows; and the published figures.
 
 A rule is met, refuted (the whole interval lies on the other side), or undecided. The answer follows from that alone: `holds` if
 the default protocol meets the rule; else `holds only under the released protocol` if that one does; else `holds only with the
 released site` if the default's own weights do when ablated there, in runs where the whole released protocol decides nothing;
-else `does not hold` if the default protocol refutes it, and `inconclusive` if not.
+else `does not hold` if the default protocol refutes it, and `inconclusive` if not. What was published for arXiv:2602.01442
+stands in `published.json`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from gcgap.study import bloat_kinds, evidence
 from gcgap.study.evidence import Evidence
-from gcgap.study.groups import Group
+from gcgap.study.groups import RELEASED, Group, default_settings
+from gcgap.study.seeds import Summary
 
 PROTOCOLS = ("default", "released", "site=released")
 """Groups that answer: gcgap's protocol, the released one as a whole, and its site alone on the weights of the default."""
@@ -200,3 +206,56 @@ def _verdict_on_site(default: Group, site: Group) -> Verdict:
     )
     found = claim.evidence(site)
     return Verdict(claim, {"site=released": found}, _answer(found))
+
+
+TASKS = ("reverse", "sort")
+
+
+@cache
+def published() -> dict[str, Any]:
+    """The whole data file: `v3`, `v1` and `page`, in percent of sequences where it speaks of accuracies and drops."""
+    return json.loads(files("gcgap.study").joinpath("published.json").read_text(encoding="utf-8"))
+
+
+def is_papers(group: Group) -> bool:
+    """Whether runs are those of the paper: its tasks, model, training and window, measured as its text or its code does."""
+    same = {key: value for key, value in published()["v3"]["configuration"].items() if key != "vocabulary"}
+    either = {key: (default_settings()[key], value) for key, value in RELEASED.items() if key in ("layout", "site")}
+    either |= {"positions": ("none", "learned"), "length": (None,), "name": (None,)}
+    return (
+        any(task in TASKS for task in group.tasks)
+        and all(group.settings.get(key) == value for key, value in same.items())
+        and all(group.settings.get(key) in values for key, values in either.items())
+    )
+
+
+def of_paper(group: Group, text: str, task: str | None = None) -> str:
+    """A text that speaks of the paper, such as the number of a figure in it; nothing where runs or task are not the paper's."""
+    return text if is_papers(group) and (task is None or task in TASKS) else ""
+
+
+def seeds(version: str, task: str) -> int:
+    """Over how many seeds a sum of a task was published."""
+    return len(published()["v3"]["seeds"]) - len(published()[version].get("skipped", {}).get(task, ()))
+
+
+def figure(group: Group, *keys: str) -> Any:
+    """One published figure by its place in the data file, such as "v3", "rho", "sort"; None where nothing was published.
+
+    Nothing was published for runs that are not the paper's, so these have no figure to stand beside.
+    """
+    if not is_papers(group):
+        return None
+    found: Any = published()
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def spread(group: Group, version: str, *keys: str, scale: float = 1) -> Summary | None:
+    """A published mean and standard deviation over seeds, times `scale`."""
+    found = figure(group, version, *keys)
+    if found is None:
+        return None
+    task = next((key for key in keys if key in TASKS), "")
+    return Summary(seeds(version, task), scale * found["mean"], abs(scale) * found["std"])

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from gcgap.records.record import Record
-from gcgap.training.launchers import without_launcher
+from gcgap.training.cluster import without_launcher
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,13 @@ from gcgap.models.checkpoints import FINAL
 from gcgap.models.number_format import not_finite
 from gcgap.models.wiring import Wiring
 from gcgap.records.atomic import remove_unfinished
-from gcgap.report.component_table import table
+from gcgap.report.terminal import table
+from gcgap.training.cluster import JOB, DeferredSignals, Interrupted, hand_over, job, requeue
 from gcgap.training.datamodule import SequenceData
 from gcgap.training.display import showing
-from gcgap.training.launchers import JOB, job, requeue
 from gcgap.training.module import AccuracyTarget, SequenceModel
 from gcgap.training.processes import sharing
 from gcgap.training.run import AtomicCheckpoints, Run, checkpoint_name
-from gcgap.training.signals import DeferredSignals, Interrupted, hand_over
 
 AVERAGING = (WeightAveraging, StochasticWeightAveraging)
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)

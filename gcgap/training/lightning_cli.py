@@ -32,9 +32,9 @@ from gcgap.importance.protocol import Protocol
 from gcgap.models.checkpoints import MODEL_SETTINGS, SINCE, read_checkpoint, run_directory
 from gcgap.records.atomic import check_folder, write_whole
 from gcgap.training.callbacks import GapTracker, StepProgress
+from gcgap.training.cluster import JOB, Interrupted, as_one_process, check_launched_once, job
 from gcgap.training.config_file import check_blocks, check_given, read_run_config
 from gcgap.training.datamodule import SequenceData
-from gcgap.training.launchers import JOB, as_one_process, check_launched_once, job
 from gcgap.training.module import AccuracyTarget, SequenceModel
 from gcgap.training.parser import Parser, short_help
 from gcgap.training.processes import FailFastDDP, Launcher
@@ -47,7 +47,6 @@ from gcgap.training.resuming import (
     overridden_settings,
     overridden_training,
 )
-from gcgap.training.signals import Interrupted
 from gcgap.training.usage import TEXT, UsageError, import_modules, modules
 
 TRAINER_DEFAULTS: dict[str, Any] = {

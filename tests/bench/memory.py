@@ -20,8 +20,8 @@ from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import mean_activations, replacements
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.protocol import Baseline
-from gcgap.models.packing import packed_logits
 from gcgap.models.transformer import Transformer
+from gcgap.training.module import packed_logits
 
 BASELINES = [one for one in Baseline if one != Baseline.PATCH_PROMPT]
 LONGEST = 11  # integers per example: the longest that the paper measures

@@ -21,11 +21,10 @@ from torch.nn import functional as F  # noqa: N812
 from bench.timing import Rows, ratios, spread
 from gcgap.data.batches import Batch, Source
 from gcgap.data.tasks import END, LARGEST, PAD, SEP, START
-from gcgap.models.packing import scored_logits
 from gcgap.models.transformer import Transformer
 from gcgap.training.callbacks import StepProgress
 from gcgap.training.datamodule import SequenceData
-from gcgap.training.module import SequenceModel
+from gcgap.training.module import SequenceModel, scored_logits
 
 WARM, STEPS, SIZE = 3, 25, 64  # steps before the clock starts, steps that are timed, examples per step
 LOG = 10  # steps from one logged loss to the next
