@@ -38,6 +38,7 @@ from gcgap.report.write import write_files
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]
 NAMES = list(METHODS)
+PAGE = Path(str(gcgap.__file__)).parent.parent / "docs" / "attribution.md"
 BATCHES, FISHER = 3, 2
 ESTIMATES = [name for name in NAMES if METHODS[name].estimates is not None]
 OF_ONE = [name for name in NAMES if METHODS[name].estimates == "drop"]
@@ -51,6 +52,12 @@ class Ran(NamedTuple):
     scores: Tensor
     model: Decoder
     passes: Passes
+
+
+def test_the_table_of_the_page_lists_every_method_and_no_other() -> None:
+    rows = re.findall(r"^\| (`.*?`) \| .* \| `\w+/\w+\.py`.*\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sorted(NAMES)
 
 
 def problem(model: Transformer | None = None, seed: int = 0, metric: str = "log_prob", **settings: Any) -> Problem:

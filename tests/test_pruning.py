@@ -15,6 +15,7 @@ from gcgap.importance.gap import Array, Gap, Judgement
 from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.measurement.joint import (
     _ratios,
+    drops_of_sets,
     joint,
     members,
     named_sets,
@@ -22,7 +23,6 @@ from gcgap.measurement.joint import (
     random_pairs,
     random_pruning,
     role_sets,
-    set_drops,
 )
 from gcgap.models.transformer import Transformer
 from gcgap.models.wiring import Wiring
@@ -200,7 +200,7 @@ def test_the_drops_of_sets_are_joint_interventions_on_the_measured_and_on_the_tr
         ("mean_by_position", "heroes", "top2"): [1, 2],
         ("resample", "heroes", "all"): [],
     }
-    found = set_drops(experiment, sets)
+    found = drops_of_sets(experiment, sets)
     assert found.keys() == {key for key, numbers in sets.items() if numbers}
     for (baseline, label, which), places in found.items():
         one = Intervention(frozenset(sets[baseline, label, which]), Baseline(baseline))
@@ -219,7 +219,7 @@ def separately(experiment: Experiment, one: Intervention, length: int, size: int
 
 
 def test_sets_without_members_need_no_pass_through_the_model(experiment: Experiment) -> None:
-    assert set_drops(experiment, {("mean", "heroes", "all"): []}) == {}
+    assert drops_of_sets(experiment, {("mean", "heroes", "all"): []}) == {}
 
 
 def test_named_sets_are_those_of_the_protocol_under_every_baseline(experiment: Experiment) -> None:

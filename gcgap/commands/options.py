@@ -98,7 +98,8 @@ class CompactHelp:
 
     def format_help(self) -> str:  # noqa: D102
         parser: Any = self
-        lines = [f"usage: {parser.prog} [OPTION ..] [PATH ..]", "", *(parser.description or "").splitlines()]
+        what = next((str(action.metavar) for action in parser._actions if action.dest == "paths"), "PATH")
+        lines = [f"usage: {parser.prog} [OPTION ..] [{what} ..]", "", *(parser.description or "").splitlines()]
         for group in parser._action_groups:  # as argparse's formatters do
             shown = [line for action in group._group_actions if action.help != argparse.SUPPRESS for line in _entry(action)]
             lines += ["", f"{str(group.title).rstrip(':')}:", *shown] if shown else []

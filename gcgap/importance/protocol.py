@@ -85,18 +85,17 @@ class NumberFormat(Choice):
 class Metric(Choice):
     """How well a model did on one sequence, larger is better; `gcgap.importance.scores` has a function for each."""
 
-    EXACT_MATCH = "exact_match", "exact match", "share of sequences"
-    LOG_PROB = "log_prob", "log-probability", "nats per scored token"
-    TOKEN_ACCURACY = "token_accuracy", "token accuracy", "share of scored tokens"
-    LOGIT_DIFFERENCE = "logit_difference", "logit difference", "logits"
+    EXACT_MATCH = "exact_match", "share of sequences"
+    LOG_PROB = "log_prob", "nats per scored token"
+    TOKEN_ACCURACY = "token_accuracy", "share of scored tokens"
+    LOGIT_DIFFERENCE = "logit_difference", "logits"
 
-    label: str
     unit: str
 
-    def __new__(cls, value: str, label: str, unit: str) -> Self:
-        """A metric with its name in reports, and the unit of its drops."""
+    def __new__(cls, value: str, unit: str) -> Self:
+        """A metric with the unit of its drops."""
         metric = str.__new__(cls, value)
-        metric._value_, metric.label, metric.unit = value, label, unit
+        metric._value_, metric.unit = value, unit
         return metric
 
     @property

@@ -73,7 +73,7 @@ def removal(
     """
     by, names = Judgement.of(experiment.protocol), [component.name for component in experiment.wiring.components]
     sets, named, pairs = role_sets(gaps, G, C, names), named_sets(experiment), random_pairs(experiment, rng)
-    found = set_drops(experiment, sets | named | pairs)
+    found = drops_of_sets(experiment, sets | named | pairs)
     return {
         "pruning": pruning(sets, found, names, by, rng),
         "random_pairs": random_pruning(pairs, found, names, by, rng),
@@ -82,7 +82,7 @@ def removal(
     }
 
 
-def set_drops(experiment: Experiment, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
+def drops_of_sets(experiment: Experiment, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
     """Exact-match drops per sequence of every set that has members, `ood` at the measured length and `in_distribution` if that is
     another."""
     wanted = {key: Intervention(frozenset(found), Baseline(key[0])) for key, found in sets.items() if found}
@@ -119,7 +119,7 @@ def pruning(
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Drops of OOD and in-distribution exact match when the sets are ablated together; `drops` are those of `set_drops`."""
+    """Drops of OOD and in-distribution exact match when the sets are ablated together; `drops` are those of `drops_of_sets`."""
     result: dict[str, Any] = {}
     for (baseline, label, which), found in sets.items():
         entry: dict[str, Any] = {"members": [names[i] for i in found], "reason": None if found else f"no {label}"}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import ClassVar
 
 from matplotlib.figure import Figure
 
@@ -61,14 +62,33 @@ def beside(
     return [Column(f"{name}: gcgap", ours, form, foot), Column(f"{name}: {source}", theirs, form, their_foot, paper=True)]
 
 
+class Block:
+    """A table or figure of a group of runs, with a key that is unique among those of its kind in the group."""
+
+    key: str
+    group: str
+    folder: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Its id in the page."""
+        return f"{'figure-' * (self.folder == 'figures')}{slug(self.group)}-{slug(self.key)}"
+
+    @property
+    def path(self) -> str:
+        """The name of its files without their ending."""
+        return f"{self.folder}/{slug(self.group)}/{slug(self.key)}"
+
+
 @dataclass(frozen=True)
-class Table:
-    """One table of a group of runs, with a key that is unique in the group, such as `v3-table-1`.
+class Table(Block):
+    """One table of a group of runs, with a key such as `v3-table-1`.
 
     Of `all_columns` those for published figures that hold none are left out. `notes` are sentences below the table: reasons of
     what is missing, and how numbers were made.
     """
 
+    folder = "tables"
     key: str
     title: str
     group: str
@@ -91,35 +111,16 @@ class Table:
         height = max(len(column.foot) for column in self.columns)
         return list(zip(*([*column.foot, *[""] * (height - len(column.foot))] for column in self.columns), strict=True))
 
-    @property
-    def name(self) -> str:
-        """Its id in the page."""
-        return f"{slug(self.group)}-{slug(self.key)}"
-
-    @property
-    def path(self) -> str:
-        """The name of its file without the ending."""
-        return f"tables/{slug(self.group)}/{slug(self.key)}"
-
 
 @dataclass(frozen=True)
-class Drawing:
-    """One figure of a group of runs, drawn when it is asked for; its key is unique in the group."""
+class Drawing(Block):
+    """One figure of a group of runs, drawn when it is asked for."""
 
+    folder = "figures"
     key: str
     caption: str
     group: str
     draw: Callable[[], Figure]
-
-    @property
-    def name(self) -> str:
-        """Its id in the page."""
-        return f"figure-{slug(self.group)}-{slug(self.key)}"
-
-    @property
-    def path(self) -> str:
-        """The name of its files without their ending."""
-        return f"figures/{slug(self.group)}/{slug(self.key)}"
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,17 @@ def accuracy(run: MeasuredRun) -> float:
 
 
 def missing_notes(group: Group, tasks: Sequence[str], baselines: Sequence[str]) -> list[str]:
-    """One sentence for each run that has no number: those skipped, and those without a rank correlation."""
-    skipped = [f"Skipped: {task} seed {run.seed}: {run.final.skipped}." for task in tasks for run in group.skipped(task)]
-    return skipped + [
-        f"No ranks, left out: {task} seed {run.seed}, {baseline} ablation: {run.final['gap'][baseline]['reason']}."
+    """The runs that have no number and why: a sentence of those skipped, and one of those without a rank correlation."""
+    skipped = [f"{task} seed {run.seed}: {run.final.skipped}" for task in tasks for run in group.skipped(task)]
+    unranked = [
+        f"{task} seed {run.seed}, {baseline} ablation: {run.final['gap'][baseline]['reason']}"
         for task in tasks
         for baseline in baselines
         for run in group.measured(task)
         if run.final["gap"][baseline]["rho"] is None
     ]
+    found = {"Skipped": skipped, "No ranks, left out": unranked}
+    return [f"{what}: {'; '.join(runs)}." for what, runs in found.items() if runs]
 
 
 def paper_notes(group: Group, *notes: str, task: str | None = None) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gcgap.importance.protocol import Metric
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report.describe import describe_run, pluralise, title
 from gcgap.report.panels import DIVERGING, panels, pooled, what_is_drawn, whisker
@@ -25,11 +26,6 @@ FAMILIES = {
     "control": "#999999",
 }
 SHOWN = ("attribution_patching", "hvp", "ig_midpoint", "gradient", "joint_hvp", "shapley_value")
-UNITS = {
-    "exact_match": "drop (share of sequences)",
-    "log_prob": "exact drop (nats per scored token)",
-    "logit_difference": "exact drop (logits)",
-}
 
 
 def agreement_and_cost(record: AttributionRecord) -> Figure:
@@ -81,7 +77,7 @@ def _scores(axes: Axes, record: AttributionRecord, name: str, units: str) -> Non
         axes.plot([low, high], [low, high], color="0.8", zorder=0)
     rho = record["methods"][name]["agreement"][units]["all"]["rho"]
     axes.set_title(f"{name}: ρ = {rho:.2f}" if rho is not None else f"{name}: no ρ", fontsize=9)
-    axes.set_xlabel(UNITS[units], fontsize=8)
+    axes.set_xlabel(f"exact drop ({Metric(units).unit})", fontsize=8)
     axes.set_ylabel("score", fontsize=8)
     axes.tick_params(labelsize=8)
 
@@ -101,7 +97,7 @@ def interaction_matrix(record: AttributionRecord) -> Figure:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
         axes.set_title(f"by {effect.replace('_', ' ')}", fontsize=10)
-        figure.colorbar(image, ax=axes, shrink=0.8, label=f"D(both) - D(one) - D(other), {UNITS[effect]}")
+        figure.colorbar(image, ax=axes, shrink=0.8, label=f"D(both) - D(one) - D(other), {Metric(effect).unit}")
     meaning = ("redundant", "in need of each other")
     red, blue = meaning if record["setup"]["direction"] == "noising" else reversed(meaning)
     figure.suptitle(f"Interactions (red: {red}, blue: {blue}). {_title(record)}", fontsize=11)

@@ -67,7 +67,7 @@ def _named_sets(record: Record, baseline: str) -> list[str]:
     for label, found in record.to_dict().get("sets", {}).get(baseline, {}).items():
         drops = {place: found["all"][f"{place}_drop"] for place in ("ood", "in_distribution")}
         costs = {
-            place: f"{100 * drop['value']:+.1f} [{_interval(drop['ci'], '+.1f', 100)}]"
+            place: f"{100 * drop['value']:+z.1f} [{_interval(drop['ci'], '+z.1f', 100)}]"
             for place, drop in drops.items()
             if drop["value"] is not None
         }
@@ -84,10 +84,10 @@ def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | T
         escape(component["name"]),
         f" {scale * gradient['value']:.2f}",
         _interval(gradient["ci"], ".2f", scale),
-        f" {100 * causal['value']:+.1f}",
-        _interval(causal["ci"], ".0f", 100),
+        f" {100 * causal['value']:+z.1f}",
+        _interval(causal["ci"], "z.0f", 100),
         "-" if delta["value"] is None else f" {delta['value']:+.1f}",
-        "-" if delta["ci"] is None else _interval(delta["ci"], "+.1f", 1),
+        "-" if delta["ci"] is None else _interval(delta["ci"], "+z.1f", 1),
         Text(" -") if name is None else Text(f" {name}", style=STYLES[name]),
         "-" if name is None else f"{role['probability']:.2f}",
     ]
@@ -345,4 +345,4 @@ def _workflow(record: AttributionRecord) -> list[str]:
 
 def interval(ends: list[float] | None) -> str:
     """Two ends, or nothing."""
-    return "" if ends is None else f"{ends[0]:.2f}..{ends[1]:.2f}"
+    return "" if ends is None else _interval(ends, "z.2f", 1)

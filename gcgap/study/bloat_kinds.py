@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 from gcgap.importance.gap import Array
 from gcgap.records.record import Record
@@ -25,6 +25,7 @@ OVERFITTING = 0.05  # in-distribution drop, as in `gcgap.measurement.joint`
 PENALTY = 1.0  # of the squared coefficients, on standardised features
 SHUFFLES = 500
 RESAMPLES = 2000
+STEPS, CONVERGED = 50, 1e-9  # of Newton's method: steps at most, and the largest change of a weight that is none
 LEAST = 5  # Bloats of each kind below which a prediction decides nothing
 WEAK = 0.7  # area under the ROC curve up to which a prediction is as good as none
 FEATURES = ("gradient", "gradient growth", "activation norm", "attention entropy", "is an MLP", "log-prob drop")
@@ -178,42 +179,64 @@ def predict(
     if reason:
         return Prediction(len(known), count, reason=reason)
     X = np.array([one.features for one in known])[:, list(columns)]
-    scores = _held_out_scores(X, overfits, seeds)
-    value = _auc(scores, overfits)
-    shuffled = [rng.permutation(overfits) for _ in range(shuffles)]
-    p_value = permutation_p([_auc(_held_out_scores(X, labels, seeds), labels) >= value for labels in shuffled])
-    return Prediction(len(known), count, value, _auc_interval(scores, overfits, seeds, rng), p_value if shuffles else None)
+    shuffled = np.array([rng.permutation(overfits) for _ in range(shuffles)], dtype=bool).reshape(shuffles, len(known))
+    labels = np.concatenate([overfits[None], shuffled])
+    scores = _held_out_scores(X, labels, seeds)
+    value, *by_chance = _auc(scores, labels).tolist()
+    p_value = permutation_p(np.array(by_chance) >= value) if shuffles else None
+    return Prediction(len(known), count, value, _auc_interval(scores[0], overfits, seeds, rng), p_value)
 
 
 def _held_out_scores(X: Array, labels: Mask, seeds: NDArray[np.int64]) -> Array:
-    """For every example the score of a model that was fitted on the other seeds; 0 where those are all of one kind."""
-    scores = np.zeros(len(X))
+    """For every labelling (labelling, example) the score of each example by a model that was fitted on the other seeds.
+
+    Scores are 0 where those are all of one kind.
+    """
+    scores = np.zeros(labels.shape)
     for seed in np.unique(seeds):
         out = seeds == seed
-        if len(np.unique(labels[~out])) == 2:
-            mean, scale = X[~out].mean(0), X[~out].std(0)
-            scaled = (X - mean) / np.where(scale > 0, scale, 1)
-            scores[out] = scaled[out] @ _logistic_regression(scaled[~out], labels[~out])[1:]
+        mean, scale = X[~out].mean(0), X[~out].std(0)
+        scaled = (X - mean) / np.where(scale > 0, scale, 1)
+        both = labels[:, ~out].any(1) & ~labels[:, ~out].all(1)
+        weights = _logistic_regressions(scaled[~out], labels[both][:, ~out])
+        scores[np.ix_(both, out)] = weights[:, 1:] @ scaled[out].T
     return scores
 
 
-def _logistic_regression(X: Array, labels: Mask) -> Array:
-    """Intercept and coefficients, with a ridge penalty on the latter."""
-    sign = np.where(labels, 1.0, -1.0)
+def _logistic_regressions(X: Array, labels: Mask) -> Array:
+    """Intercept and coefficients for every labelling, (labelling, 1 + feature), with a ridge penalty on the latter.
 
-    def loss(weights: Array) -> tuple[float, Array]:
-        margin = sign * (weights[0] + X @ weights[1:])
-        pull = -sign * special.expit(-margin)
-        gradient = np.array([pull.sum(), *(pull @ X + PENALTY * weights[1:])])
-        return float(-special.log_expit(margin).sum() + PENALTY / 2 * (weights[1:] ** 2).sum()), gradient
+    By Newton's method on all labellings at once; a step that would raise a loss is halved until it does not.
+    """
+    design = np.column_stack([np.ones(len(X)), X])
+    penalty = PENALTY * np.array([0.0, *np.ones(X.shape[1])])
+    sign, weights = np.where(labels, 1.0, -1.0), np.zeros((len(labels), design.shape[1]))
 
-    return optimize.minimize(loss, np.zeros(X.shape[1] + 1), method="BFGS", jac=True).x
+    def loss(weights: Array) -> Array:
+        return -special.log_expit(sign * (weights @ design.T)).sum(1) + (penalty * weights**2).sum(1) / 2
+
+    before = loss(weights)
+    for _ in range(STEPS):
+        likely = special.expit(weights @ design.T)
+        slope = (likely - labels) @ design + penalty * weights
+        curvature = np.einsum("ki,if,ig->kfg", likely * (1 - likely), design, design, optimize=True) + np.diag(penalty)
+        step, after = np.linalg.solve(curvature, slope[..., None])[..., 0], before
+        if np.abs(step).max(initial=0.0) < CONVERGED:
+            return weights - step
+        for _ in range(STEPS):
+            after = loss(weights - step)
+            if not (worse := after > before + CONVERGED).any():
+                break
+            step[worse] /= 2
+        weights, before = weights - step, after
+    raise FloatingPointError("A logistic regression of the kinds of Bloats did not converge.")
 
 
-def _auc(scores: Array, labels: Mask) -> float:
-    """Area under the ROC curve: Mann-Whitney's U as a share of all pairs."""
-    statistic = stats.mannwhitneyu(scores[labels], scores[~labels]).statistic
-    return float(statistic / (labels.sum() * (~labels).sum()))
+def _auc(scores: Array, labels: Mask) -> Array:
+    """Area under the ROC curve, over the last axis: Mann-Whitney's U as a share of all pairs."""
+    ones = labels.sum(-1)
+    ranks = (stats.rankdata(scores, axis=-1) * labels).sum(-1)
+    return (ranks - ones * (ones + 1) / 2) / (ones * (labels.shape[-1] - ones))
 
 
 def _auc_interval(scores: Array, labels: Mask, seeds: NDArray[np.int64], rng: np.random.Generator) -> Interval | None:
@@ -223,5 +246,5 @@ def _auc_interval(scores: Array, labels: Mask, seeds: NDArray[np.int64], rng: np
     for _ in range(RESAMPLES):
         rows = np.concatenate([by_seed[k] for k in rng.integers(0, len(by_seed), len(by_seed))])
         if labels[rows].any() and not labels[rows].all():
-            drawn.append(_auc(scores[rows], labels[rows]))
+            drawn.append(float(_auc(scores[rows], labels[rows])))
     return percentile_interval(drawn) if len(drawn) >= RESAMPLES / 2 else None

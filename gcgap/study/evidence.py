@@ -282,7 +282,7 @@ def _costs(group: Group) -> str:
         base = summary([run.final["accuracy"]["by_length"][str(run.final["length"])] for run in group.measured(task)])
         each = [f"two {label} {mean.points()} ({mean.n} seeds)" for label, mean in means.items()]
         each.append(f"two random components {summary(list(_random(group, task).values())).points()}")
-        said.append(f"On {NAMES.get(task, task)}, of {100 * (base.mean or 0):.1f} points, are lost to {', '.join(each)}.")
+        said.append(f"On {NAMES.get(task, task)}, {100 * (base.mean or 0):.1f} points lose {', '.join(each)}.")
     return " ".join(said)
 
 

@@ -40,8 +40,8 @@ from gcgap.training.parser import Parser, short_help
 from gcgap.training.processes import FailFastDDP, Launcher
 from gcgap.training.resuming import (
     AVERAGED,
+    check_saved_weights,
     check_state,
-    check_weights,
     of_another_run,
     overridden_format,
     overridden_settings,
@@ -166,7 +166,7 @@ class GapCLI(LightningCLI):
         if trains and "optimizer_states" not in content:
             raise UsageError(f"`ckpt_path`: {path} holds weights alone, not what training needs to resume; {self._instead}.")
         with _named(path, self._instead):
-            check_weights(content, settings)
+            check_saved_weights(content, settings)
             if trains:
                 check_state(content, settings)
         if trains and 0 <= self.chosen.trainer.max_steps < content["global_step"]:

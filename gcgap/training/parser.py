@@ -235,7 +235,7 @@ def _reasons(message: str) -> Iterator[str]:
 
 
 def short_help(parser: Parser, command: str) -> str:
-    """A line for each option: its default, and the beginning of what `--help-all` says of it."""
+    """A line for each option: its default, and the first clause of what `--help-all` says of it."""
     defaults = {key: value for key, value in parser.get_defaults().items() if not key.endswith(".seed")}
     groups = {
         "--": ["config", "seed_everything", "ckpt_path", "import"],
@@ -243,7 +243,7 @@ def short_help(parser: Parser, command: str) -> str:
     }
     groups |= {f"--{block}.": [key for key in defaults if key.rpartition(".")[0] == block] for block in HELP_BLOCKS}
     texts = {action.dest: " ".join(str(action.help).split()) for action in parser._actions} | HELP_TEXTS
-    width = min(max(get_terminal_size().columns, 100), 130)
+    width = min(max(get_terminal_size((130, 24)).columns, 100), 130)  # no terminal: nothing to fit into
     lines = [
         f"usage: gcgap {command} [--config FILE] [--KEY=VALUE ..]",
         "",
@@ -255,7 +255,8 @@ def short_help(parser: Parser, command: str) -> str:
         for key in keys:
             name = f"  --{key}" if prefix == "--" else f"    {key.rpartition('.')[2]}"
             start = f"{name:<26} {_shown(defaults.get(key)):<14} "
-            lines.append(start + textwrap.shorten(texts[key], width - len(start), placeholder=" .."))
+            clause = re.split(r"[;:] |\. |[.;:]$", texts[key])[0]
+            lines.append(start + textwrap.shorten(clause, width - len(start), placeholder=" .."))
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ TRAINING = ("precision", "accumulate_grad_batches", "gradient_clip_val", "gradie
 DTYPES = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}  # other precisions: float32
 
 
-def check_weights(content: dict[str, Any], settings: dict[str, Any]) -> None:
+def check_saved_weights(content: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raise a ValueError unless a checkpoint of Lightning 2 holds all weights of a model, each of its size and finite.
 
     Args:
