@@ -5,7 +5,7 @@ Owns the order of the stages and where each number stands in a record; `gcgap.me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import torch
 from gcgap.attribution.agreement import Entry, advice, compared_with_exact
 from gcgap.attribution.drop import Drop, Passes
 from gcgap.attribution.methods import PAIR_LIMIT, Problem, default_methods, find_methods
-from gcgap.attribution.scoring import Partial, forward_seconds, scored
+from gcgap.attribution.scoring import Partial, Scored, forward_seconds, scored
 from gcgap.attribution.sets import critical_sets, interactions, single_drops
 from gcgap.attribution.setup import Setup, default_protocol, default_setup
 from gcgap.attribution.trust import trust
 from gcgap.attribution.workflow import screen_flag_fix
-from gcgap.data.batches import Purpose, generator
+from gcgap.data.batches import Purpose, Source, generator
 from gcgap.data.corruption import corruptions
 from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment, known_origin, prepare
@@ -77,16 +77,7 @@ def attribute(
         FloatingPointError: A score is not finite; the text names component and method.
     """
     origin = known_origin(model, task, origin)
-    if setup is None:
-        setup, usual = default_setup(origin.source), (Protocol().baselines, PROMPTED.baselines)
-        if protocol is not None and protocol.baselines not in usual and setup.baseline not in protocol.baselines:
-            raise ValueError(
-                f"`setup` says what is intervened on, by default {setup.baseline}, which `protocol.baselines` lacks: "
-                f"{', '.join(protocol.baselines)}. Give the one that you mean, such as `setup=Setup('{protocol.baselines[0]}')`."
-            )
-    protocol = protocol or default_protocol(model, origin.source)
-    if not protocol.attribution.methods:
-        protocol = replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model)))
+    setup, protocol = setup or _usual_setup(origin.source, protocol), _with_methods(protocol, model, origin.source)
     methods = find_methods(protocol.attribution.methods)
     model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, WINDOW_SEQUENCES)
     if length is None:
@@ -98,9 +89,7 @@ def attribute(
     subject = Experiment(model, wiring, source, protocol, length, mean)
     problem = setup.problem(subject, subject.batch(length, protocol.sequences, index=1))
     heldout = setup.drop(subject, subject.batch(length, HELDOUT_FACTOR * protocol.sequences))
-    if partial is not None and record["checkpoint_sha256"] is None:
-        raise ValueError("`partial` needs a model whose weights are known by a hash, or it might take those of others.")
-    kept = Partial(partial, {key: record.get(key) for key in DECIDING} | {"setup": setup.to_dict()})
+    kept = _kept(partial, record, setup)
     with seconds("methods"):
         rows = scored(problem, methods, forward_seconds(problem.drop), done, kept)
     with seconds("exact"):
@@ -116,28 +105,67 @@ def attribute(
     with seconds("trust"):
         trust_of_each, trust_of_all = _trust(problem, setup, subject)
         done("trust")
-    metric, names = protocol.attribution.metric, [component.name for component in wiring.components]
+    metric = protocol.attribution.metric
     with seconds("statistics"):
-        rng = generator(source.seed, Purpose.STATISTICS, length)
-        exact = {name: getattr(effects, name).numpy() for name in dict.fromkeys((*EFFECTS, metric))}
-        exact_again = {name: getattr(again, name).mean(-1).numpy() for name in exact}
-        kinds, twin = [component.kind for component in wiring.components], (metric, exact_again[metric])
-        found = compared_with_exact(kinds, rows, exact, Judgement.of(protocol), rng, twin)
-        components = [
-            {"name": component.name, "layer": component.layer, "kind": component.kind}
-            | {"exact": found.exact[i], "exact_again": {name: float(of[i]) for name, of in exact_again.items()}}
-            | {"scores": found.scores[i], "trust": trust_of_each[i]}
-            for i, component in enumerate(wiring.components)
-        ]
+        components, compared = _compared(subject, rows, effects, again, trust_of_each)
         done("statistics")
     workflow = screen_flag_fix(problem.drop, metric, protocol.attribution.budget, problem.random(1))
+    fixed = workflow.to_dict([component.name for component in wiring.components])
     return AttributionRecord(
         {"kind": KIND}
         | record
-        | {"setup": setup.to_dict(), "components": components, "methods": found.methods, "patching": patching, "sets": sets}
-        | {"trust": trust_of_all, "workflow": workflow.to_dict(names), "advice": advice(found.methods, metric)}
+        | {"setup": setup.to_dict(), "components": components, "methods": compared, "patching": patching, "sets": sets}
+        | {"trust": trust_of_all, "workflow": fixed, "advice": advice(compared, metric)}
         | {"seconds": seconds.by_stage}
     )
+
+
+def _usual_setup(source: Source, protocol: Protocol | None) -> Setup:
+    """The intervention by default; refused where the baselines of a protocol ask for another one."""
+    setup, usual = default_setup(source), (Protocol().baselines, PROMPTED.baselines)
+    if protocol is not None and protocol.baselines not in usual and setup.baseline not in protocol.baselines:
+        raise ValueError(
+            f"`setup` says what is intervened on, by default {setup.baseline}, which `protocol.baselines` lacks: "
+            f"{', '.join(protocol.baselines)}. Give the one that you mean, such as `setup=Setup('{protocol.baselines[0]}')`."
+        )
+    return setup
+
+
+def _with_methods(protocol: Protocol | None, model: Decoder, source: Source) -> Protocol:
+    """The protocol, by default that of `gcgap attribute`, with the methods that suit a model if it names none."""
+    protocol = protocol or default_protocol(model, source)
+    if protocol.attribution.methods:
+        return protocol
+    return replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model)))
+
+
+def _kept(partial: Path | None, record: Mapping[str, Any], setup: Setup) -> Partial:
+    """What an interrupted call has left in the folder, of these very settings and weights."""
+    if partial is not None and record["checkpoint_sha256"] is None:
+        raise ValueError("`partial` needs a model whose weights are known by a hash, or it might take those of others.")
+    return Partial(partial, {key: record.get(key) for key in DECIDING} | {"setup": setup.to_dict()})
+
+
+def _compared(
+    subject: Experiment, rows: Sequence[Scored], effects: Scores, again: Scores, trust_of_each: Sequence[Entry]
+) -> tuple[list[Entry], dict[str, Entry]]:
+    """Every component's effects and scores, and every method's agreement with the exact effects.
+
+    `effects` are those on other sequences, `again` those on the scores' own.
+    """
+    metric, members = subject.protocol.attribution.metric, subject.wiring.components
+    exact = {name: getattr(effects, name).numpy() for name in dict.fromkeys((*EFFECTS, metric))}
+    exact_again = {name: getattr(again, name).mean(-1).numpy() for name in exact}
+    rng, by = generator(subject.source.seed, Purpose.STATISTICS, subject.length), Judgement.of(subject.protocol)
+    kinds, twin = [component.kind for component in members], (metric, exact_again[metric])
+    found = compared_with_exact(kinds, rows, exact, by, rng, twin)
+    components = [
+        {"name": component.name, "layer": component.layer, "kind": component.kind}
+        | {"exact": found.exact[i], "exact_again": {name: float(of[i]) for name, of in exact_again.items()}}
+        | {"scores": found.scores[i], "trust": trust_of_each[i]}
+        for i, component in enumerate(members)
+    ]
+    return components, found.methods
 
 
 def track(

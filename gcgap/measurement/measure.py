@@ -14,7 +14,7 @@ import torch
 
 from gcgap.attribution.attribute import track
 from gcgap.attribution.methods import find_methods
-from gcgap.data.batches import Purpose, generator
+from gcgap.data.batches import Batch, Purpose, generator
 from gcgap.importance.ablation import Intervention
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import mean_activations
@@ -25,7 +25,7 @@ from gcgap.importance.protocol import PROMPTED, Protocol
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.measurement.joint import inside_entries, removal
 from gcgap.models.transformer import Decoder, Origin
-from gcgap.models.wiring import Component
+from gcgap.models.wiring import Component, Wiring
 from gcgap.records.record import Record
 
 Gaps = Mapping[str, Mapping[str, Gap]]
@@ -71,9 +71,10 @@ def measure(
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = mean_activations(model, wiring, means, by_position=False, sharing=sharing)
-        entropies = attention_entropies(model, means[0]).numpy() if model.shows_patterns else None
-        activity = activation_norms(model, wiring, means[0]).numpy(), entropies
-    experiment = Experiment(model, wiring, source, protocol, length, mean, sharing)
+        experiment, activity = (
+            Experiment(model, wiring, source, protocol, length, mean, sharing),
+            _activity(model, wiring, means[0]),
+        )
     with seconds("gradient"):
         G = experiment.gradient()
     with seconds("causal"):
@@ -83,18 +84,36 @@ def measure(
         gaps, draws = _gaps(G, C, experiment.metrics, protocol, rng)
     record |= body(wiring.components, protocol, G, weight_sizes(model, wiring), activity, C, gaps, draws)
     with seconds("pruning"):
-        alone = C if protocol.paired else _causal(experiment, paired=True)  # joint drops are always paired
-        exact = {baseline: of["exact_match"] for baseline, of in gaps.items()}
-        record |= removal(experiment, G.value, C.value[:, 0], alone.samples[:, 0], exact, rng)
-        for component, drop in zip(record["components"], inside_entries(experiment, rng), strict=True):
-            component["in_distribution"] = drop
+        _add_removals(record, experiment, G, C, gaps, rng)
     if protocol.attribution.methods:  # last, so that every other number is that of a measurement without
         with seconds("attribution"):
-            drops: dict[str, Array] = dict(zip(experiment.metrics, C.samples[0], strict=True))
-            record["attribution"], scores = track(experiment, protocol.baselines[0], drops, rng)
-            for component, of_methods in zip(record["components"], scores, strict=True):
-                component["attribution"] = of_methods
+            _add_attribution(record, experiment, C, rng)
     return Record(record | {"seconds": seconds.by_stage})
+
+
+def _activity(model: Decoder, wiring: Wiring, batch: Batch) -> tuple[Array, Array | None]:
+    """Activation norms (component,) and attention entropies (layer, head), if the model shows its attention."""
+    entropies = attention_entropies(model, batch).numpy() if model.shows_patterns else None
+    return activation_norms(model, wiring, batch).numpy(), entropies
+
+
+def _add_removals(
+    record: dict[str, Any], experiment: Experiment, G: Estimate, C: Estimate, gaps: Gaps, rng: np.random.Generator
+) -> None:
+    """What removing sets costs, and what each component causes in distribution."""
+    alone = C if experiment.protocol.paired else _causal(experiment, paired=True)  # joint drops are always paired
+    exact = {baseline: of["exact_match"] for baseline, of in gaps.items()}
+    record |= removal(experiment, G.value, C.value[:, 0], alone.samples[:, 0], exact, rng)
+    for component, drop in zip(record["components"], inside_entries(experiment, rng), strict=True):
+        component["in_distribution"] = drop
+
+
+def _add_attribution(record: dict[str, Any], experiment: Experiment, C: Estimate, rng: np.random.Generator) -> None:
+    """The scores of the protocol's attribution methods, compared with C."""
+    drops: dict[str, Array] = dict(zip(experiment.metrics, C.samples[0], strict=True))
+    record["attribution"], scores = track(experiment, experiment.protocol.baselines[0], drops, rng)
+    for component, of_methods in zip(record["components"], scores, strict=True):
+        component["attribution"] = of_methods
 
 
 def _causal(experiment: Experiment, paired: bool) -> Estimate:
