@@ -131,9 +131,11 @@ class OnRay:
         self.ray.shutdown()
 
     def _outcome(self, task: Any) -> int | str:
+        from ray.exceptions import RayError
+
         try:
             return self.ray.get(task)
-        except self.ray.exceptions.RayError as error:
+        except RayError as error:
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
