@@ -280,9 +280,11 @@ def _costs(group: Group) -> str:
     for task in group.tasks:
         means = {label: summary(list(_top_two(group, task, label.lower()).values())) for label in ROLES.values()}
         base = summary([run.final["accuracy"]["by_length"][str(run.final["length"])] for run in group.measured(task)])
-        each = [f"two {label} costs {mean.points()} ({mean.n} seeds)" for label, mean in means.items()]
-        each.append(f"two random components costs {summary(list(_random(group, task).values())).points()}")
-        said.append(f"On {NAMES.get(task, task)}, of {100 * (base.mean or 0):.1f} points, removing {', '.join(each)}.")
+        each = [f"two {label} {mean.points()} ({mean.n} seeds)" for label, mean in means.items()]
+        each.append(f"two random components {summary(list(_random(group, task).values())).points()}")
+        said.append(
+            f"On {NAMES.get(task, task)} (accuracy {100 * (base.mean or 0):.1f} points) removal costs: {', '.join(each)}."
+        )
     return " ".join(said)
 
 
