@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gcgap.importance.gap import Array, Judgement, is_role, rank
+from gcgap.importance.gap import Array, Judgement, is_role, rank, rank_difference
 from gcgap.records.record import Record
 from gcgap.study.seeds import CONFIDENCE, RESAMPLES, Interval, percentile_interval, permutation_p, spearman
 
@@ -184,20 +184,10 @@ def _finite_interval(spread: Array) -> Interval | None:
     return percentile_interval(finite) if len(finite) >= CONFIDENCE * len(spread) else None
 
 
-def top_two_cost(one: ComponentArrays, role: str, G: Array | None = None) -> float | None:
-    """Sum of the single drops of a role's top two, as pruning chooses them; None if it has fewer than two members.
-
-    Args:
-        one: The components.
-        role: hero or bloat.
-        G: Gradients in place of the record's.
-    """
-    G = one.G if G is None else G
-    kind = one.judgement.ranks
-    delta, tie = rank(G, kind) - rank(one.C, kind), G if role == "bloat" else one.C
-    members = np.flatnonzero(one.roles(score=G)[role])
-    order = sorted(members, key=lambda i: (-abs(delta[i]), -tie[i], one.names[i]))
-    return float(one.C[order[:2]].sum()) if len(members) > 1 else None
+def top_two_cost(one: ComponentArrays, role: str) -> float | None:
+    """Sum of the single drops of a role's top two, as pruning chooses them; None if it has fewer than two members."""
+    cost = float(_top_two_costs(one, role, one.G))
+    return cost if np.isfinite(cost) else None
 
 
 def top_two_cost_by_selection(one: ComponentArrays, role: str, rng: np.random.Generator) -> float | None:
@@ -205,6 +195,15 @@ def top_two_cost_by_selection(one: ComponentArrays, role: str, rng: np.random.Ge
 
     None if those never make two members.
     """
-    drawn = [top_two_cost(one, role, rng.permutation(one.G)) for _ in range(SHUFFLES)]
-    known = [cost for cost in drawn if cost is not None]
-    return float(np.mean(known)) if known else None
+    drawn = _top_two_costs(one, role, np.array([rng.permutation(one.G) for _ in range(SHUFFLES)]))
+    known = drawn[np.isfinite(drawn)]
+    return float(known.mean()) if len(known) else None
+
+
+def _top_two_costs(one: ComponentArrays, role: str, G: Array) -> Array:
+    """The sums for gradients G in place of the record's, shape (..., component); NaN for fewer than two members."""
+    delta, tie = rank_difference(G, one.C, one.judgement.ranks), G if role == "bloat" else one.C
+    members = one.roles(score=G)[role]
+    by_name = np.unique(one.names, return_inverse=True)[1]
+    keys = np.broadcast_arrays(by_name, -tie, np.where(members, -np.abs(delta), np.inf))
+    return np.where(members.sum(-1) > 1, one.C[np.lexsort(keys)[..., :2]].sum(-1), np.nan)
