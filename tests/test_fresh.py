@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_
 SIZES: dict[str, Any] = {"n_layers": 1, "n_heads": 2, "d_model": 16, "d_ff": 32, "n_ctx": 40}
 SIZES |= {"positions": "learned", "attention": "fused"}
 WORDS = find_task("ioi").vocabulary
+FEW: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 1, "sequences": 8, "resamples": 100}
 
 
 def config(directory: Path, steps: int) -> Path:
@@ -29,9 +30,9 @@ def config(directory: Path, steps: int) -> Path:
         "data": {"task": "ioi", "lengths": [1, 2], "ood_lengths": [2], "batch_size": 8, "validation_sequences": 4},
         "model": SIZES | {"architecture": "gpt2", "vocabulary": WORDS},
         "trainer": {"max_steps": steps, "val_check_interval": 2, "default_root_dir": str(directory / "run")},
-        "protocol": {"baselines": ["mean", "patch_prompt"], "window": [0.0, 1.0], **tiny.SIZES},
+        "protocol": {"baselines": ["mean", "patch_prompt"], "window": [0.0, 1.0], "batch_size": 4, **FEW},
     }
-    settings["protocol"]["tracking"] = {"length": 2, "dense_every": 2, **tiny.SIZES}
+    settings["protocol"]["tracking"] = {"length": 2, "dense_every": 2, **FEW}
     path = directory / f"ioi-{steps}.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
