@@ -13,8 +13,7 @@ from gcgap.records.record_file import RecordFile
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-METRICS = ("exact_match", "log_prob", "token_accuracy")
-OF_PROMPTS = "logit_difference"  # beside those, in records of prompts
+METRICS = ("exact_match", "log_prob", "token_accuracy")  # of every record; others may stand beside them
 NO_INTERVAL = (None, None)
 
 
@@ -84,9 +83,9 @@ class Record(RecordFile):
         """Columns of the components under a baseline."""
         components = self.data["components"]
         causal, delta, role = ([component[key][baseline] for component in components] for key in ("causal", "delta", "role"))
-        for metric in (*METRICS, OF_PROMPTS):
-            if metric in METRICS or (causal and all(metric in one for one in causal)):
-                yield from _with_ends(f"{metric}_drop", [one[metric] for one in causal])
+        others = [metric for metric in (causal[0] if causal else ()) if all(metric in one for one in causal)]
+        for metric in dict.fromkeys((*METRICS, *others)):
+            yield from _with_ends(f"{metric}_drop", [one[metric] for one in causal])
         yield from _with_ends("delta", delta)
         yield "role", [one["name"] for one in role]
         yield "role_probability", np.array([one["probability"] for one in role], float)
