@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from pictures import figures
 from scipy.stats import rankdata
 
@@ -24,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "data.lengths": [1, 3],
     "data.ood_lengths": [4, 5],
     "data.validation_sequences": 20,
-    "protocol.batch_size": 8,
+    "protocol.batch_size": 20,
     "protocol.window": [0.05, 0.95],
     "protocol.tracking.length": 4,
     "protocol.tracking.dense_every": 150,
@@ -49,8 +52,18 @@ def arguments(directory: Path, **changes: Any) -> list[str]:
 
 
 def trained(base: Path) -> Path:
-    """The tiny run below `base`; trained when it is first asked for."""
+    """The tiny run below `base`, a folder of pytest's for one process; trained by the first process that asks for it."""
     directory = base / "sort-tiny"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return _trained(directory)
+    if not directory.exists():
+        shared = base.parent / "sort-tiny"
+        with FileLock(f"{shared}.lock"):
+            shutil.copytree(_trained(shared), directory)
+    return directory
+
+
+def _trained(directory: Path) -> Path:
     if not directory.exists():
         with figures():
             assert main(arguments(directory)) == 0
