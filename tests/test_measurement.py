@@ -27,7 +27,7 @@ from gcgap.records.record import METRICS, Record
 
 Unchanged = Callable[[nn.Module], AbstractContextManager[None]]
 NAMES = ["L0_H0", "L0_H1", "L0_MLP", "L1_H0", "L1_H1", "L1_MLP"]
-SMALL = Protocol(gradient_batches=5, mean_batches=2, sequences=40, batch_size=8, resamples=100, random_pairs=2)
+SMALL = Protocol(gradient_batches=5, mean_batches=2, sequences=40, batch_size=20, resamples=100, random_pairs=2)
 EVERY = ("mean", "mean_by_position", "zero", "resample")
 TOP = {"schema", "task", "seed", "step", "run", "protocol", "checkpoint_sha256", "versions", "created", "seconds", "accuracy"}
 TOP |= {"window", "length", "components", "gap", "pruning", "joint"}
@@ -82,7 +82,7 @@ def test_single_drops_in_distribution_are_those_of_the_training_lengths(trained:
         for i, component in enumerate(record["components"]):
             one, each = Intervention(frozenset([i]), Baseline(b)), []
             for batch in id_batches(source, protocol.sequences):
-                other = replacements(trained, wiring, source, batch, [Baseline(b)], zero_activations(trained, wiring), 2, 8)
+                other = replacements(trained, wiring, source, batch, [Baseline(b)], zero_activations(trained, wiring), 2, 20)
                 each += drops(*ablated_scores(trained, wiring, batch, bound([one], other)))[0, 0].tolist()
             found = component["in_distribution"][b]
             assert found["value"] == pytest.approx(sum(each) / len(each))
@@ -116,12 +116,12 @@ def test_the_numbers_of_a_record_are_those_of_the_reference(trained: Transformer
     state, parts = reference.float64(trained.state_dict()), [(0, 0), (0, 1), (0, None), (1, 0), (1, 1), (1, None)]
     norms = [
         reference.gradient_magnitudes(state, batch.inputs, batch.targets, 5, 2, "none", normalise=True)
-        for batch in source.batches(Purpose.GRADIENT, 4, 5, 8)
+        for batch in source.batches(Purpose.GRADIENT, 4, 5, 20)
     ]
     G = [sum(one[part] for one in norms) / 5 for part in parts]
     assert column(record, "gradient", "value") == pytest.approx(G, rel=1e-9)
     batch = source.batch(Purpose.EVALUATION, 4, 40)
-    runs = [reference.run(state, one.inputs, 2, "none") for one in source.batches(Purpose.MEAN, 4, 2, 8)]
+    runs = [reference.run(state, one.inputs, 2, "none") for one in source.batches(Purpose.MEAN, 4, 2, 20)]
     partner = batch.inputs[partner_rows(batch, source.seed, 4)]
     others = {
         "mean": reference.means(runs, by_position=False),
@@ -270,8 +270,8 @@ def test_weights_that_are_not_finite_are_an_error(trained: Transformer, source: 
 def ablated(model: Transformer, source: Source, names: list[str], baseline: Baseline, batch: Batch, **k: Any) -> float:
     """The drop of exact match of one set, measured by itself."""
     wiring = Wiring.of(model)
-    mean = mean_activations(model, wiring, source.batches(Purpose.MEAN, 4, 2, 8), by_position=False)
-    other = replacements(model, wiring, source, batch, [baseline], mean, 2, 8)
+    mean = mean_activations(model, wiring, source.batches(Purpose.MEAN, 4, 2, 20), by_position=False)
+    other = replacements(model, wiring, source, batch, [baseline], mean, 2, 20)
     one = Intervention(frozenset(wiring.find(names)), baseline)
     return float(drops(*ablated_scores(model, wiring, batch, bound([one], other), **k))[0].mean())
 
