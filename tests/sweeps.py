@@ -14,6 +14,9 @@ import yaml
 from pictures import draw_quickly
 
 ROOT = Path(__file__).parents[1]
+FEWER: dict[str, Any] = {"trainer.max_steps": 60, "trainer.val_check_interval": 20, "protocol.tracking.dense_every": 20}
+FEWER |= {"protocol.window": [0.0, 0.95]}
+"""Settings that make the tiny run shorter: what a sweep does with its runs does not depend on what they learn."""
 
 
 class Interrupt(L.Callback):
@@ -34,8 +37,13 @@ class Interrupt(L.Callback):
 
 
 def write(folder: Path, settings: dict[str, Any] | None = None, **sweep: Any) -> Path:
-    """A sweep file of two seeds of the tiny run beside its config; both can be changed."""
-    flat = tiny.SETTINGS | {"trainer.enable_progress_bar": False, "data.task": "sort", "seed_everything": 7} | (settings or {})
+    """A sweep file of two seeds of a shorter tiny run beside its config; both can be changed."""
+    flat = (
+        tiny.SETTINGS
+        | FEWER
+        | {"trainer.enable_progress_bar": False, "data.task": "sort", "seed_everything": 7}
+        | (settings or {})
+    )
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *blocks, last = key.split(".")
@@ -50,7 +58,7 @@ def write(folder: Path, settings: dict[str, Any] | None = None, **sweep: Any) ->
     return path
 
 
-def callback(flag: Path, sent: str = "SIGKILL", step: int = 200) -> dict[str, Any]:
+def callback(flag: Path, sent: str = "SIGKILL", step: int = 30) -> dict[str, Any]:
     """The setting that puts `Interrupt` into a run; the flag disarms it."""
     arguments = {"flag": str(flag), "sent": sent, "step": step}
     return {"trainer.callbacks": [{"class_path": "sweeps.Interrupt", "init_args": arguments}]}

@@ -72,7 +72,7 @@ def ends(run: Path) -> list[Any]:
 
 def test_a_sweep_ends_as_single_commands_do(uninterrupted: Path, tmp_path: Path) -> None:
     single = tmp_path / "sort-seed1"
-    assert main(tiny.arguments(single, seed_everything=1, data__task="sort")) == 0
+    assert main(tiny.arguments(single, **sweeps.FEWER, seed_everything=1, data__task="sort")) == 0
     assert main(["measure", str(single / "checkpoints" / "last.ckpt"), "--protocol.site=released"]) == 0
     assert ends(uninterrupted / "runs" / "sort-seed1") == ends(single)
     assert ends(uninterrupted / "runs" / "sort-seed2") != ends(single)
@@ -105,7 +105,7 @@ def test_a_sweep_that_is_ended_leaves_no_worker_and_goes_on_to_the_same_bits(
         time.sleep(0.1 if sweeps.workers(tmp_path) else 0)
     assert sweeps.workers(tmp_path) == []
     run = tmp_path / "runs" / "sort-seed1"
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 150
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 20
     assert not (run / "gap" / "final.json").exists()
     assert not (tmp_path / "runs" / "sort-seed2").exists()
     assert "The same command resumes" in ended.stderr or sent == "SIGKILL"
