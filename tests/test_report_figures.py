@@ -204,7 +204,8 @@ def test_the_cells_figure_has_every_seed_of_every_cell(group: Group) -> None:
     ],
     ids=["one seed", "one head", "null and skipped", "many"],
 )
-def test_every_figure_draws_whatever_the_runs(runs: list[MeasuredRun]) -> None:
+def test_every_figure_draws_whatever_the_runs(runs: list[MeasuredRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    paper_runs.predict_quickly(monkeypatch)
     group = Group(default_settings() | runs[0].final["model"], tuple(runs))
     drawings = [block for section in contents([group]) for block in section.blocks if isinstance(block, Drawing)]
     assert len(drawings) >= 9
