@@ -13,12 +13,14 @@ from typing import Any
 import lightning as L  # noqa: N812
 import numpy as np
 import pytest
+import tiny
 import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 
 import gcgap
+from gcgap.cli import main
 from gcgap.importance.protocol import Protocol, Tracking
 from gcgap.models.checkpoints import last_checkpoint, sha256
 from gcgap.models.transformer import Transformer
@@ -26,6 +28,8 @@ from gcgap.records.record import Record
 from gcgap.training.callbacks import GapTracker
 from gcgap.training.datamodule import SequenceData
 from gcgap.training.module import AccuracyTarget, SequenceModel
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
 SIZES: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 2, "sequences": 8, "resamples": 100}
 TRACKING: dict[str, Any] = {"length": 4, "dense_every": 10, "dense_until": 20, "then_every": 20, **SIZES}
@@ -51,7 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    assert fit(config, run).wait() == 0
+    assert main(["fit", f"--config={config}", f"--trainer.default_root_dir={run}"]) == 0
     return run
 
 
