@@ -43,15 +43,17 @@ from gcgap.report.figures_methods import FIGURES
 from gcgap.report.terminal import sentence
 from gcgap.study.groups import gather
 
-FEW = ["--sequences", "16", "--methods", "exact,attribution_patching,gradient"]
+FEW = ["--sequences", "8", "--methods", "exact,attribution_patching,gradient"]
 SMALL = ["--protocol.sequences=8", "--protocol.gradient_batches=2", "--protocol.mean_batches=1", "--protocol.resamples=100"]
 SMALL += ["--protocol.random_pairs=1", "--protocol.batch_size=4"]
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network; and no figures, which take most of the time."""
+    """No network; no figures, which take most of the time; and the sizes that no option changes are small."""
     monkeypatch.setattr("gcgap.report.write.FIGURES", {})
+    monkeypatch.setattr("gcgap.attribution.setup.default_protocol", lambda *of: replace(default_protocol(*of), resamples=100))
+    monkeypatch.setattr(attribution, "WINDOW_SEQUENCES", 16)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
