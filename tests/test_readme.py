@@ -39,13 +39,15 @@ STUDY = (ROOT / "docs" / "reproduction.md").read_text()
 PAGES = "\n".join([README, STUDY, (ROOT / "docs" / "commands.md").read_text()])
 SHOWN = [line.split("  #")[0].strip() for line in PAGES.splitlines() if line.startswith("    gcgap ")]
 COMMANDS = list(dict.fromkeys(SHOWN))
+FITS = [command for command in COMMANDS if command.startswith("gcgap fit")]
 LINKED = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SMALL = [f"--protocol.{inner}{key}={value}" for key, value in tiny.SIZES.items() for inner in ("", "tracking.")]
+SIZES = {"gradient_batches": 2, "mean_batches": 1, "sequences": 8, "resamples": 100, "random_pairs": 1}
+SMALL = [f"--protocol.{inner}{key}={value}" for key, value in SIZES.items() for inner in ("", "tracking.")]
 ATTRIBUTE = ["--sequences=8", "--methods=exact,attribution_patching,gradient"]
 EXTRA = {
     "fit": ["--trainer.fast_dev_run=1", "--data.batch_size=8", "--data.validation_sequences=4"],
-    "measure": SMALL,
+    "measure": [*SMALL, "--protocol.baselines=[mean]"],
     "attribute": ATTRIBUTE,
 }
 
@@ -75,13 +77,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sizes that no option changes are small, and figures are drawn by tests/test_report.py and test_attribute_command.py."""
 
     def few(*given: Any) -> Protocol:
-        return replace(default_protocol(*given), **tiny.SIZES | {"batch_size": 8})
+        return replace(default_protocol(*given), **SIZES | {"batch_size": 8})
 
     monkeypatch.setattr(attribution, "default_protocol", few)
     monkeypatch.setattr(attribution, "WINDOW_SEQUENCES", 40)
     monkeypatch.setattr("gcgap.attribution.setup.default_protocol", few)
     monkeypatch.setattr("gcgap.report.write.FIGURES", {})
-    monkeypatch.setattr(measurement, "Protocol", lambda: replace(Protocol(), **tiny.SIZES))
+    monkeypatch.setattr(measurement, "Protocol", lambda: replace(Protocol(), **SIZES))
     monkeypatch.setattr(measurement, "PROMPTED", measurement.PROMPTED.smallest())
     monkeypatch.setattr("gcgap.report.write.png", lambda figure: pictures.png([1]))
     monkeypatch.setattr("gcgap.report.write.pdf", lambda figure: b"%PDF")
@@ -96,6 +98,14 @@ def test_the_sweep_of_the_readme_is_one_whose_runs_are_tested() -> None:
     """It is not run: its 40 runs take hours. tests/test_configs.py resolves it, tests/test_sweep.py runs small ones."""
     commands = [command for command in COMMANDS if command.startswith("gcgap sweep")]
     assert {build_parser().parse_args(shlex.split(command)[2:]).config for command in commands} == {Path("configs/paper.yaml")}
+
+
+def test_a_run_of_the_readme_is_that_of_a_shipped_config() -> None:
+    """Those are tried by tests/test_configs.py; here only the first one is run."""
+    for command in FITS:
+        *start, config = shlex.split(command)
+        assert start == ["gcgap", "fit", "--config"]
+        assert (ROOT / config).exists()
 
 
 def test_the_tables_of_the_attribution_page_are_those_of_its_report() -> None:
@@ -131,7 +141,7 @@ def test_the_tables_of_the_study_are_those_of_the_report() -> None:
             assert line in report or line.removesuffix("|") in report, line
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("gcgap sweep")])
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one not in FITS[1:] and not one.startswith("gcgap sweep")])
 def test_a_command_of_the_readme_runs(command: str, checkout: Path) -> None:
     arguments = shlex.split(command)[1:]
     verifies = "--verify" in arguments  # the shipped records; 1 on a machine that rounds otherwise than the one they were made on
@@ -158,7 +168,8 @@ def check_clean(checkout: Path, before: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_the_python_of_the_readme_runs(snippet: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict = {}
-    exec(snippet.replace("sequences=32", "sequences=8, gradient_batches=4, mean_batches=1, batch_size=8"), names)
+    few = "sequences=8, gradient_batches=4, mean_batches=1, batch_size=8, resamples=100, random_pairs=1"
+    exec(snippet.replace("sequences=32", few), names)
     assert len(names["record"].table()) == 20
     assert names["record"]["length"] == 9
     assert set(names["gcgap"].read("checkpoints")["task"]) == {"sort", "reverse"}
@@ -197,7 +208,7 @@ class Down(nn.Module):
 
 
 def test_the_python_of_the_page_on_pretrained_models_runs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = tiny.SIZES | {"sequences": 6}
+    few = SIZES | {"sequences": 6}
     monkeypatch.setattr(attribution, "default_protocol", lambda *given: replace(default_protocol(*given), **few))
     first, own = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pretrained.md").read_text(), re.DOTALL)
     names: dict = {}
