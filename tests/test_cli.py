@@ -166,8 +166,9 @@ def test_a_missing_checkpoint_is_refused_by_name(refuse: Refuse) -> None:
     assert "give run directories or .ckpt files, or `--model`." in refuse("measure")
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test"])
-@pytest.mark.parametrize("content", [b"", b"hello", None])
+@pytest.mark.parametrize(
+    ("command", "content"), [("fit", b""), ("fit", b"hello"), ("fit", None), ("validate", None), ("test", None)]
+)
 def test_a_broken_checkpoint_is_refused_by_name(
     content: bytes | None, command: str, run: Path, refuse: Refuse, tmp_path: Path
 ) -> None:
@@ -231,7 +232,7 @@ def test_resuming_with_a_changed_setting_is_refused(
 
 
 def test_only_debug_prints_a_traceback(refuse: Refuse, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["fit", "--data.task", "frob"], ["frob"], ["measure", "nowhere"], ["fit", "--config", "nowhere.yaml"]):
+    for arguments in (["fit", "--data.task", "frob"], ["frob"], ["measure", "nowhere"]):
         refuse(*arguments)
         assert main([*arguments, "--debug"]) == main(["--debug", *arguments]) == 2
         said = capsys.readouterr().err
@@ -290,7 +291,7 @@ def test_an_error_of_many_lines_is_cut_to_its_first_two_and_its_last(
 
 
 def test_processes_end_with_the_exit_codes_and_without_traceback(tmp_path: Path) -> None:
-    for arguments, code in ((["frob"], 2), (["measure", str(tmp_path)], 2), (["--version"], 0), ([], 0)):
+    for arguments, code in ((["frob"], 2), ([], 0)):
         done = subprocess_of("-m", "gcgap", *arguments)
         assert done.returncode == code
         assert "Traceback" not in done.stderr
@@ -381,7 +382,7 @@ def test_the_short_help_fits_two_screens_and_begins_with_our_options(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for option in ("-h", "--help"):
+    for option in ("-h", "--help") if command == "fit" else ("--help",):
         assert help_of(command, option) == 0
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) <= 100
