@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from gcgap.attribution.drop import Drop
 from gcgap.attribution.methods import METHODS, Problem
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.baselines import activations_on
-from gcgap.importance.protocol import Attribution, Site
+from gcgap.importance.protocol import Attribution, Metric, Site
 from gcgap.importance.scores import DIFFERENTIABLE, MetricFunction
 from gcgap.models.transformer import Decoder, Transformer
 from gcgap.models.wiring import Wiring
@@ -27,7 +27,7 @@ LENGTH, ROWS = 3, 4
 SOURCE = Source("sort", seed=3, lengths=(1, 2), ood_lengths=(LENGTH,))
 POSITIONS = 2 * LENGTH + 2
 CLOSE: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-9}
-THEIRS: dict[str, MetricFunction] = {
+THEIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "log_prob": reference.log_prob,
     "logit_difference": reference.logit_difference,
     "logits": lambda logits, targets: logits,
@@ -84,7 +84,7 @@ CASES: list[Any] = [  # metric, site, positions at which gates act, what tells p
 def case(metric: str, site: Site, where: Sequence[int] | None, positions: str, rows: int = ROWS) -> tuple[Drop, reference.Level]:
     """One of CASES in the package's words and in the reference's."""
     chosen = None if where is None else torch.isin(torch.arange(POSITIONS), torch.tensor(where))
-    drop = a_drop(bent_model(positions=positions), rows, metric=DIFFERENTIABLE[metric], site=site, where=chosen)
+    drop = a_drop(bent_model(positions=positions), rows, metric=DIFFERENTIABLE[Metric(metric)], site=site, where=chosen)
     return drop, level_of(drop, metric, positions)
 
 
@@ -122,7 +122,7 @@ def projected(logits: Tensor, targets: Tensor) -> Tensor:
 def polynomial(*coefficients: float) -> MetricFunction:
     """sum_k c_k y^k with y = `projected`."""
 
-    def metric(logits: Tensor, targets: Tensor) -> Tensor:
+    def metric(logits: Tensor, targets: Tensor, wrong: Tensor | None = None) -> Tensor:
         y, total = projected(logits, targets), logits.new_zeros(len(logits))
         for power, coefficient in enumerate(coefficients):
             total = total + coefficient * y**power

@@ -28,7 +28,7 @@ from gcgap.commands.measure_command import build_parser
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.importance.experiment import Experiment
-from gcgap.importance.protocol import Attribution, Baseline, Protocol
+from gcgap.importance.protocol import Attribution, Baseline, Metric, NumberFormat, Protocol
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
 from gcgap.records.record import Record
@@ -46,8 +46,8 @@ SMALL = Protocol(
     resamples=100,
     random_pairs=1,
     inside=False,
-    baselines=("mean",),
-    precision="float64",
+    baselines=(Baseline.MEAN,),
+    precision=NumberFormat.FLOAT64,
     attribution=Attribution(methods=CHOSEN, budget=3),
 )
 APART = 4  # times as many other sequences that methods are held against
@@ -240,7 +240,7 @@ SETUPS = [
 @pytest.fixture(scope="module")
 def by_setup(model: Transformer, source: Source) -> list[AttributionRecord]:
     """A record of every setup, of the exact effects and the tangent."""
-    chosen = Attribution(methods=("exact", "attribution_patching"), metric="logit_difference")
+    chosen = Attribution(methods=("exact", "attribution_patching"), metric=Metric.LOGIT_DIFFERENCE)
     few = replace(SMALL, sequences=FEW, attribution=chosen)
     return [attribute(model, source, few, setup=setup) for setup in SETUPS]
 
@@ -535,7 +535,7 @@ def from_flags(tmp_path: Path) -> Protocol:
 @pytest.mark.parametrize("make", [from_yaml, from_flags])
 def test_attribution_is_a_block_of_the_protocol(make: Callable[[Path], Protocol], tmp_path: Path) -> None:
     found = make(tmp_path)
-    assert found.attribution == Attribution(("attribution_patching", "joint_hvp"), "logit_difference", 3)
+    assert found.attribution == Attribution(("attribution_patching", "joint_hvp"), Metric.LOGIT_DIFFERENCE, 3)
     plain = found.to_dict()
     assert plain["attribution"] == {"methods": SETTINGS["methods"], "metric": "logit_difference", "steps": 3} | {
         name: getattr(Attribution(), name) for name in ("difference", "pairs", "budget", "gradient_batches")

@@ -28,7 +28,7 @@ from gcgap.cli import main
 from gcgap.data.batches import Purpose, Source
 from gcgap.importance.baselines import activations_on, zero_activations
 from gcgap.importance.gates import Activations
-from gcgap.importance.protocol import Attribution, Protocol
+from gcgap.importance.protocol import Attribution, Metric, Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.transformer import Decoder, Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord
@@ -62,7 +62,7 @@ def test_the_table_of_the_page_lists_every_method_and_no_other() -> None:
 
 def problem(model: Transformer | None = None, seed: int = 0, metric: str = "log_prob", **settings: Any) -> Problem:
     """Four sequences of a small bent network, whose components are replaced by what they put out on others."""
-    drop = a_drop(model, metric=DIFFERENTIABLE[metric])
+    drop = a_drop(model, metric=DIFFERENTIABLE[Metric(metric)])
     zero = zero_activations(drop.model, drop.wiring)
     changed: dict[str, Any] = {"metric": metric, "steps": 2, "pairs": 1, "gradient_batches": FISHER} | settings
     gradients = SOURCE.batches(Purpose.GRADIENT, LENGTH, BATCHES, ROWS)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gcgap.data.batches import Batch, Purpose, Source, partner_rows, rank_slice
-from gcgap.data.corruption import corrupted
+from gcgap.data.corruption import Corruption, corrupted
 from gcgap.data.tasks import END, LARGEST, SEP, VOCABULARY
 from gcgap.importance import ablation as causal
 from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, bound, drops
@@ -58,7 +58,7 @@ def measured(
     found = drops(
         *ablated_scores(model, Wiring.of(model), batch, bound(asked, all_replacements(model, source, batch, wanted)), **k)
     )
-    return {(one.replacement, one.members): found[:, number] for number, one in enumerate(asked)}
+    return {(Baseline(one.replacement), one.members): found[:, number] for number, one in enumerate(asked)}
 
 
 def reference_others(
@@ -75,7 +75,9 @@ def reference_others(
         Baseline.ZERO: {part: torch.zeros(1, 1, 1, dtype=torch.float64) for part in runs[0].parts},
         Baseline.RESAMPLE: reference.run(state, partner, n_heads, positions).parts,
     } | {
-        baseline: reference.run(state, corrupted(batch, baseline.corruption, source.seed).inputs, n_heads, positions).parts
+        baseline: reference.run(
+            state, corrupted(batch, Corruption(baseline.corruption), source.seed).inputs, n_heads, positions
+        ).parts
         for baseline in BASELINES
         if baseline.corruption is not None
     }

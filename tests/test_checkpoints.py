@@ -18,6 +18,7 @@ import torch
 
 import gcgap
 from gcgap.data.batches import Layout, Purpose
+from gcgap.importance.protocol import Baseline
 from gcgap.models.checkpoints import last_checkpoint, run_directory, sha256, step_checkpoints
 from gcgap.models.transformer import Transformer
 from gcgap.training.module import SequenceModel
@@ -342,7 +343,7 @@ def test_a_folder_of_checkpoints_may_be_a_link(run: Path, tmp_path: Path) -> Non
 
 
 def test_a_model_is_loaded_and_measured_inside_inference_mode_as_outside(run: Path) -> None:
-    protocol = gcgap.Protocol(**tiny.SIZES, baselines=("zero",))
+    protocol = gcgap.Protocol(**tiny.SIZES, baselines=(Baseline.ZERO,))
     with torch.inference_mode():
         inside = gcgap.measure(gcgap.load(run), length=4, protocol=protocol)
     outside = gcgap.measure(gcgap.load(run), length=4, protocol=protocol)

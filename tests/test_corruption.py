@@ -183,7 +183,7 @@ def test_causal_scores_of_patching_are_drops_to_the_corrupted_inputs() -> None:
     asked = [Intervention(frozenset([i]), baseline) for baseline in give for i in range(N)]
     _, found = ablated_scores(model, WIRING, batch, bound(asked, give))
     state, targets = reference.float64(model.state_dict()), batch.targets
-    inputs = {
+    inputs: dict[Any, Tensor] = {
         Baseline.PATCH_TOKEN: corrupted(batch, Corruption.TOKEN, SORT.seed).inputs,
         Baseline.RESAMPLE: batch.inputs[partner_rows(batch, SORT.seed, LENGTH)],
     }

@@ -36,7 +36,7 @@ from gcgap.attribution.drop import Drop
 from gcgap.attribution.sets import single_drops
 from gcgap.attribution.trust import frozen_effects, linear_effects, local_effects
 from gcgap.importance.baselines import activations_on, zero_activations
-from gcgap.importance.protocol import Site
+from gcgap.importance.protocol import Metric, Site
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.transformer import Transformer
 
@@ -93,7 +93,7 @@ def test_frozen_effects_with_a_replacement_shared_by_all_rows_and_positions() ->
 
 @pytest.mark.parametrize("metric", ["log_prob", "logit_difference"])
 def test_in_a_linear_network_linear_frozen_and_exact_effects_are_one(metric: str) -> None:
-    drop = a_drop(straight(), metric=DIFFERENTIABLE[metric])
+    drop = a_drop(straight(), metric=DIFFERENTIABLE[Metric(metric)])
     truth = exact(drop)
     assert truth.abs().mean(-1).min() > 1e-3
     torch.testing.assert_close(linear_effects(drop), truth, **TIGHT)
@@ -193,7 +193,7 @@ def test_local_effects_are_those_of_the_named_metric() -> None:
     drop = a_drop()
     first, second = (local_effects(drop, other_inputs(), metric) for metric in ("log_prob", "logit_difference"))
     assert (first - second).abs().max() > 1e-3
-    found = local_effects(replace(drop, metric=DIFFERENTIABLE["logit_difference"]), other_inputs(), "logit_difference")
+    found = local_effects(replace(drop, metric=DIFFERENTIABLE[Metric.LOGIT_DIFFERENCE]), other_inputs(), "logit_difference")
     assert torch.equal(found, second)
 
 

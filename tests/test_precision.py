@@ -15,7 +15,7 @@ import yaml
 import gcgap
 from gcgap.cli import main
 from gcgap.data.batches import Purpose
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import NumberFormat, Protocol
 from gcgap.models.number_format import in_precision
 from gcgap.models.transformer import Transformer
 from gcgap.records.record import Record
@@ -117,7 +117,7 @@ def test_a_model_of_float64_is_loaded_and_measured_as_it_was_trained(base: Path)
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved[f"model.{name}"])
     assert any(bool((value != value.float()).any()) for value in saved.values())
-    protocol = Protocol(precision="float64", batch_size=8, window=(0.0, 1.0), **tiny.SIZES)
+    protocol = Protocol(precision=NumberFormat.FLOAT64, batch_size=8, window=(0.0, 1.0), **tiny.SIZES)
     rounded = gcgap.load(directory)
     rounded.load_state_dict({name: value.float().double() for name, value in rounded.state_dict().items()})
     exact, coarse = (

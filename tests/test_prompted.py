@@ -28,7 +28,7 @@ from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import activations_on, batch_means, mean_activations, zero_activations
 from gcgap.importance.experiment import Experiment
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import Baseline, Protocol, Site
+from gcgap.importance.protocol import Baseline, NumberFormat, Protocol, Site
 from gcgap.importance.scores import log_prob, logit_difference
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
@@ -322,7 +322,7 @@ def test_the_released_site_needs_heads_as_wide_as_the_model() -> None:
     wide = made("qwen3")
     wide.origin = Origin(PromptSource(task="mine", seed=0, draw=lambda *_: prompts()))
     with pytest.raises(ValueError, match=r"`protocol\.site` must be component .* got released, .* 8 columns .* 4 heads"):
-        measure(wide, protocol=Protocol(site="released", precision="float64"))
+        measure(wide, protocol=Protocol(site=Site.RELEASED, precision=NumberFormat.FLOAT64))
 
 
 @pytest.mark.parametrize(("name", "tokens"), [*((name, 9) for name in NAMES), ("gpt2", 400), ("gemma2", 400)])

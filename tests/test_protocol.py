@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gcgap.importance.protocol import Attribution, Protocol, Tracking, window_length
+from gcgap.importance.protocol import Attribution, Baseline, Protocol, Ranks, Site, Tracking, window_length
 
 NAN = float("nan")
 
@@ -94,7 +94,7 @@ def test_the_order_of_the_lengths_decides_which_is_first() -> None:
 
 
 def test_to_dict_holds_plain_json_of_every_setting_but_tracking_and_unused_attribution() -> None:
-    protocol = Protocol(sets=(("L0_H0", "L1_MLP"), ("L2_H3",)), window=(0, 1), baselines=("zero",))
+    protocol = Protocol(sets=(("L0_H0", "L1_MLP"), ("L2_H3",)), window=(0, 1), baselines=(Baseline.ZERO,))
     plain = protocol.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["sets"] == [["L0_H0", "L1_MLP"], ["L2_H3"]]
@@ -109,14 +109,14 @@ def test_to_dict_holds_plain_json_of_every_setting_but_tracking_and_unused_attri
 def test_tracked_has_the_sizes_of_tracking_and_keeps_the_rest() -> None:
     sizes: dict[str, Any] = {"gradient_batches": 3, "mean_batches": 4, "sequences": 5, "resamples": 101}
     sizes |= {"random_pairs": 2, "inside": False}
-    protocol = Protocol(site="released", threshold=0.2, tracking=Tracking(length=8, **sizes))
+    protocol = Protocol(site=Site.RELEASED, threshold=0.2, tracking=Tracking(length=8, **sizes))
     tracked = protocol.tracked().to_dict()
     assert {key: tracked[key] for key in sizes} == sizes
     assert tracked == protocol.to_dict() | sizes
 
 
 def test_smallest_shrinks_sizes_only() -> None:
-    protocol = Protocol(site="released", ranks="ordinal", sets=(("L0_H0",),))
+    protocol = Protocol(site=Site.RELEASED, ranks=Ranks.ORDINAL, sets=(("L0_H0",),))
     small = protocol.smallest()
     changed = {key for key, value in small.to_dict().items() if value != protocol.to_dict()[key]}
     assert changed == {"gradient_batches", "mean_batches", "sequences", "resamples", "random_pairs", "batch_size"}

@@ -30,7 +30,13 @@ from gcgap.models.wiring import Wiring
 NAMES = [f"L{layer}_{what}" for layer in range(2) for what in ("H0", "H1", "MLP")]
 BY = Judgement(resamples=200)
 RNG = np.random.default_rng(0)
-PROTOCOL = Protocol(mean_batches=2, batch_size=8, sequences=30, resamples=100, baselines=("mean", "mean_by_position", "resample"))
+PROTOCOL = Protocol(
+    mean_batches=2,
+    batch_size=8,
+    sequences=30,
+    resamples=100,
+    baselines=(Baseline.MEAN, Baseline.MEAN_BY_POSITION, Baseline.RESAMPLE),
+)
 
 
 def array(*numbers: float) -> Array:
@@ -223,7 +229,7 @@ def test_sets_without_members_need_no_pass_through_the_model(experiment: Experim
 
 
 def test_named_sets_are_those_of_the_protocol_under_every_baseline(experiment: Experiment) -> None:
-    experiment.protocol = Protocol(baselines=("zero", "mean"), sets=(("L0_H1", "L1_MLP"), ("L1_H0",)))
+    experiment.protocol = Protocol(baselines=(Baseline.ZERO, Baseline.MEAN), sets=(("L0_H1", "L1_MLP"), ("L1_H0",)))
     assert named_sets(experiment) == {
         ("zero", "L0_H1 + L1_MLP", "all"): [1, 5],
         ("zero", "L1_H0", "all"): [3],
@@ -233,7 +239,7 @@ def test_named_sets_are_those_of_the_protocol_under_every_baseline(experiment: E
 
 
 def test_random_pairs_are_different_components_and_the_same_under_every_baseline(experiment: Experiment) -> None:
-    experiment.protocol = Protocol(baselines=("zero", "mean"), random_pairs=200)
+    experiment.protocol = Protocol(baselines=(Baseline.ZERO, Baseline.MEAN), random_pairs=200)
     pairs = random_pairs(experiment, np.random.default_rng(3))
     zero, mean = ([pair for key, pair in pairs.items() if key[:2] == (name, "random")] for name in ("zero", "mean"))
     assert zero == mean

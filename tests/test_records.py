@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 import gcgap
 from gcgap.data.strict_text import parsed
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.read_records import find_records, read
 from gcgap.records.record import METRICS, Record
 from gcgap.records.record_file import CHECKSUM, read_json, with_checksum
 
-BASELINES = ("mean", "zero")
+BASELINES = (Baseline.MEAN, Baseline.ZERO)
 CONTRACT = (
     *("schema", "task", "seed", "step", "run", "protocol", "checkpoint_sha256", "versions", "created", "seconds", "accuracy"),
     *("window", "length", "components", "gap", "pruning", "joint"),
@@ -71,7 +72,6 @@ def test_to_dict_is_exactly_the_json(tmp_path: Path) -> None:
 
 
 def test_a_measured_record_is_exactly_its_json_and_holds_what_the_contract_names(tmp_path: Path) -> None:
-    from gcgap.importance.protocol import Protocol
     from gcgap.models.transformer import Transformer
 
     torch.manual_seed(0)
@@ -91,11 +91,10 @@ def test_a_measured_record_is_exactly_its_json_and_holds_what_the_contract_names
 
 
 def test_an_empty_missing_number_is_null_with_a_reason() -> None:
-    from gcgap.importance.protocol import Protocol
     from gcgap.models.transformer import Transformer
 
     model = Transformer(1, 2, 16, 32)  # untrained: no sequence is right, so C by exact match is constant
-    protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=("mean",))
+    protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=(Baseline.MEAN,))
     measured = gcgap.measure(model, task="sort", length=9, protocol=protocol).to_dict()
     gap = measured["gap"]["mean"]
     numbers = ("rho", "ci", "p_value", "ceiling", "corrected", "heroes", "bloats", "expected_by_chance")
@@ -549,7 +548,6 @@ def test_one_broken_record_among_many_is_refused_by_name(runs: Path) -> None:
 
 def test_a_synthetic_record_of_these_tests_has_the_shape_of_a_measured_one() -> None:
     """The tests of figures and logs build records by hand; their keys are those of `gcgap.measure`."""
-    from gcgap.importance.protocol import Protocol
     from gcgap.models.transformer import Transformer
 
     protocol = Protocol(**tiny.SIZES, batch_size=4, baselines=BASELINES)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 import gcgap
 from gcgap.data.batches import Source
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.record import Record
 
 pytestmark = pytest.mark.robust
-EVERY = ("mean", "mean_by_position", "zero", "resample")
+EVERY = (Baseline.MEAN, Baseline.MEAN_BY_POSITION, Baseline.ZERO, Baseline.RESAMPLE)
 SMALL = Protocol(gradient_batches=5, mean_batches=3, sequences=40, batch_size=8, resamples=100, random_pairs=2, baselines=EVERY)
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 import gcgap
 from gcgap.cli import main
-from gcgap.importance.protocol import Protocol, Tracking
+from gcgap.importance.protocol import Baseline, Protocol, Tracking
 from gcgap.models.checkpoints import last_checkpoint, sha256
 from gcgap.models.transformer import Transformer
 from gcgap.records.record import Record
@@ -256,7 +256,7 @@ def watched(run: Path, *callbacks: L.Callback, steps: int = 20, **settings: Any)
     model, data = SequenceModel(1, 2, 8, 8, learning_rate=0.01, seed=3), SequenceData(**CONFIG["data"], seed=3)
     sizes: dict[str, Any] = {"gradient_batches": 2, "mean_batches": 1, "sequences": 4, "resamples": 100}
     tracking = Tracking(length=4, dense_every=10, dense_until=10, then_every=20, **sizes)
-    protocol = Protocol(batch_size=4, baselines=("zero",), **sizes, random_pairs=0, inside=False, tracking=tracking)
+    protocol = Protocol(batch_size=4, baselines=(Baseline.ZERO,), **sizes, random_pairs=0, inside=False, tracking=tracking)
     usual = CONFIG["trainer"] | {"max_steps": steps, "check_val_every_n_epoch": None, "enable_model_summary": False}
     trainer = L.Trainer(**usual | settings, default_root_dir=run, logger=False, callbacks=[*callbacks, GapTracker(protocol)])
     last = run / "checkpoints" / "last.ckpt"

@@ -13,7 +13,7 @@ from pictures import figures
 from scipy.stats import rankdata
 
 from gcgap.cli import main
-from gcgap.importance.protocol import Protocol
+from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.records.record import Record
 
 STEPS = (0, 150, 300)  # optimiser steps whose checkpoints the tiny run measures
@@ -158,7 +158,7 @@ def _head(step: int, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def skipped(baselines: tuple[str, ...] = ("mean", "zero")) -> Record:
+def skipped(baselines: tuple[Baseline, ...] = (Baseline.MEAN, Baseline.ZERO)) -> Record:
     """A record whose model has no OOD length inside the window."""
     reason = "no OOD length has an accuracy in [20%, 75%] (8: 90.0%, 9: 0.0%)"
     nothing = dict.fromkeys(("rho", "ci", "p_value", "ceiling", "corrected", "heroes", "bloats", "expected_by_chance"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.methods import Problem, default_methods
 from gcgap.data.batches import NOTHING, Batch, Purpose, Source
-from gcgap.data.corruption import corrupted
+from gcgap.data.corruption import Corruption, corrupted
 from gcgap.importance.baselines import activations_on, replacements, zero_activations
 from gcgap.importance.experiment import Experiment
 from gcgap.importance.protocol import PROMPTED, Attribution, Baseline, Protocol
@@ -85,7 +85,7 @@ class Setup:
         model, wiring, p = subject.model, subject.wiring, subject.protocol
         if self.direction == "denoising":
             assert self.baseline.corruption is not None
-            base = corrupted(clean, self.baseline.corruption, subject.source.seed)
+            base = corrupted(clean, Corruption(self.baseline.corruption), subject.source.seed)
             restored = activations_on(model, wiring, clean.inputs, int(clean.scored[0].sum()))
             return Drop(model, wiring, base, restored, metric, p.site, where, sign=-1)
         one = [self.baseline]
@@ -96,7 +96,9 @@ class Setup:
         """The inputs whose outputs are let in, for activation patching; None for ablation."""
         if self.baseline.corruption is None:
             return None
-        return clean.inputs if self.direction == "denoising" else corrupted(clean, self.baseline.corruption, seed).inputs
+        if self.direction == "denoising":
+            return clean.inputs
+        return corrupted(clean, Corruption(self.baseline.corruption), seed).inputs
 
     def problem(self, subject: Experiment, clean: Batch) -> Problem:
         """What methods score, on clean sequences."""

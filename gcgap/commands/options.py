@@ -96,7 +96,7 @@ class CompactHelp:
     A setting of the protocol shows the first clause of its text.
     """
 
-    def format_help(self) -> str:  # noqa: D102
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:  # noqa: D102
         parser: Any = self
         what = next((str(action.metavar) for action in parser._actions if action.dest == "paths"), "PATH")
         lines = [f"usage: {parser.prog} [OPTION ..] [{what} ..]", "", *(parser.description or "").splitlines()]

@@ -129,7 +129,8 @@ def correctly_named(targets: list[Target]) -> list[Target]:
     Raises:
         UsageError: None is left.
     """
-    wrong = {path: misnamed(path) for path in dict.fromkeys(one.model for one in targets) if isinstance(path, Path)}
+    paths = dict.fromkeys(one.model for one in targets)
+    wrong: dict[Any, str] = {path: misnamed(path) for path in paths if isinstance(path, Path)}
     said = [text for text in wrong.values() if text]
     if len(said) == len(wrong):
         raise UsageError(f"{said[0]}.\nRename it, or copy the right one to its place.")

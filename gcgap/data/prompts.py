@@ -83,7 +83,8 @@ def _prompt(line: str) -> Prompt:
         raise ValueError(f"it must be {WANTED}; got the key {_short(unknown[0])}. Correct its name, or remove it.")
     if missing := [key for key in KEYS if key not in value and key not in OPTIONAL]:
         raise ValueError(f"it must have `{missing[0]}`; got only {_short(list(value))}. Add the key.")
-    return Prompt(*(_text_or_ids(key, value[key]) if key in value else None for key in KEYS))
+    found: dict[str, Any] = {key: _text_or_ids(key, value[key]) if key in value else None for key in KEYS}
+    return Prompt(**found)
 
 
 def _text_or_ids(key: str, got: Any) -> Any:

@@ -35,7 +35,7 @@ def members(gap: Gap, role: str, G: Array, C: Array, names: list[str]) -> list[i
     return sorted(found, key=lambda i: (-abs(delta[i]), -tie[i], names[i]))
 
 
-def role_sets(gaps: Mapping[str, Gap], G: Array, C: Array, names: list[str]) -> dict[Key, list[int]]:
+def role_sets(gaps: Mapping[Baseline, Gap], G: Array, C: Array, names: list[str]) -> dict[Key, list[int]]:
     """For every baseline and class its two most extreme members and all of them (possibly none)."""
     sets: dict[Key, list[int]] = {}
     for b, (baseline, gap) in enumerate(gaps.items()):
@@ -59,7 +59,7 @@ def random_pairs(experiment: Experiment, rng: np.random.Generator) -> dict[Key, 
 
 
 def removal(
-    experiment: Experiment, G: Array, C: Array, single: Array, gaps: Mapping[str, Gap], rng: np.random.Generator
+    experiment: Experiment, G: Array, C: Array, single: Array, gaps: Mapping[Baseline, Gap], rng: np.random.Generator
 ) -> dict[str, Any]:
     """What removing whole classes, random pairs and the sets that the protocol names costs.
 

@@ -21,14 +21,14 @@ from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment, known_origin, prepare
 from gcgap.importance.gap import Array, Estimate, Gap, Judgement, bootstrap_means, measure_gap
 from gcgap.importance.gradient import weight_sizes
-from gcgap.importance.protocol import PROMPTED, Protocol
+from gcgap.importance.protocol import PROMPTED, Baseline, Protocol
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.measurement.joint import inside_entries, removal
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.models.wiring import Component, Wiring
 from gcgap.records.record import Record
 
-Gaps = Mapping[str, Mapping[str, Gap]]
+Gaps = Mapping[Baseline, Mapping[str, Gap]]
 """The gap by baseline and metric."""
 
 

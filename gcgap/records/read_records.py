@@ -96,7 +96,9 @@ def _stacked(name: str, blocks: Sequence[Columns], counts: Sequence[int]) -> Any
     """A column of all blocks below each other, empty where one has none of that name."""
     parts = [block.get(name, ()) for block in blocks]
     text = any(isinstance(part, list) for part in parts)
-    filled = [part if len(part) else [None if text else np.nan] * count for part, count in zip(parts, counts, strict=True)]
+    filled: list[Any] = [
+        part if len(part) else [None if text else np.nan] * count for part, count in zip(parts, counts, strict=True)
+    ]
     return list(chain.from_iterable(filled)) if text else np.concatenate(filled)
 
 

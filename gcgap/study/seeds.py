@@ -111,13 +111,13 @@ def _ratio(above: np.ndarray, below: np.ndarray, axis: int) -> np.ndarray:
 
 def percentile_interval(drawn: ArrayLike) -> Interval:
     """The middle 95 % of resampled values."""
-    low, high = np.percentile(drawn, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
+    low, high = np.percentile(np.asarray(drawn, float), [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
     return float(low), float(high)
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's rho, with average ranks for ties; None where one side does not vary."""
-    value = float(rank_correlation(*(rank(np.asarray(values, float)) for values in (first, second))))
+    value = float(rank_correlation(rank(np.asarray(first, float)), rank(np.asarray(second, float))))
     return value if np.isfinite(value) else None
 
 

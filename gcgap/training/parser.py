@@ -71,7 +71,7 @@ class Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # not those of YAML 1.1
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As PyYAML does, with a check of the keys as they are written."""
         node = super().compose_mapping_node(anchor)
         names = [str(key.value) for key, _ in node.value]
@@ -234,7 +234,7 @@ def _reasons(message: str) -> Iterator[str]:
         yield " ".join(re.sub(r'Parser key "([^"]+)":', r"`\1`:", item).split()).rstrip(".")
 
 
-def short_help(parser: Parser, command: str) -> str:
+def short_help(parser: jsonargparse.ArgumentParser, command: str) -> str:
     """A line for each option: its default, and the first clause of what `--help-all` says of it."""
     defaults = {key: value for key, value in parser.get_defaults().items() if not key.endswith(".seed")}
     groups = {

@@ -21,6 +21,6 @@ def attribution(repeats: int) -> Rows:
     subject = Experiment(of.model, of.wiring, of.source, protocol, LENGTH, of.mean)
     problem = Setup().problem(subject, subject.batch(LENGTH, SEQUENCES))
     calls = [lambda run=method.run: run(problem) for method in METHODS.values()]
-    unit, *found = turns(repeats, lambda: problem.drop.level(problem.drop.closed()), *calls)
+    unit, *found = turns(repeats, lambda: problem.drop.level(problem.drop.zero_gates()), *calls)
     typical = statistics.median(unit)  # a single pass is too short to be the unit of its turn on a shared machine
     return [(name, spread([seconds / typical for seconds in of])) for name, of in zip(METHODS, found, strict=True)]
