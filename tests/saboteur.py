@@ -38,14 +38,14 @@ class Saboteur(L.Callback):
             self.fail()
         patch = pytest.MonkeyPatch()
         if self.place == "measuring":
-            own = gcgap.importance.experiment.gradient_magnitude
+            own = gcgap.importance.experiment.gauged_norms
 
             def broken(*args: Any) -> Any:
                 if trainer.global_step == 2:
                     self.fail()
                 return own(*args)
 
-            patch.setattr(gcgap.importance.experiment, "gradient_magnitude", broken)
+            patch.setattr(gcgap.importance.experiment, "gauged_norms", broken)
         if self.place == "writing":
             write = Record.write
 

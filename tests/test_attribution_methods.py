@@ -303,6 +303,8 @@ PASSES: dict[str, tuple[float, float, float]] = {
     "shapley_value": (2 * (N + 1), 0, 0),
     "shapley_exact_match": (2 * (N + 1), 0, 0),
     **dict.fromkeys(("gradient", "gradient_output", "gradient_raw", "weight_times_gradient"), (BATCHES, BATCHES, 0)),
+    "gradient_balanced": (BATCHES, BATCHES, 0),
+    "gradient_value_output": (2 * BATCHES, 2 * BATCHES, 0),
     "fisher_trace": (FISHER, FISHER, 0),
     "screen_flag_fix": (2 + 2 + 1 + N, 2, 1),  # a budget of ten is enough for all six
     "activation_norm": (1, 0, 0),

@@ -30,6 +30,7 @@ from gcgap.attribution.drop import Drop
 from gcgap.attribution.sets import single_drops
 from gcgap.data.batches import Batch, Purpose, generator
 from gcgap.importance.activity import activation_norms
+from gcgap.importance.gauges import gauged_norms
 from gcgap.importance.gradient import gradient_norms, over_batches
 from gcgap.importance.protocol import Attribution
 from gcgap.importance.scores import exact_match
@@ -153,7 +154,7 @@ def fisher_trace(p: Problem) -> Scores:
     """
     few = p.gradients[: p.settings.gradient_batches]
     single = [batch.rows(slice(row, row + 1)) for batch in few for row in range(len(batch.inputs))]
-    return _counted(p, over_batches(p.drop.model, p.drop.wiring, single, lambda gradient, _: gradient.square().sum()), few)
+    return _counted(p, over_batches(p.drop.model, p.drop.wiring, single, lambda i, gradient, _: gradient.square().sum()), few)
 
 
 @method("weights")
@@ -162,8 +163,28 @@ def weight_times_gradient(p: Problem) -> Scores:
 
     Connection sensitivity: sum over the entries of W_i of |w dL_b/dw| (Lee et al. 2019).
     """
-    found = over_batches(p.drop.model, p.drop.wiring, p.gradients, lambda gradient, weight: (weight * gradient).abs().sum())
+    found = over_batches(p.drop.model, p.drop.wiring, p.gradients, lambda i, gradient, weight: (weight * gradient).abs().sum())
     return _counted(p, found, p.gradients)
+
+
+@method("weights")
+def gradient_balanced(p: Problem) -> Scores:
+    """As gradient, with each head's W_V and W_O balanced, so that it does not depend on how the head is written down.
+
+    See `gcgap.importance.gauges`.
+    """
+    trained_and_balanced = gauged_norms(p.drop.model, p.drop.wiring, p.gradients, gauges=["balanced"])
+    return _counted(p, trained_and_balanced[1], p.gradients)
+
+
+@method("weights")
+def gradient_value_output(p: Problem) -> Scores:
+    """Root of the product of the norms of a head's gradients in W_V and in W_O, which no scale of the head changes.
+
+    sqrt(|| dL_b/dW_V || || dL_b/dW_O ||), of an MLP || dL_b/dW_down ||, each norm over the root of its number of entries.
+    """
+    value, output = (gradient_norms(p.drop.model, p.drop.wiring, p.gradients, heads=heads) for heads in ("value", "output"))
+    return _counted(p, (value * output).sqrt(), [*p.gradients, *p.gradients])
 
 
 def _counted(p: Problem, scores: Scores, batches: Sequence[Batch]) -> Scores:

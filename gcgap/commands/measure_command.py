@@ -44,6 +44,7 @@ def build_parser() -> MeasureParser:
     add("length", int | None, None, "integers of the OOD sequences, instead of the run's own length")
     add("full", bool, False, "measure every checkpoint with the final sizes under the window rule")
     add("force", bool, False, "replace records that are there already")
+    add("gauges", bool, False, "show G and the gap of the last record where heads are written down otherwise")
     add("precision", Option[NumberFormat] | None, None, "short for --protocol.precision: float32, float64 or bf16")
     add("verify", bool, False, f"repeat what the records say, write nothing, list what differs; {EXIT}")
     add("tolerance", float, 0.0, f"relative difference that --verify allows {TOLERANCE}")
@@ -61,7 +62,7 @@ def build_parser() -> MeasureParser:
 def run(arguments: list[str]) -> int:
     """Measure what the arguments name; skips what is done."""
     parser = build_parser()
-    flags = ("--full", "--force", "--verify", *(f"--{name.replace('_', '-')}" for name in FLAGS))
+    flags = ("--full", "--force", "--gauges", "--verify", *(f"--{name.replace('_', '-')}" for name in FLAGS))
     arguments = [f"{argument}=true" if argument in flags else argument for argument in arguments[1:]]
     for name in (argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")):
         if name != "precision" and name in {field.name for field in fields(Protocol)}:
@@ -90,7 +91,8 @@ def run(arguments: list[str]) -> int:
 def _measure_checkpoints(changes: dict[str, Any], options: Namespace) -> int:
     """Measure the checkpoints of runs; 1 if one of them has another step's name."""
     from gcgap.commands.targets import checkpoints, correctly_named
-    from gcgap.report.terminal import table
+    from gcgap.records.record import Record
+    from gcgap.report.terminal import gauge_table, table
 
     planned = [target for path in options.paths for target in checkpoints(Path(path), changes, options)]
     targets = correctly_named(planned)
@@ -108,13 +110,15 @@ def _measure_checkpoints(changes: dict[str, Any], options: Namespace) -> int:
     if last is not None:
         with showing("the table of the last record"):
             console.print(table(last))
+    if options.gauges:
+        console.print(gauge_table(Record.read(targets[-1].record)))
     return int(len(targets) < len(planned))
 
 
 def _measure_revisions(changes: dict[str, Any], options: Namespace) -> int:
     """Measure a pretrained model at its revisions."""
     from gcgap.commands.targets import Revisions
-    from gcgap.report.terminal import table
+    from gcgap.report.terminal import gauge_table, table
 
     revisions, console = Revisions.of(changes, options), Console()
     with Progress(*COLUMNS, console=console) as progress:
@@ -123,6 +127,8 @@ def _measure_revisions(changes: dict[str, Any], options: Namespace) -> int:
         last = revisions.measure(lambda record, was_there: _show(progress, task, record, known if was_there else ""))
     with showing("the table of the last record"):
         console.print(table(last))
+    if options.gauges:
+        console.print(gauge_table(last))
     return 0
 
 

@@ -113,7 +113,7 @@ def cases(path: Path, read: Callable[[Path], list[Record]] = find_records) -> li
 def repeat(case: Case, make: Make) -> dict[str, Any]:
     """The dictionary of the same measurement of the same checkpoint.
 
-    Settings of training are compared where the record holds them: older ones hold fewer.
+    Settings of training and gauges are compared where the record holds them: older ones hold fewer.
 
     Raises:
         ValueError: The record's settings cannot be measured; names its file.
@@ -130,6 +130,8 @@ def repeat(case: Case, make: Make) -> dict[str, Any]:
     except (ValueError, UsageError) as error:
         raise ValueError(f"`{record.path}` cannot be measured again: {error}") from error
     name = "" if record.path is None else record.path.name
+    if "gauges" not in record.data:
+        found.pop("gauges", None)
     return found | ({"final": name == "final.json"} if "final" in record.data else {})
 
 

@@ -42,6 +42,7 @@ class Purpose(StrEnum):
     STATISTICS = "statistics"
     CORRUPTION = "corruption"
     ORDER = "order"
+    GAUGES = "gauges"
 
 
 LARGEST_SEED = 2**32 - 1

@@ -20,7 +20,7 @@ from gcgap.importance.ablation import Intervention, ablated_scores, base_scores,
 from gcgap.importance.baselines import Replacement, replacements
 from gcgap.importance.gap import Estimate
 from gcgap.importance.gates import Activations
-from gcgap.importance.gradient import gradient_magnitude
+from gcgap.importance.gauges import CANONICAL, gauged_norms, has_head_scales
 from gcgap.importance.protocol import Baseline, Metric, Protocol, Site, window_length
 from gcgap.importance.scores import METRICS, Scores
 from gcgap.importance.sharing import ALONE, Sharing
@@ -52,10 +52,20 @@ class Experiment:
         return self.source.batch(Purpose.EVALUATION, length, size, index)
 
     def gradient(self) -> Estimate:
-        """G of every component."""
+        """G of every component as trained, then in every canonical gauge; samples of shape (gauge, component, batch)."""
         p = self.protocol
         batches = self.source.batches(Purpose.GRADIENT, self.length, p.gradient_batches, p.batch_size)
-        return gradient_magnitude(self.model, self.wiring, batches, p.normalise_gradient, self.sharing)
+        shape = 1 + len(CANONICAL), len(self.wiring.components), len(batches)
+
+        def own(mine: slice) -> Tensor:
+            return gauged_norms(self.model, self.wiring, batches[mine], p.normalise_gradient)
+
+        return Estimate(self.sharing.gather(shape, own).numpy())
+
+    def has_gauges(self) -> bool:
+        """Whether heads can be written down otherwise, asked of the model with four sequences."""
+        batch = self.source.batch(Purpose.GRADIENT, self.length, min(4, self.protocol.batch_size))
+        return has_head_scales(self.model, self.wiring, batch.inputs)
 
     def ablation(self, sets: Sequence[Intervention], batch: Batch) -> Estimate:
         """C of every set, shape (metric, intervention, sequence), paired with the base on the same sequences."""

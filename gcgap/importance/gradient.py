@@ -20,8 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.data.batches import Batch
-from gcgap.importance.gap import Estimate
-from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Slices, Wiring
 
@@ -29,21 +27,10 @@ HeadWeight = Literal["value", "output"]
 """Which of a head's weights is looked at: its slice of W_V, as in the paper, or of W_O."""
 
 
-def gradient_magnitude(
-    model: Decoder, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True, sharing: Sharing = ALONE
-) -> Estimate:
-    """G, the mean over batches of || dL_b / dW_i ||_F / sqrt(N_i) (eq. 1); its samples are those norms, (component, batch).
-
-    Processes share the batches. For the other arguments see `gradient_norms`.
-    """
-    shape = len(wiring.components), len(batches)
-    return Estimate(sharing.gather(shape, lambda mine: gradient_norms(model, wiring, batches[mine], normalise)).numpy())
-
-
 def gradient_norms(
     model: Decoder, wiring: Wiring, batches: Sequence[Batch], normalise: bool = True, heads: HeadWeight = "value"
 ) -> Float[Tensor, "component batch"]:
-    """|| dL_b / dW_i ||_F (over sqrt(N_i) if `normalise`) of every component and batch.
+    """|| dL_b / dW_i ||_F (over sqrt(N_i) if `normalise`) of every component and batch; G is the mean over batches (eq. 1).
 
     Leaves `.grad`, hooks and mode as they are. Batches must be of one length each.
 
@@ -51,7 +38,7 @@ def gradient_norms(
         FloatingPointError: A gradient is not finite.
     """
 
-    def norm(gradient: Tensor, weight: Tensor) -> Tensor:
+    def norm(component: int, gradient: Tensor, weight: Tensor) -> Tensor:
         return gradient.norm() / (gradient.numel() ** 0.5 if normalise else 1)
 
     return over_batches(model, wiring, batches, norm, heads)
@@ -61,16 +48,16 @@ def over_batches(
     model: Decoder,
     wiring: Wiring,
     batches: Sequence[Batch],
-    measure: Callable[[Tensor, Tensor], Tensor],
+    measure: Callable[[int, Tensor, Tensor], Tensor],
     heads: HeadWeight = "value",
-) -> Float[Tensor, "component batch"]:
-    """A number made of dL_b / dW_i and W_i, both float64, for every component and batch.
+) -> Float[Tensor, "component batch *numbers"]:
+    """A number, or several, made of dL_b / dW_i and W_i, both float64, for every component and batch.
 
     Args:
         model: The model.
         wiring: Where its components are.
         batches: What L_b is taken over.
-        measure: Makes the number of a gradient and its weight.
+        measure: Makes a scalar or a vector of a component's place, its gradient and its weight.
         heads: Which of a head's weights W_i is: its slice of W_V, or of W_O.
 
     Raises:
@@ -81,21 +68,23 @@ def over_batches(
     weights = [wiring.weight(model, name, layer) for layer in range(wiring.n_layers) for name in names]
     frozen = [weight for weight in weights if not weight.requires_grad]
     own = _by_component(weights, wiring, slices)
-    found = torch.empty(len(wiring.components), len(batches), dtype=torch.float64)
+    found: list[Tensor] = []
     with eval_mode(model), torch.enable_grad():
         for weight in frozen:
             weight.requires_grad_(True)
         try:
-            for b, batch in enumerate(batches):
+            for batch in batches:
                 gradients = _by_component(_gradients(model, batch, weights), wiring, slices)
-                found[:, b] = torch.stack([measure(g, w).cpu() for g, w in zip(gradients, own, strict=True)])
+                made = [measure(i, g, w).cpu() for i, (g, w) in enumerate(zip(gradients, own, strict=True))]
+                found.append(torch.stack(made))
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
-    for component, row in zip(wiring.components, found, strict=True):
+    numbers = torch.stack(found, 1)
+    for component, row in zip(wiring.components, numbers, strict=True):
         if not bool(torch.isfinite(row).all()):
             raise FloatingPointError(f"The gradient of {component.name} is not finite.")
-    return found
+    return numbers
 
 
 def weight_sizes(model: Decoder, wiring: Wiring) -> list[int]:

@@ -20,6 +20,7 @@ from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment, known_origin, prepare
 from gcgap.importance.gap import Array, Estimate, Gap, Judgement, bootstrap_means, measure_gap
+from gcgap.importance.gauges import CANONICAL, DRAWS, SCALE_FACTOR, random_scales, rho_range, roles_kept
 from gcgap.importance.gradient import weight_sizes
 from gcgap.importance.protocol import PROMPTED, Baseline, Protocol
 from gcgap.importance.sharing import ALONE, Sharing
@@ -28,6 +29,7 @@ from gcgap.models.transformer import Decoder, Origin
 from gcgap.models.wiring import Component, Wiring
 from gcgap.records.record import Record
 
+NO_GAUGES = "scaling the values of the heads changes the logits, so something between values and W_O is not linear in them"
 Gaps = Mapping[Baseline, Mapping[str, Gap]]
 """The gap by baseline and metric."""
 
@@ -76,12 +78,14 @@ def measure(
             _activity(model, wiring, means[0]),
         )
     with seconds("gradient"):
-        G = experiment.gradient()
+        gauged = experiment.gradient()
+        G = Estimate(gauged.samples[0])
     with seconds("causal"):
         C = _causal(experiment, protocol.paired)
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
         gaps, draws = _gaps(G, C, experiment.metrics, protocol, rng)
+        record["gauges"] = gauges(experiment, gauged, C, generator(source.seed, Purpose.GAUGES, length))
     record |= body(wiring.components, protocol, G, weight_sizes(model, wiring), activity, C, gaps, draws)
     with seconds("pruning"):
         _add_removals(record, experiment, G, C, gaps, rng)
@@ -141,6 +145,35 @@ def _gaps(
         for b, baseline in enumerate(protocol.baselines)
     }
     return gaps, (star_g, star_c)
+
+
+def gauges(experiment: Experiment, gauged: Estimate, C: Estimate, rng: np.random.Generator) -> dict[str, Any]:
+    """G and the gap in every canonical gauge of the heads, and how far random head scales move them.
+
+    Args:
+        experiment: The model under measurement.
+        gauged: G by gauge, as trained first.
+        C: Causal importances, samples of shape (baseline, metric, component, sequence).
+        rng: Draws resamples and scales.
+    """
+    if not experiment.has_gauges():
+        return {"reason": NO_GAUGES}
+    p, by, drops = experiment.protocol, Judgement.of(experiment.protocol), C.value[:, 0]
+    scaled, by_gauge = random_scales(gauged.value[0], experiment.wiring, DRAWS, rng), {}
+    for gauge, samples in zip(CANONICAL, gauged.samples[1:], strict=True):
+        found, _ = _gaps(Estimate(samples), Estimate(C.samples[:, :1]), ("exact_match",), p, rng)
+        exact = {baseline: of["exact_match"] for baseline, of in found.items()}
+        by_gauge[gauge] = {
+            "gradient": samples.mean(-1).tolist(),
+            "gap": {baseline: _gap_entry(of, p) for baseline, of in exact.items()},
+            "role": {baseline: of.role for baseline, of in exact.items()},
+        }
+    ranges = {baseline: rho_range(scaled, drop, by) for baseline, drop in zip(p.baselines, drops, strict=True)}
+    kept = {b: roles_kept(gauged.value[0], scaled, drop, by) for b, drop in zip(p.baselines, drops, strict=True)}
+    return {
+        "by_gauge": by_gauge,
+        "random_scales": {"factor": SCALE_FACTOR, "draws": DRAWS, "rho": ranges, "roles_kept": kept},
+    }
 
 
 def skipped(protocol: Protocol, accuracy: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,12 @@ def gpt2(config: Any) -> Wiring:
         value=Slices("transformer.h.{layer}.attn.c_attn", axis=1, blocks=3 * n_heads, first=2 * n_heads),
         output=Slices("transformer.h.{layer}.attn.c_proj", axis=0),
         mlp_down="transformer.h.{layer}.mlp.c_proj",
+        query=Slices("transformer.h.{layer}.attn.c_attn", axis=1, blocks=3 * n_heads),
+        key=Slices("transformer.h.{layer}.attn.c_attn", axis=1, blocks=3 * n_heads, first=n_heads),
+        norms=(
+            ("transformer.h.{layer}.ln_1", ("transformer.h.{layer}.attn.c_attn",)),
+            ("transformer.h.{layer}.ln_2", ("transformer.h.{layer}.mlp.c_fc",)),
+        ),
     )
 
 
@@ -61,12 +67,20 @@ def gpt_neox(config: Any) -> Wiring:
         value=Slices("gpt_neox.layers.{layer}.attention.query_key_value", blocks=3 * n_heads, first=2, every=3),
         output=Slices("gpt_neox.layers.{layer}.attention.dense", axis=1),
         mlp_down="gpt_neox.layers.{layer}.mlp.dense_4h_to_h",
+        query=Slices("gpt_neox.layers.{layer}.attention.query_key_value", blocks=3 * n_heads, every=3),
+        key=Slices("gpt_neox.layers.{layer}.attention.query_key_value", blocks=3 * n_heads, first=1, every=3),
+        norms=(
+            ("gpt_neox.layers.{layer}.input_layernorm", ("gpt_neox.layers.{layer}.attention.query_key_value",)),
+            ("gpt_neox.layers.{layer}.post_attention_layernorm", ("gpt_neox.layers.{layer}.mlp.dense_h_to_4h",)),
+        ),
     )
 
 
 @family("gpt_neo")
 def gpt_neo(config: Any) -> Wiring:
     """GPT-Neo: as GPT-2, with a matrix of its own for the values, and local attention in every other layer."""
+    attention = "transformer.h.{layer}.attn.attention"
+    readers = tuple(f"{attention}.{name}" for name in ("q_proj", "k_proj", "v_proj"))
     return Wiring(
         config.num_hidden_layers,
         config.num_attention_heads,
@@ -75,6 +89,12 @@ def gpt_neo(config: Any) -> Wiring:
         value=Slices("transformer.h.{layer}.attn.attention.v_proj"),
         output=Slices("transformer.h.{layer}.attn.attention.out_proj", axis=1),
         mlp_down="transformer.h.{layer}.mlp.c_proj",
+        query=Slices(readers[0]),
+        key=Slices(readers[1]),
+        norms=(
+            ("transformer.h.{layer}.ln_1", readers),
+            ("transformer.h.{layer}.ln_2", ("transformer.h.{layer}.mlp.c_fc",)),
+        ),
     )
 
 
@@ -82,6 +102,7 @@ def gpt_neo(config: Any) -> Wiring:
 def phi(config: Any) -> Wiring:
     """Phi 1, 1.5 and 2: heads and MLP of a layer read the same norm of the residual stream."""
     n_heads, groups = config.num_attention_heads, config.num_key_value_heads
+    readers = tuple(f"model.layers.{{layer}}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
     return Wiring(
         config.num_hidden_layers,
         n_heads,
@@ -90,16 +111,32 @@ def phi(config: Any) -> Wiring:
         value=Slices("model.layers.{layer}.self_attn.v_proj", blocks=groups, group=n_heads // groups),
         output=Slices("model.layers.{layer}.self_attn.dense", axis=1),
         mlp_down="model.layers.{layer}.mlp.fc2",
+        query=Slices(readers[0]),
+        key=Slices(readers[1], blocks=groups, group=n_heads // groups),
+        norms=(("model.layers.{layer}.input_layernorm", (*readers, "model.layers.{layer}.mlp.fc1")),),
     )
 
 
-@family("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo")
-@family("gemma2", "gemma3_text", "olmo2", "olmo3", normalises=True)
+@family("llama", "mistral", "qwen2", "qwen3", has_gains=True)
+@family("gemma", "olmo")
+@family("gemma2", "gemma3_text", normalises=True)
+@family("olmo2", "olmo3", normalises=True, permutes=False)
 @family("gemma3", normalises=True, layers="model.language_model.layers")
-def llama(config: Any, normalises: bool = False, layers: str = "model.layers") -> Wiring:
-    """Llama and what is built like it; Gemma 2 and 3 and OLMo 2 and 3 normalise what heads and MLP put out before it is added."""
+def llama(
+    config: Any, normalises: bool = False, layers: str = "model.layers", has_gains: bool = False, permutes: bool = True
+) -> Wiring:
+    """Llama and what is built like it.
+
+    Gemma 2 and 3 and OLMo 2 and 3 normalise what heads and MLP put out before it is added. OLMo 2 and 3 also normalise the
+    queries of all heads together. Gains of Gemma are 1 + weight, and OLMo has none, so none are folded.
+    """
     text, layer = config.get_text_config(), f"{layers}.{{layer}}"
     n_heads, groups = text.num_attention_heads, text.num_key_value_heads
+    readers = tuple(f"{layer}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
+    norms = (
+        (f"{layer}.input_layernorm", readers),
+        (f"{layer}.post_attention_layernorm", (f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj")),
+    )
     return Wiring(
         text.num_hidden_layers,
         n_heads,
@@ -109,6 +146,9 @@ def llama(config: Any, normalises: bool = False, layers: str = "model.layers") -
         output=Slices(f"{layer}.self_attn.o_proj", axis=1),
         mlp_down=f"{layer}.mlp.down_proj",
         attention_norm=f"{layer}.post_attention_layernorm" if normalises else None,
+        query=Slices(readers[0]) if permutes else None,
+        key=Slices(readers[1], blocks=groups, group=n_heads // groups) if permutes else None,
+        norms=norms if has_gains else (),
     )
 
 

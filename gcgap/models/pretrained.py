@@ -179,11 +179,12 @@ def _context(config: Any) -> int | None:
 def _below(prefix: str, wiring: Wiring) -> Wiring:
     """The wiring of a module that has the wired one as a part."""
     paths = {name: getattr(wiring, name) for name in ("out_projection", "mlp", "mlp_down", "attention_norm")}
-    parts = {"value": wiring.value, "output": wiring.output}
+    parts = {name: getattr(wiring, name) for name in ("value", "output", "query", "key")}
     return replace(
         wiring,
         **{name: path and prefix + path for name, path in paths.items()},
-        **{name: replace(part, module=prefix + part.module) for name, part in parts.items()},
+        **{name: part and replace(part, module=prefix + part.module) for name, part in parts.items()},
+        norms=tuple((prefix + norm, tuple(prefix + reader for reader in readers)) for norm, readers in wiring.norms),
     )
 
 

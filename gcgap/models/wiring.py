@@ -70,6 +70,15 @@ class Slices:
         return weight.narrow(self.axis, block * (size // blocks), size // blocks)
 
 
+_READERS = tuple(f"blocks.{{layer}}.attention.{name}" for name in ("W_Q", "W_K", "W_V"))
+NORMS = (
+    ("blocks.{layer}.norm_attention", _READERS),
+    ("blocks.{layer}.norm_mlp", ("blocks.{layer}.mlp.W_in",)),
+    ("norm", ("unembedding",)),
+)
+"""Norms of a gcgap transformer, and who reads them."""
+
+
 @dataclass(frozen=True)
 class Wiring:
     """Where a model keeps its components; `{layer}` in a module's name stands for the layer's number.
@@ -83,6 +92,9 @@ class Wiring:
         output: The heads' parts of W_O, which no heads share.
         mlp_down: The MLP's last (down) matrix.
         attention_norm: The module that normalises what all heads write before it is added to the stream, if there is one.
+        query: The heads' parts of W_Q; None where heads cannot be permuted, or it is not known how. Only `gcgap check` asks.
+        key: The heads' parts of W_K, as `query`.
+        norms: Norms whose gain can be folded into the modules that read them, with the names of those. Only `gcgap check` asks.
     """
 
     n_layers: int
@@ -93,6 +105,9 @@ class Wiring:
     output: Slices = Slices("blocks.{layer}.attention.W_O", axis=1)
     mlp_down: str = "blocks.{layer}.mlp.W_out"
     attention_norm: str | None = None
+    query: Slices | None = None
+    key: Slices | None = None
+    norms: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @classmethod
     def of(cls, model: Decoder) -> Wiring:
@@ -103,7 +118,10 @@ class Wiring:
         """
         check_not_compiled(model)
         own = getattr(model, "wiring", None)
-        return own if isinstance(own, cls) else cls(model.n_layers, model.n_heads)
+        if isinstance(own, cls):
+            return own
+        query, key = (Slices(f"blocks.{{layer}}.attention.{name}") for name in ("W_Q", "W_K"))
+        return cls(model.n_layers, model.n_heads, query=query, key=key, norms=NORMS)
 
     @property
     def components(self) -> list[Component]:

@@ -15,6 +15,7 @@ from gcgap.report.tables_groups import (
     answers_table,
     cells_table,
     emergence_table,
+    gauges_table,
     numbers_table,
     overview_table,
     places,
@@ -100,6 +101,8 @@ def _of_group(group: Group, leads: bool) -> Section:
     tracked = [task for task in group.tasks if any(run.tracked for run in group.runs if run.task == task)]
     full = leads or bool(tracked) or group.name in ("default", "released")
     blocks: list[str | Table | Drawing] = [*_intro(group), *(_figures(group) if full else []), *paper_tables(group)]
+    if gauges := gauges_table(group):
+        blocks.append(gauges)
     methods = tracked_methods(group)
     if methods:
         blocks.append(tracked_table(group))

@@ -49,6 +49,70 @@ def table(record: Record, baseline: str | None = None) -> Group:
     return Group(grid, *map(escape, map(without_ticks, lines)))
 
 
+def gauge_table(record: Record, baseline: str | None = None) -> Group:
+    """The gap as trained and in every canonical gauge, then the sentence that says whether the conclusion survives.
+
+    Raises:
+        ValueError: The record was written before gauges were measured.
+    """
+    baseline = baseline or record.baselines[0]
+    if record.skipped:
+        return Group(escape(without_ticks(sentence(record, baseline))))
+    if (gauges := record.to_dict().get("gauges")) is None:
+        raise ValueError(f"`{record.path or 'this record'}` is older than gauges; measure its checkpoint again with `--force`.")
+    if "reason" in gauges:
+        return Group(escape(f"G of this model has no canonical gauge: {gauges['reason']}."))
+    grid = WholeTable(
+        title=escape(without_ticks(f"Gauges of {describe_run(record)}, {baseline} ablation")),
+        caption="The same function written down otherwise: only G changes",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    grid.add_column("gauge", no_wrap=True)
+    for heading in ("ρ", "interval", "p", "Heroes", "Bloats"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for name, gap in _by_gauge(record, baseline).items():
+        grid.add_row(
+            name,
+            "-" if gap["rho"] is None else f"{gap['rho']:.2f}",
+            "-" if gap["ci"] is None else _interval(gap["ci"], "+.2f", 1),
+            "-" if gap["p_value"] is None else f"{gap['p_value']:.2g}",
+            *("-" if gap[roles] is None else str(gap[roles]) for roles in ("heroes", "bloats")),
+        )
+    if (ends := gauges["random_scales"]["rho"][baseline]) is not None:
+        grid.add_row("random head scales", "", _interval(ends, "+.2f", 1), "", "", "")
+    return Group(grid, escape(gauge_sentence(record, baseline)))
+
+
+def gauge_sentence(record: Record, baseline: str | None = None) -> str:
+    """Whether what the gap says survives another gauge of the heads; of a record that has gauges."""
+    baseline = baseline or record.baselines[0]
+    gaps = _by_gauge(record, baseline)
+    if any(gap["rho"] is None for gap in gaps.values()):
+        return f"There is no rank correlation to compare: {gaps['trained']['reason']}."
+    trained, *others = ((name, verb(gap)) for name, gap in gaps.items())
+    changed = [f"{name} it {one}" for name, one in others if one != trained[1]]
+    head = f"As trained the gradient {trained[1]}. "
+    survives = "In every other gauge too: the conclusion survives."
+    found = f"In the gauge {'; '.join(changed)}: the conclusion depends on the gauge." if changed else survives
+    gauges, roles = record["gauges"], [one["role"][baseline] for one in record["components"]]
+    named = [i for i, role in enumerate(roles) if role["name"] != "aligned"]
+    stay = [i for i in named if all(of["role"][baseline][i] == roles[i]["name"] for of in gauges["by_gauge"].values())]
+    head += f"{found} {len(stay)} of {len(named)} Heroes and Bloats have their role in all gauges."
+    scales = gauges["random_scales"]
+    low, high = scales["rho"][baseline]
+    return (
+        f"{head} Random head scales between 1/{scales['factor']:g} and {scales['factor']:g} give ρ from {low:.2f} to {high:.2f} "
+        f"(95 % of {scales['draws']:,} draws)."
+    )
+
+
+def _by_gauge(record: Record, baseline: str) -> dict[str, dict[str, Any]]:
+    """The gap by gauge, as trained first."""
+    found = {name.replace("_", " "): of["gap"][baseline] for name, of in record["gauges"]["by_gauge"].items()}
+    return {"trained": record["gap"][baseline]} | found
+
+
 def _methods(record: Record) -> list[str]:
     """The paper's rho of every attribution method that was run."""
     if not record.attribution:
@@ -114,7 +178,7 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     bloats = _listed(roles["bloat"], "Gradient Bloat", "Gradient Bloats")
     found = f"{heroes} and {bloats} (random pairing would give {chance['heroes']:.1f} and {chance['bloats']:.1f})"
     rho = f"ρ = {gap['rho']:.2f}{ci}{ceiling}, p = {gap['p_value']:.2g}"
-    return f"{at} the gradient {_verb(gap)}: {rho}; {found}.{_by_metric(record, gap)}"
+    return f"{at} the gradient {verb(gap)}: {rho}; {found}.{_by_metric(record, gap)}"
 
 
 def _by_metric(record: Record, gap: dict[str, Any]) -> str:
@@ -134,7 +198,8 @@ def _accuracy(record: Record) -> float:
     return record["accuracy"]["by_length"][str(record["length"])]
 
 
-def _verb(gap: dict[str, Any]) -> str:
+def verb(gap: dict[str, Any]) -> str:
+    """What the gradient does, by p-value and share of the noise ceiling."""
     if gap["p_value"] > SURE:
         return "gives a ranking of components that cannot be distinguished from a random one"
     if gap["rho"] < 0:

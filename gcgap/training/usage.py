@@ -38,8 +38,8 @@ def modules(text: str | Iterable[str] | None) -> list[str]:
     return [str(Path(name).absolute()) if name.endswith(".py") else name for name in names]
 
 
-def import_modules(names: Iterable[str]) -> None:
-    """Import what `modules` gives.
+def import_modules(names: Iterable[str], option: str = "--import") -> None:
+    """Import what `modules` gives; errors name the option.
 
     Raises:
         UsageError: A module cannot be imported.
@@ -49,7 +49,7 @@ def import_modules(names: Iterable[str]) -> None:
             _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
         except Exception as error:  # whatever the code of a module raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UsageError(f"`--import`: {name} cannot be imported ({reason:.300}); give a module or a .py file.") from error
+            raise UsageError(f"`{option}`: {name} cannot be imported ({reason:.300}); give a module or a .py file.") from error
 
 
 def _import_module(name: str) -> None:
