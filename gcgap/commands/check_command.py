@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from gcgap.measurement.hook_audit import Identity
     from gcgap.measurement.symmetries import Moved
 
-TEXT = """Write the same function down otherwise (heads scaled, mixed, permuted, gains and biases folded): do logits
-stay, and which quantities move? With --hook, hold an ablation function of your own against identities instead.
-Exit code 1 if logits or a quantity move that must not, or an identity does not hold."""
+TEXT = """Write the same function down otherwise (heads scaled, mixed, permuted, gains and biases folded):
+do logits stay, and which quantities move? With --hook, hold an ablation function of your own
+against identities instead. Exit code 1 if something moves that must not, or an identity fails."""
 HOOK = "MODULE:FUNCTION of your own, a module or a .py file; it takes layer, head and any of model, value, inputs"
 
 

@@ -44,10 +44,10 @@ def build_parser() -> MeasureParser:
     add("length", int | None, None, "integers of the OOD sequences, instead of the run's own length")
     add("full", bool, False, "measure every checkpoint with the final sizes under the window rule")
     add("force", bool, False, "replace records that are there already")
-    add("gauges", bool, False, "show G and the gap of the last record where heads are written down otherwise")
+    add("gauges", bool, False, "show the gap of the last record in other gauges")
     add("precision", Option[NumberFormat] | None, None, "short for --protocol.precision: float32, float64 or bf16")
     add("verify", bool, False, f"repeat what the records say, write nothing, list what differs; {EXIT}")
-    add("tolerance", float, 0.0, f"relative difference that --verify allows {TOLERANCE}")
+    add("tolerance", float, 0.0, f"difference that --verify allows {TOLERANCE}")
     add_import_option(parser)
     pretrained = parser.add_argument_group("a pretrained model, instead of checkpoints")
     for name, kind, text in option_kinds():
