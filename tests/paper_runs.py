@@ -145,8 +145,6 @@ def study(root: Path, tasks: tuple[str, ...] = ("reverse", "sort"), seeds: tuple
 
 def predict_quickly(patch: pytest.MonkeyPatch) -> None:
     """Let the kinds of Bloats be predicted with two shufflings and few resamples, which says nothing but takes no time."""
-    patch.setattr("gcgap.study.bloat_kinds.RESAMPLES", 20)
-    patch.setattr("gcgap.study.roles.RESAMPLES", 100)
     patch.setattr("gcgap.study.roles.PERMUTATIONS", 100)
     patch.setattr("gcgap.study.bloat_kinds.predict", lambda *given, **more: predict(*given, **more | {"shuffles": 2}))
 

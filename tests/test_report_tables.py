@@ -148,12 +148,13 @@ def test_v3_table_4_has_both_ratios(root: Path, default: Group) -> None:
     for name, key in (("individual drop (points): gcgap", "individual_mean"), ("joint drop (points): gcgap", "joint")):
         assert list(column(table, name).cells) == pytest.approx([100 * one[key] for one in joints])
         assert column(table, name).foot[0] == pytest.approx(100 * mean(one[key] for one in joints))
-    to_mean, to_sum = column(table, "joint drop (points): gcgap").foot[1:]
+    (to_mean,) = column(table, "joint drop (points): gcgap").foot[1:]
     assert isinstance(to_mean, Summary)
-    assert isinstance(to_sum, Summary)
     whole = sum(one["joint"] for one in joints)
     assert to_mean.mean == pytest.approx(whole / sum(one["individual_mean"] for one in joints))
-    assert to_sum.mean == pytest.approx(whole / sum(one["individual_sum"] for one in joints))
+    assert not any(
+        "sum" in one.name for one in table.columns
+    )  # a ratio to the mean beside one to the sum reads as if they compared
     accuracies = [100 * data["accuracy"]["by_length"][str(data["length"])] for data in ranked(root, "sort")]
     assert list(column(table, "OOD accuracy (%): gcgap").cells) == pytest.approx(accuracies)
     theirs = PAPER["v3"]["joint_bloats_sort"]

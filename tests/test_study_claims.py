@@ -19,6 +19,8 @@ from gcgap.study.evidence import (
     heroes_destroy,
     identities,
     inversion,
+    layers,
+    layers_of_heads,
     missed,
     negligible,
     superadditivity,
@@ -133,7 +135,7 @@ def test_superadditivity_is_judged_by_the_ratio_to_the_sum(joint: float, holds: 
     found = superadditivity(group(runs))
     assert found.holds is holds
     assert found.numbers["joint / sum"].mean == pytest.approx(joint / 0.06)
-    assert found.numbers["joint / mean"].mean == pytest.approx(joint / 0.03)  # 2 without any redundancy: never the rule
+    assert "mean single drop" not in found.text  # 2 without any redundancy: never beside the ratio to the sum
 
 
 LARGEST = (0.2, 0.19, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.0, -0.01)
@@ -243,6 +245,10 @@ def test_the_answer_follows_from_the_default_protocol_first(
     groups = [group(both(default))]
     groups += [group(both(released), released=True)] if released else []
     groups += [group(both(site), site="released")] if site else []
+    for of in groups:
+        for one in of.runs:
+            one.final.data["checkpoint_sha256"] = f"{one.task}{one.seed}"
+            one.final.data["gap"]["mean"]["rho"] += 0.01 * one.seed * (of.name == "site=released")
     assert verdicts(groups)[0].answer == answer
     assert verdicts([group(both(default), ranks="ordinal"), *groups[1:]]) == []
 
@@ -264,3 +270,50 @@ def test_what_the_site_adds_is_asked_of_the_same_weights() -> None:
     assert numbers["on sorting"].mean == pytest.approx(-0.1 + 0.07)
     assert numbers["added to the difference"].mean == pytest.approx(0.225 + 0.03)
     assert SITE not in [one.claim.title for one in verdicts([group(default)])]
+
+
+@pytest.mark.parametrize(("sort", "answer"), [(0.1, "holds only with the released site"), (0.56, "inconclusive")])
+def test_only_with_the_released_site_needs_the_site_to_add_to_the_number(
+    sort: float, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both site groups meet the rule and the default does not, but one differs from the default by no more than noise."""
+    monkeypatch.setattr("gcgap.study.claims.CLAIMS", CLAIMS[:1])
+    noise = {0: 0.09, 1: -0.09, 2: 0.09, 3: -0.09, 4: 0.0}
+    default, other = both({"reverse": 0.7, "sort": 0.6}), both({"reverse": 0.7, "sort": sort})
+    for of, shake in ((default, noise), (other, dict.fromkeys(noise, 0.0))):
+        for one in of:
+            one.final.data["checkpoint_sha256"] = f"{one.task}{one.seed}"
+            one.final.data["gap"]["mean"]["rho"] += shake[one.seed]
+    found = verdicts([group(default), group(other, site="released")])[0]
+    assert found.by_protocol["default"].holds is None
+    assert found.by_protocol["site=released"].holds is True
+    assert found.answer == answer
+    assert "On the same weights the site adds" in found.by_protocol["site=released"].text
+
+
+def test_every_test_is_corrected_for_all_of_them() -> None:
+    found = verdicts([group(both({"reverse": 0.7, "sort": 0.6})), group(both({"reverse": 0.7, "sort": 0.1}), released=True)])
+    pairs = [(one.p, verdict.adjusted[name]) for verdict in found for name, one in verdict.by_protocol.items()]
+    known = [(p, adjusted) for p, adjusted in pairs if p is not None and adjusted is not None]
+    assert len(known) == sum(p is not None for p, _ in pairs) > 8
+    smallest, corrected = min(known)
+    assert corrected == pytest.approx(min(1.0, smallest * len(known)))
+    assert all(p <= adjusted for p, adjusted in known)
+
+
+@pytest.mark.parametrize(("heroes", "holds"), [(4, None), (6, False)])
+def test_layers_of_few_seeds_decide_nothing_and_chance_refutes_in_enough(heroes: int, holds: bool | None) -> None:
+    """L0_H0 is the Hero of the first runs and L1_MLP the Bloat of all: Heroes lie early, where random pairing puts them late."""
+    runs = [run("sort", i) for i in range(8)]
+    for one in runs[heroes:]:
+        for component in one.final["components"]:
+            rank = one.final["components"].index(component)
+            component["causal"]["mean"]["exact_match"]["value"] = 0.1 * (component["name"] != "L1_MLP") + 0.001 * rank
+    found = layers(group(runs))
+    assert found.holds is holds
+    assert ("4 seeds determine it" in found.text) is (holds is None)
+
+
+def test_what_random_pairing_gives_too_is_not_said_to_be_absent() -> None:
+    refuted = {claim.refuted for claim in CLAIMS if claim.evidence in (layers, layers_of_heads)}
+    assert refuted == {"not more than random pairing"} <= set(ANSWERS)

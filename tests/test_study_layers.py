@@ -34,26 +34,25 @@ def test_the_gap_is_the_mean_layer_of_heroes_minus_that_of_bloats_over_all_runs(
     runs = [run(noise(i), noise(50 + i)) for i in range(5)]
     heroes, bloats = ([layer for one in runs for layer in by_hand(one, heads_only)[k]] for k in (0, 1))
     found = layer_gap(runs, np.random.default_rng(0), heads_only)
-    assert found.value == pytest.approx(np.mean(heroes) - np.mean(bloats))
-    assert found.ci is not None
-    assert found.value is not None
-    assert found.ci[0] < found.value < found.ci[1]
+    assert found.found.mean == pytest.approx(np.mean(heroes) - np.mean(bloats))
+    assert found.found.ci is not None
+    assert found.found.ci[0] < found.found.mean < found.found.ci[1]
 
 
 def test_early_gradients_against_late_causes_are_told_from_chance() -> None:
     order = np.arange(20)
     runs = [run(19 - order + 0.1 * noise(i), order + 0.1 * noise(9 + i)) for i in range(6)]
     found = layer_gap(runs, np.random.default_rng(0))
-    assert (found.value or 0) > 2
+    assert (found.found.mean or 0) > 2
     assert (found.p_value or 1) < 0.01
-    assert found.by_layer_index == pytest.approx(found.value, abs=0.5)  # here the layer's number says as much as G
+    assert found.by_layer_index == pytest.approx(found.found.mean, abs=0.5)  # here the layer's number says as much as G
 
 
 def test_a_gradient_that_falls_with_the_layer_makes_early_bloats_by_chance_alone() -> None:
     runs = [run(19 - np.arange(20), noise(20 + i)) for i in range(40)]
     found = layer_gap(runs, np.random.default_rng(0))
     assert (found.by_chance or 0) > 1  # although C knows nothing of layers
-    assert found.value == pytest.approx(found.by_chance, abs=0.4)
+    assert found.found.mean == pytest.approx(found.by_chance, abs=0.4)
     assert (found.p_value or 0) > 0.05
 
 
@@ -68,14 +67,14 @@ def test_the_p_value_is_uniform_when_g_and_c_are_independent() -> None:
 
 def test_without_any_hero_there_is_no_gap() -> None:
     same = run(np.arange(20), np.arange(20))
-    assert layer_gap([same, same], np.random.default_rng(0)).value is None
-    assert layer_gap([], np.random.default_rng(0)).value is None
+    assert layer_gap([same, same], np.random.default_rng(0)).found.mean is None
+    assert layer_gap([], np.random.default_rng(0)).found.mean is None
 
 
 def test_one_run_has_no_interval() -> None:
     found = layer_gap([run(noise(1), noise(2))], np.random.default_rng(0))
-    assert found.value is not None
-    assert found.ci is None
+    assert found.found.mean is not None
+    assert found.found.ci is None
 
 
 def test_the_layers_number_ranks_what_falls_with_it() -> None:

@@ -11,10 +11,11 @@ from gcgap.report.blocks import Column
 from gcgap.study.claims import of_paper
 from gcgap.study.evidence import NAMES
 from gcgap.study.groups import Group, MeasuredRun
-from gcgap.study.seeds import Summary, summary
+from gcgap.study.seeds import Interval, Summary, summary
 
 SPREAD = (
-    "± is the standard deviation over seeds (n in the denominator, as in the paper), brackets the 95 % t-interval of the mean."
+    "± is the standard deviation over seeds (n in the denominator, as in the paper), brackets the 95 % t-interval of the mean, "
+    "on a scale on which it cannot leave the range of the number. Of two or three seeds each value is shown instead."
 )
 OTHER_WEIGHTS = "A seed gives other weights in another program: compare the columns, not the rows."
 EFFECTS = {"log_prob": "log-prob", "logit_difference": "logit difference", "exact_match": "exact match"}
@@ -81,9 +82,9 @@ def ranked(group: Group, task: str, baseline: str | None = None) -> list[Measure
     return group.ranked(task, baseline or group.baselines[0])
 
 
-def known(values: Iterable[float | None]) -> Summary:
-    """A number over the runs that have it."""
-    return summary([value for value in values if value is not None])
+def known(values: Iterable[float | None], within: Interval | None = None) -> Summary:
+    """A number over the runs that have it, in its range."""
+    return summary([value for value in values if value is not None], within)
 
 
 def accuracy(run: MeasuredRun) -> float:

@@ -13,7 +13,7 @@ from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report.describe import describe_run, pluralise, title
 from gcgap.report.panels import DIVERGING, panels, pooled, what_is_drawn, whisker
 from gcgap.study.methods_over_seeds import MethodGroup
-from gcgap.study.seeds import Summary
+from gcgap.study.seeds import CORRELATION, Summary
 
 FAMILIES = {
     "exact": "#000000",
@@ -161,7 +161,7 @@ def caption(group: MethodGroup) -> str:
 
 def _mean(group: MethodGroup, task: str, method: str, effect: str) -> Summary:
     entries = [record["methods"][method]["agreement"][effect]["all"] for record in group.of_task(task)]
-    return pooled([{"value": one["rho"], "ci": one["ci"]} for one in entries if one["rho"] is not None])
+    return pooled([{"value": one["rho"], "ci": one["ci"]} for one in entries if one["rho"] is not None], CORRELATION)
 
 
 def rhos(group: MethodGroup) -> Figure:

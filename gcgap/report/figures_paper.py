@@ -34,7 +34,7 @@ from gcgap.report.tables_paper import SHARES, head_counts, layer_gradients, publ
 from gcgap.study.claims import figure as published_figure
 from gcgap.study.claims import seeds
 from gcgap.study.groups import Group, MeasuredRun
-from gcgap.study.seeds import Summary, summary
+from gcgap.study.seeds import CORRELATION, Summary, summary
 
 
 def mean_ranks(group: Group) -> Figure:
@@ -178,7 +178,7 @@ def cells(groups: Sequence[Group]) -> Figure:
         for at, values in enumerate(rhos):
             panel.plot([at] * len(values), list(values.values()), "o", color="#7f7f7f", ms=3.5, alpha=0.7)
             if len(values) > 1:
-                drawn.append(mean := summary(list(values.values())))
+                drawn.append(mean := summary(list(values.values()), CORRELATION))
                 whisker(panel, at + 0.18, mean, color="black")
             if not values:
                 panel.annotate("no runs", (at, 0), ha="center", va="bottom", fontsize=8, rotation=90, color="#555555")

@@ -68,10 +68,12 @@ def has_words(table: Table) -> bool:
 
 
 def format_cell(cell: Cell, form: str = ".2f") -> str:
-    """A cell as a reader sees it; a Summary as mean ± std over seeds [interval] (n)."""
+    """A cell as a reader sees it; a Summary as mean ± std over seeds [interval] (n), or its mean (n: each seed)."""
     if cell is None or (isinstance(cell, Summary) and cell.mean is None):
         return MISSING
     if isinstance(cell, Summary):
+        if cell.each:
+            return f"{cell.mean:{form}} (n = {cell.n}: {', '.join(f'{one:{form}}' for one in cell.each)})"
         spread = f" ± {cell.std:{form}}" if cell.std is not None and cell.n > 1 else ""
         ends = "" if cell.ci is None else f" [{cell.ci[0]:{form}}, {cell.ci[1]:{form}}]"
         return f"{cell.mean:{form}}{spread}{ends} (n = {cell.n})"

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator
 
 from gcgap.report.describe import pluralise, title, without_ticks
 from gcgap.study.groups import Group
-from gcgap.study.seeds import CONFIDENCE, Summary, summary
+from gcgap.study.seeds import CONFIDENCE, Interval, Summary, summary
 
 COLOURS = {"hero": "#2166ac", "bloat": "#b2182b", "aligned": "#7f7f7f"}
 MARKERS = {"hero": "^", "bloat": "v", "aligned": "o"}
@@ -75,10 +75,10 @@ def layer_borders(axes: Axes, layers: Sequence[int], **style: Any) -> None:
         axes.axhline(border + 0.5, **style)
 
 
-def pooled(entries: Sequence[Mapping[str, Any]]) -> Summary:
-    """The mean of a number over seeds; of a single seed its value with the interval that its record has."""
+def pooled(entries: Sequence[Mapping[str, Any]], within: Interval | None = None) -> Summary:
+    """The mean of a number over seeds, in its range; of a single seed its value with the interval that its record has."""
     if len(entries) != 1:
-        return summary([entry["value"] for entry in entries])
+        return summary([entry["value"] for entry in entries], within)
     low_high = entries[0].get("ci")
     return Summary(1, entries[0]["value"], ci=low_high and (low_high[0], low_high[1]))
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from gcgap.report.blocks import ALL, Cell, Table, columns_of
-from gcgap.report.describe import accuracy, known, missing_notes, ranked, spread_notes, title
+from gcgap.report.describe import accuracy, known, missing_notes, pluralise, ranked, spread_notes, title
 from gcgap.report.tables_paper import setting
 from gcgap.study.claims import Verdict
 from gcgap.study.emergence import STABLE, Course, courses
+from gcgap.study.evidence import SURE
 from gcgap.study.groups import Agreement, Group, default_settings
-from gcgap.study.seeds import Summary, ratio, summary
+from gcgap.study.seeds import CORRELATION, PERCENT, POSITIVE, SHARE, Summary, ratio, summary
 
 PLACES = {
     "default": ("contiguous", "component"),
@@ -28,13 +27,15 @@ PLACES = {
 CELLS = (
     "configs/paper.yaml measures the same weights in all rows of one layout. `All switches` is the complete released protocol, "
     "which also draws other sequences for each accuracy, does not divide G by √N, counts roles strictly and ranks ties by "
-    "position. The ratio is of runs with two Bloats or more, its interval a bootstrap over seeds."
+    "position. The ratio is of runs with two Bloats or more, with Fieller's interval; none with fewer than five seeds, or where "
+    "the sum is not surely above 0."
 )
 RULE = (
     "The answers follow from the rules by themselves. A claim holds if the default protocol meets its rule; else holds only "
     "under the released protocol if that one does; else only with the released site if the default's own weights do when ablated "
-    "there and the whole released protocol decides nothing; else it does not hold if the default protocol refutes it, and is "
-    "inconclusive if not. Brackets are 95 % intervals."
+    "there, the whole released protocol decides nothing, and the site surely adds to the number that decides (the interaction, "
+    "asked where one number decides); else it does not hold, or no more than by random pairing, if the default protocol refutes "
+    "it, and is inconclusive if not. Brackets are 95 % intervals."
 )
 
 
@@ -65,7 +66,7 @@ class Place:
         """What the Bloats of a run cost together over the sum of what they cost alone, of runs with two or more."""
         joints = [one["bloats"] for one in self.found(task, "joint").values() if len(one["bloats"]["members"]) > 1]
         together, alone = ([one[key] for one in joints] for key in ("joint", "individual_sum"))
-        return ratio(together, alone, np.random.default_rng(0))
+        return ratio(together, alone)
 
 
 def places(groups: Sequence[Group]) -> list[Place]:
@@ -86,7 +87,8 @@ def cells_table(groups: Sequence[Group]) -> Table:
     for task in cell_tasks(found):
         for place in found:
             gaps = place.found(task).values()
-            rho, heroes, bloats = (summary([gap[key] for gap in gaps]) for key in ("rho", "heroes", "bloats"))
+            ranges = {"rho": CORRELATION, "heroes": POSITIVE, "bloats": POSITIVE}
+            rho, heroes, bloats = (summary([gap[key] for gap in gaps], within) for key, within in ranges.items())
             skipped = len(place.group.skipped(task)) if place.group and task in place.group.tasks else None
             rows.append((title(task), place.layout, place.site, rho, heroes, bloats, place.joint_ratio(task), skipped))
             if skipped is None:
@@ -112,8 +114,9 @@ def overview_table(groups: Sequence[Group]) -> Table:
             runs = group.measured(task)
             gaps = [run.final["gap"][group.baselines[0]] for run in ranked(group, task)]
             components = len(runs[0].final["components"]) if runs else None
-            means = (known(run.final["step"] for run in runs), summary([accuracy(run) for run in runs]))
-            of_gaps = (known(gap[key] for gap in gaps) for key in ("rho", "ceiling", "heroes", "bloats"))
+            means = (known([run.final["step"] for run in runs], POSITIVE), known(map(accuracy, runs), PERCENT))
+            ranges = {"rho": CORRELATION, "ceiling": SHARE, "heroes": POSITIVE, "bloats": POSITIVE}
+            of_gaps = (known((gap[key] for gap in gaps), within) for key, within in ranges.items())
             rows.append((group.name, title(task), components, *means, *of_gaps, len(group.skipped(task))))
     columns = columns_of(rows, ("group", "task", *forms, *gap_forms, "skipped"), forms | gap_forms)
     return Table("groups", "Every group at a glance", ALL, columns, [*spread_notes(columns), *_named_notes(groups)])
@@ -141,8 +144,32 @@ def same_weights_table(found: Sequence[Agreement]) -> Table:
 
 def answers_table(verdicts: Sequence[Verdict]) -> Table:
     """The answers to the claims alone."""
-    columns = columns_of([(verdict.claim.title, verdict.answer) for verdict in verdicts], ("claim", "answer"))
-    return Table("answers", "The answers in short", ALL, columns)
+    rows: list[tuple[Cell, ...]] = []
+    for verdict in verdicts:
+        p, adjusted = verdict.by_protocol[verdict.protocol].p, verdict.adjusted[verdict.protocol]
+        rows.append((verdict.claim.title, verdict.answer, p_text(p), p_text(adjusted)))
+    tests = sum(p is not None for verdict in verdicts for p in verdict.adjusted.values())
+    names = ("claim", "answer", "p", "p, Holm")
+    lost = [
+        verdict.claim.title
+        for verdict in verdicts
+        if verdict.answer.startswith("holds") and (verdict.adjusted[verdict.protocol] or 0) >= SURE
+    ]
+    notes = [P_VALUES.format(tests=pluralise(tests, "test"))]
+    notes += [f"By its own rule alone, and not after the correction, holds: {'; '.join(lost)}."] if lost else []
+    return Table("answers", "The answers in short", ALL, columns_of(rows, names), notes)
+
+
+P_VALUES = (
+    "p is that of the test in the rule, under the protocol that the answer is of: small where the claim holds, 1 where the "
+    "numbers point the other way. Holm's correction is over {tests}, of all claims under all protocols. No p-value: the rule "
+    "counts seeds by their own intervals, or there are too few seeds."
+)
+
+
+def p_text(p: float | None) -> str | None:
+    """A p-value in print."""
+    return None if p is None else "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
@@ -223,7 +250,7 @@ def emergence_table(group: Group, task: str) -> Table:
         stable = [one.stable for one in these if one.stable is not None]
         counts = (len(these), len(stable), sum(one.final for one in these))
         first, settled = (float(median(steps)) if steps else None for steps in ([one.first for one in these], stable))
-        rows.append((name, role, *counts, first, settled, summary([100 * one.persistence for one in these])))
+        rows.append((name, role, *counts, first, settled, summary([100 * one.persistence for one in these], PERCENT)))
     names = (
         "component",
         "role",

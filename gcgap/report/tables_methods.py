@@ -13,7 +13,7 @@ from gcgap.report.describe import EFFECTS, known, of_task, spread_notes, title
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.groups import Group
 from gcgap.study.methods_over_seeds import MethodGroup
-from gcgap.study.seeds import Summary, summary
+from gcgap.study.seeds import POSITIVE, SHARE, Summary, summary
 
 SHORT = (
     f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, and "
@@ -101,10 +101,12 @@ def bloats_table(group: MethodGroup, task: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, by_run in found.items():
         known_roles = [one for one in by_run if one]
-        heroes, bloats = summary([one.heroes for one in known_roles]), summary([len(one.bloats) for one in known_roles])
+        counts = ([one.heroes for one in known_roles], [len(one.bloats) for one in known_roles])
+        heroes, bloats = (summary(of, POSITIVE) for of in counts)
         by_chance = summary([one.bloats_by_chance for one in known_roles]).mean
         both = [(a, b) for a, b in zip(first, by_run, strict=bool(first)) if a and b and a.bloats]
-        rows.append((name, heroes, bloats, by_chance, summary([len(a.bloats & b.bloats) / len(a.bloats) for a, b in both])))
+        stay = summary([len(a.bloats & b.bloats) / len(a.bloats) for a, b in both], SHARE)
+        rows.append((name, heroes, bloats, by_chance, stay))
     names = ("score", "Heroes", "Bloats", "Bloats by chance", "share of the gradient's Bloats that stay")
     columns = columns_of(rows, names, dict.fromkeys(names[1:4], ".1f"))
     notes = [
@@ -227,7 +229,7 @@ def error_table(group: MethodGroup) -> Table:
     columns = [Column("part", list(parts.values()))]
     for task in group.tasks:
         errors = [record["trust"]["error"] for record in group.of_task(task)]
-        found = [known(one[name] for one in errors) for name in parts]
+        found = [known((one[name] for one in errors), POSITIVE) for name in parts]
         columns.append(Column(f"mean |error|, {title(task)}", found, ".3f"))
     note = "Means over components, in the metric's units. The component's own part exists for activation patching only."
     text = "Where the error of attribution patching comes from"
@@ -240,7 +242,7 @@ def workflow_table(group: MethodGroup) -> Table:
     for task in group.tasks:
         found = [record["workflow"] for record in group.of_task(task)]
         counts = [[len(one[key]) for one in found] for key in ("flags", "fixed", "unresolved", "verified", "above")]
-        columns.append(Column(title(task), [summary(of) for of in counts], ".1f"))
+        columns.append(Column(title(task), [summary(of, POSITIVE) for of in counts], ".1f"))
     return Table("methods-workflow", "Screen-Flag-Fix", group.name, columns, spread_notes(columns))
 
 

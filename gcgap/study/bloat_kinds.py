@@ -16,15 +16,14 @@ from scipy import special, stats
 
 from gcgap.importance.gap import Array
 from gcgap.records.record import Record
-from gcgap.study.evidence import NAMES, SURE, Evidence, too_few
+from gcgap.study.evidence import NAMES, SURE, Evidence, together, too_few
 from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.roles import Mask
-from gcgap.study.seeds import Interval, Summary, percentile_interval, permutation_p, summary
+from gcgap.study.seeds import DROP, SHARE, Summary, jackknife, permutation_p, summary
 
 OVERFITTING = 0.05  # in-distribution drop, as in `gcgap.measurement.joint`
 PENALTY = 1.0  # of the squared coefficients, on standardised features
-SHUFFLES = 500
-RESAMPLES = 2000
+SHUFFLES = 10_000
 STEPS, CONVERGED = 50, 1e-9  # of Newton's method: steps at most, and the largest change of a weight that is none
 LEAST = 5  # Bloats of each kind below which a prediction decides nothing
 WEAK = 0.7  # area under the ROC curve up to which a prediction is as good as none
@@ -42,7 +41,7 @@ def two_kinds(group: Group) -> Evidence:
     if len(drops) < 4:
         return too_few("sorting runs with Bloats", 4)
     fit, noise = sum(one["ci"][0] > OVERFITTING for one in drops), sum(one["ci"][1] <= OVERFITTING for one in drops)
-    drop = summary([one["value"] for one in drops])
+    drop = summary([one["value"] for one in drops], DROP)
     text = (
         f"Removing all Bloats of sorting costs {drop.points()} points in distribution (std {100 * (drop.std or 0):.1f}): of "
         f"{len(drops)} sets {fit} surely cost more than {100 * OVERFITTING:.0f} points (overfitting circuits), {noise} surely do "
@@ -53,19 +52,19 @@ def two_kinds(group: Group) -> Evidence:
 
 def kind_is_unpredictable(group: Group) -> Evidence:
     """Does what is seen before anything is ablated fail to predict the kind of a single Bloat, on either task?"""
-    said, numbers, holds = [], {}, []
+    said, numbers, holds, p_values = [], {}, [], list[float | None]()
     for task in group.tasks:
         known = examples(group.ranked(task), group.baselines[0])
         observed = predict(known, np.random.default_rng(0), OBSERVED)
         ablated = predict(known, np.random.default_rng(0), shuffles=0)
         name = NAMES.get(task, task)
         holds.append(_is_unpredictable(observed))
+        p_values.append(observed.auc.p_below(WEAK) if observed.auc and holds[-1] is not None else None)
         if observed.auc is None or ablated.auc is None:
             said.append(f"on {name} there is nothing to learn: {observed.reason}")
             continue
-        seeds = len({one.seed for one in known})
-        numbers[f"AUC, {name}"] = auc = Summary(seeds, observed.auc, ci=observed.ci)
-        numbers[f"AUC with log-probability drop, {name}"] = with_drop = Summary(seeds, ablated.auc, ci=ablated.ci)
+        numbers[f"AUC, {name}"] = auc = observed.auc
+        numbers[f"AUC with log-probability drop, {name}"] = with_drop = ablated.auc
         said.append(
             f"on {name}, where {observed.overfitting} of {observed.bloats} single Bloats cost more than {100 * OVERFITTING:.0f} "
             f"points in distribution, one of these is ranked above another Bloat with probability {auc.text()} "
@@ -73,7 +72,8 @@ def kind_is_unpredictable(group: Group) -> Evidence:
         )
     seen = "G's course, activation norm, attention entropy and being an MLP"
     text = f"Of seeds left out, from {seen} (guessing: 0.5): {'; '.join(said)}."
-    return Evidence(False if False in holds else True if True in holds and None not in holds else None, text, numbers)
+    answer = False if False in holds else True if True in holds and None not in holds else None
+    return Evidence(answer, text, numbers, together(*p_values) if p_values else None)
 
 
 @dataclass(frozen=True)
@@ -97,27 +97,26 @@ class Prediction:
     Args:
         bloats: Bloats in all.
         overfitting: How many of them overfit.
-        auc: Probability that an overfitting Bloat is ranked above a noisy one; 0.5 is guessing. None with a `reason`.
-        ci: 95 % interval, by a bootstrap over seeds.
+        auc: Probability that an overfitting Bloat is ranked above a noisy one; 0.5 is guessing. Its n is the number of seeds with
+            an overfitting Bloat, or that of seeds with a noisy one if that is smaller. None with a `reason`.
         p_value: Share of shufflings of the labels that are predicted as well.
         reason: Why there is no number.
     """
 
     bloats: int
     overfitting: int
-    auc: float | None = None
-    ci: Interval | None = None
+    auc: Summary | None = None
     p_value: float | None = None
     reason: str | None = None
 
 
 def _is_unpredictable(found: Prediction) -> bool | None:
     """Whether a prediction is as good as none: False if it predicts the kinds, None if it decides nothing."""
-    if found.ci is None or min(found.overfitting, found.bloats - found.overfitting) < LEAST:
+    if found.auc is None or min(found.overfitting, found.bloats - found.overfitting) < LEAST:
         return None
-    if found.ci[0] > 0.5 and (found.p_value or 1) < SURE / 2:
+    if found.auc.above(0.5) and (found.p_value or 1) < SURE / 2:
         return False
-    return True if found.ci[1] < WEAK else None
+    return True if found.auc.below(WEAK) else None
 
 
 def examples(runs: Sequence[MeasuredRun], baseline: str) -> list[Example]:
@@ -163,7 +162,7 @@ def predict(
 
     Args:
         known: Bloats whose kind is known.
-        rng: Randomness of the shufflings and the bootstrap.
+        rng: Randomness of the shufflings.
         columns: Which of `FEATURES` to predict from.
         shuffles: Shufflings of the labels behind the p-value; none gives no p-value.
     """
@@ -184,7 +183,7 @@ def predict(
     scores = _held_out_scores(X, labels, seeds)
     value, *by_chance = _auc(scores, labels).tolist()
     p_value = permutation_p(np.array(by_chance) >= value) if shuffles else None
-    return Prediction(len(known), count, value, _auc_interval(scores[0], overfits, seeds, rng), p_value)
+    return Prediction(len(known), count, _auc_over_seeds(scores[0], overfits, seeds), p_value)
 
 
 def _held_out_scores(X: Array, labels: Mask, seeds: NDArray[np.int64]) -> Array:
@@ -239,12 +238,14 @@ def _auc(scores: Array, labels: Mask) -> Array:
     return (ranks - ones * (ones + 1) / 2) / (ones * (labels.shape[-1] - ones))
 
 
-def _auc_interval(scores: Array, labels: Mask, seeds: NDArray[np.int64], rng: np.random.Generator) -> Interval | None:
-    """By a bootstrap over seeds; None if fewer than half of the resamples hold both kinds."""
+def _auc_over_seeds(scores: Array, labels: Mask, seeds: NDArray[np.int64]) -> Summary:
+    """The area under the ROC curve of scores, by a jackknife over seeds."""
     by_seed = [np.flatnonzero(seeds == seed) for seed in np.unique(seeds)]
-    drawn = []
-    for _ in range(RESAMPLES):
-        rows = np.concatenate([by_seed[k] for k in rng.integers(0, len(by_seed), len(by_seed))])
-        if labels[rows].any() and not labels[rows].all():
-            drawn.append(float(_auc(scores[rows], labels[rows])))
-    return percentile_interval(drawn) if len(drawn) >= RESAMPLES / 2 else None
+
+    def auc(picked: NDArray[np.int64]) -> float:
+        rows = np.concatenate([by_seed[k] for k in picked])
+        both = labels[rows].any() and not labels[rows].all()
+        return float(_auc(scores[rows], labels[rows])) if both else float("nan")
+
+    used = min(sum(bool((labels[rows] == kind).any()) for rows in by_seed) for kind in (True, False))
+    return jackknife(auc, len(by_seed), used, SHARE)

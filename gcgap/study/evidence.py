@@ -5,7 +5,7 @@ One function a claim, all under the group's first ablation baseline; the sentenc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from gcgap.study.roles import (
     top_two_cost,
     top_two_cost_by_selection,
 )
-from gcgap.study.seeds import FEW, Summary, difference, ratio, summary
+from gcgap.study.seeds import CORRELATION, DROP, FEW, SHARE, Summary, difference, ratio, summary
 
 NAMES = {"reverse": "reversal", "sort": "sorting"}
 ROLES = {"hero": "Heroes", "bloat": "Bloats"}
@@ -41,16 +41,24 @@ class Evidence:
         holds: Whether the claim's rule is met; None where the runs are inconclusive.
         text: The numbers as a sentence.
         numbers: The numbers by name, for tables.
+        p: The p-value of the test that the rule makes, small where the claim holds; None where it makes none, or runs
+            are too few.
     """
 
     holds: bool | None
     text: str
     numbers: dict[str, Summary] = field(default_factory=dict)
+    p: float | None = None
 
 
 def every(*parts: bool | None) -> bool | None:
     """Whether all parts of a rule are met: False if one is refuted, None if one is inconclusive."""
     return False if False in parts else None if None in parts else True
+
+
+def together(*parts: float | None) -> float | None:
+    """The p-value of a rule that needs all parts: the largest; None if one is missing."""
+    return None if None in parts else max(part for part in parts if part is not None)
 
 
 def too_few(what: str, least: int = 2) -> Evidence:
@@ -64,20 +72,14 @@ def collapse(group: Group) -> Evidence:
     if min(map(len, rho.values())) < 2:
         return too_few("runs of both tasks")
     gap = difference(rho["reverse"], rho["sort"])
-    numbers = {NAMES[task]: summary(values) for task, values in rho.items()}
+    numbers = {NAMES[task]: summary(values, CORRELATION) for task, values in rho.items()}
     said = " and ".join(f"ρ is {number.text()} on {name} ({number.n} seeds)" for name, number in numbers.items())
-    return Evidence(gap.above(0), f"{said}; the difference is {gap.text()}.", numbers | {"difference": gap})
+    return Evidence(gap.above(0), f"{said}; the difference is {gap.text()}.", numbers | {"difference": gap}, gap.p_above(0))
 
 
 def added_collapse(default: Group, other: Group) -> Evidence:
     """Is the collapse larger when the same weights are measured otherwise?"""
-    by_task = []
-    for task in NAMES:
-        first, second = (
-            {run.final["checkpoint_sha256"]: run.final["gap"][group.baselines[0]]["rho"] for run in group.ranked(task)}
-            for group in (default, other)
-        )
-        by_task.append([second[weights] - first[weights] for weights in first if weights is not None and weights in second])
+    by_task = [_added(default, other, task, lambda gap: gap["rho"]) for task in NAMES]
     if min(map(len, by_task)) < 2:
         return too_few("runs of both tasks whose weights were measured in both ways")
     reverse, sort = (summary(values) for values in by_task)
@@ -86,7 +88,33 @@ def added_collapse(default: Group, other: Group) -> Evidence:
         f"On the same weights the other measurement changes ρ by {reverse.text()} on reversal and {sort.text()} on sorting, and "
         f"so the difference between them by {added.text()} ({added.n} seeds)."
     )
-    return Evidence(added.above(0), text, {"added to the difference": added, "on reversal": reverse, "on sorting": sort})
+    numbers = {"added to the difference": added, "on reversal": reverse, "on sorting": sort}
+    return Evidence(added.above(0), text, numbers, added.p_above(0))
+
+
+def added_to_collapse(default: Group, other: Group) -> Summary:
+    """What the other measurement adds to the difference of the mean rho, reversal minus sorting, on the same weights."""
+    return difference(*(_added(default, other, task, lambda gap: gap["rho"]) for task in NAMES))
+
+
+def added_to_shortfall(default: Group, other: Group) -> Summary:
+    """What it adds to the noise ceiling minus rho of sorting."""
+    return summary(_added(default, other, "sort", lambda gap: (gap["ceiling"] or 0.0) - gap["rho"]))
+
+
+def added_to_missed(default: Group, other: Group) -> Summary:
+    """What it adds to the share of missed components of sorting."""
+    return summary(_added(default, other, "sort", lambda gap: gap["missed"][MISSED]))
+
+
+def _added(default: Group, other: Group, task: str, number: Callable[[dict[str, Any]], float]) -> list[float]:
+    """The number of the other measurement minus that of the default, of runs of a task with the same weights."""
+
+    def by_weights(group: Group) -> dict[str | None, float]:
+        return {run.final["checkpoint_sha256"]: number(run.final["gap"][group.baselines[0]]) for run in group.ranked(task)}
+
+    first, second = by_weights(default), by_weights(other)
+    return [second[weights] - first[weights] for weights in first if weights is not None and weights in second]
 
 
 def inversion(group: Group) -> Evidence:
@@ -102,7 +130,8 @@ def inversion(group: Group) -> Evidence:
         f"{len(negative)} of {len(gaps)} seeds, and in {len(sure)} beyond random pairing."
     )
     holds = True if sure else None if negative or len(gaps) < FEW else False
-    return Evidence(holds, text, {"lowest rho": Summary(len(gaps), gaps[least]["rho"])})
+    p = min((1.0, *(len(gaps) * gaps[seed]["p_value"] for seed in negative)))
+    return Evidence(holds, text, {"lowest rho": Summary(len(gaps), gaps[least]["rho"])}, p)
 
 
 def beyond_noise(group: Group) -> Evidence:
@@ -111,11 +140,11 @@ def beyond_noise(group: Group) -> Evidence:
     if len(gaps) < 2:
         return too_few("runs of sorting")
     noise = {seed: gap["ceiling"] or 0.0 for seed, gap in gaps.items()}  # none: repeated halves do not agree at all
-    ceiling, short = summary(list(noise.values())), summary([noise[seed] - gap["rho"] for seed, gap in gaps.items()])
+    ceiling, short = summary(list(noise.values()), SHARE), summary([noise[seed] - gap["rho"] for seed, gap in gaps.items()])
     text = f"On sorting noise alone would allow ρ = {ceiling.text()}; ρ stays {short.text()} below that ({short.n} seeds)."
     if none := [str(seed) for seed, gap in gaps.items() if gap["ceiling"] is None]:
         text += f" Seeds {', '.join(none)} have no ceiling, counted as 0: their halves do not agree."
-    return Evidence(short.above(0), text, {"ceiling": ceiling, "ceiling minus rho": short})
+    return Evidence(short.above(0), text, {"ceiling": ceiling, "ceiling minus rho": short}, short.p_above(0))
 
 
 def missed(group: Group) -> Evidence:
@@ -124,12 +153,12 @@ def missed(group: Group) -> Evidence:
     found = [one[MISSED] for one in shares if MISSED in one]
     if len(found) < 2:
         return too_few("runs of sorting")
-    share, chance = summary(found), 1 - int(MISSED) / len(group.ranked("sort")[0].final["components"])
+    share, chance = summary(found, SHARE), 1 - int(MISSED) / len(group.ranked("sort")[0].final["components"])
     text = (
         f"Of the {MISSED} causally largest components of sorting {100 * (share.mean or 0):.0f} %{share.brackets(100, 0)} are not "
         f"among the {MISSED} largest gradients; a random ranking would miss {100 * chance:.0f} %."
     )
-    return Evidence(share.above(0.5), text, {"missed": share, "by chance": Summary(share.n, chance)})
+    return Evidence(share.above(0.5), text, {"missed": share, "by chance": Summary(share.n, chance)}, share.p_above(0.5))
 
 
 def layers(group: Group, heads_only: bool = False) -> Evidence:
@@ -139,26 +168,31 @@ def layers(group: Group, heads_only: bool = False) -> Evidence:
         return too_few("runs of sorting")
     found = layer_gap(runs, np.random.default_rng(0), heads_only)
     counts = {
-        label: sum(int((one.roles()[role] & (one.is_head if heads_only else True)).sum()) for one in runs)
+        label: [int((one.roles()[role] & (one.is_head if heads_only else True)).sum()) for one in runs]
         for role, label in ROLES.items()
     }
-    members = " and ".join(f"{count} {label}" for label, count in counts.items())
+    members = " and ".join(f"{sum(each)} {label} in {np.count_nonzero(each)} seeds" for label, each in counts.items())
     among = f"Among the {'heads' if heads_only else 'components'} of {len(runs)} sorting seeds there are {members}"
-    if found.value is None or found.by_chance is None or found.p_value is None:
+    gap, beyond = found.found, found.beyond_index
+    if gap.mean is None or beyond is None or found.by_chance is None or found.p_value is None:
         return Evidence(None, f"{among}: no layers to compare.")
     index = [rho for one in runs if (rho := layer_index_rho(one)) is not None]
-    with_cause, with_gradient = (summary([rho[side] for rho in index]) for side in (0, 1))
-    gap, beyond = Summary(len(runs), found.value, ci=found.ci), Summary(len(runs), None, ci=found.beyond_index)
+    with_cause, with_gradient = (summary([rho[side] for rho in index], CORRELATION) for side in (0, 1))
     by_index = Summary(len(runs), found.by_layer_index)
     text = (
-        f"{among}; the Heroes lie {gap.text()} layers above the Bloats. Random pairing of G and C would give "
-        f"{found.by_chance:.2f} (p = {found.p_value:.2g}), the layer's number in place of G "
+        f"{among}; the Heroes lie {gap.text()} layers above the Bloats{_without_interval(gap)}. Random pairing of G and C would "
+        f"give {found.by_chance:.2f} (p = {found.p_value:.2g}), the layer's number in place of G "
         f"{'none' if by_index.mean is None else by_index.text()} (difference{beyond.brackets(1, 2) or ' unknown'}). "
         f"The layer's number alone ranks C with ρ = {with_cause.text()}, and G with {with_gradient.text()}."
     )
-    by_chance = True if found.p_value < SURE else False if gap.above(found.by_chance) is False else None
+    by_chance = True if found.p_value < SURE else False if found.p_value >= 0.5 and gap.n >= FEW else None
     numbers = {"layers": gap, "by chance": Summary(len(runs), found.by_chance), "by layer number": by_index}
-    return Evidence(every(gap.above(0), by_chance), text, numbers)
+    return Evidence(every(gap.above(0), by_chance), text, numbers, together(gap.p_above(0), found.p_value))
+
+
+def _without_interval(number: Summary) -> str:
+    """Why a statistic has no interval, where its seeds are too few."""
+    return f" (no interval: {number.n} seeds determine it, at least {FEW} are needed)" if number.n < FEW else ""
 
 
 def layers_of_heads(group: Group) -> Evidence:
@@ -168,7 +202,7 @@ def layers_of_heads(group: Group) -> Evidence:
 
 def identities(group: Group) -> Evidence:
     """Do the same components take the same roles in every sorting seed, beyond chance?"""
-    runs, said, numbers, sure = _arrays(group, "sort"), [], {}, []
+    runs, said, numbers, p_values = _arrays(group, "sort"), [], {}, []
     for role, label in ROLES.items():
         found = stability(runs, role, np.random.default_rng(0))
         if found is None:
@@ -180,10 +214,11 @@ def identities(group: Group) -> Evidence:
         )
         numbers[label] = Summary(len(runs), found.agreement)
         numbers[f"{label} by chance"] = Summary(len(runs), found.by_chance)
-        sure.append(_beyond_chance(found.p_value, len(runs)))
+        p_values.append(found.p_value)
         if heads := [f"{name} in {found.counts[name]}" for name in PUBLISHED[role] if name in found.counts]:
             said.append(f"Published {label}: {', '.join(heads)}")
-    return Evidence(every(*sure), f"{'. '.join(said)}.", numbers)
+    sure = (_beyond_chance(p_value, len(runs)) for p_value in p_values)
+    return Evidence(every(*sure), f"{'. '.join(said)}.", numbers, min(1.0, 2 * max(p_values)))
 
 
 def heads_not_layers(group: Group) -> Evidence:
@@ -195,8 +230,9 @@ def heads_not_layers(group: Group) -> Evidence:
         return too_few("runs of sorting")
     said = " and ".join(f"p = {value:.2g} for {label}" for label, value in each.items())
     text = f"When the heads of each layer exchange their labels, two seeds share as many members with {said} ({len(runs)} seeds)."
+    p = min(1.0, 2 * min(each.values()))
     found_beyond = [_beyond_chance(value, len(runs)) for value in each.values()]
-    return Evidence(True if True in found_beyond else None if None in found_beyond else False, text)
+    return Evidence(True if True in found_beyond else None if None in found_beyond else False, text, p=p)
 
 
 def _beyond_chance(p_value: float, runs: int) -> bool | None:
@@ -209,9 +245,9 @@ def negligible(group: Group) -> Evidence:
     drops = [one["individual_mean"] for one in _joint(group, "sort") if one["members"]]
     if len(drops) < 2:
         return too_few("sorting runs with Bloats")
-    found = summary(drops)
+    found = summary(drops, DROP)
     text = f"Removed alone a Bloat of sorting costs {found.points()} points on average ({found.n} seeds)."
-    return Evidence(found.below(NEGLIGIBLE), text, {"single drop": found})
+    return Evidence(found.below(NEGLIGIBLE), text, {"single drop": found}, found.p_below(NEGLIGIBLE))
 
 
 def superadditivity(group: Group) -> Evidence:
@@ -219,16 +255,18 @@ def superadditivity(group: Group) -> Evidence:
     found = [one for one in _joint(group, "sort") if len(one["members"]) > 1]
     if len(found) < 2:
         return too_few("sorting runs with two Bloats or more")
-    whole, total, mean = ([one[key] for one in found] for key in ("joint", "individual_sum", "individual_mean"))
-    to_sum, to_mean, pairs = _ratio(whole, total), _ratio(whole, mean), _pair_ratio(group)
+    whole, total = ([one[key] for one in found] for key in ("joint", "individual_sum"))
+    to_sum, pairs = ratio(whole, total), _pair_ratio(group)
+    unbounded = " (no interval: what it is divided by is not surely above 0)"
+    why = unbounded if to_sum.n >= FEW and not to_sum.ci else _without_interval(to_sum)
     text = (
         f"Removed together the Bloats of sorting cost {100 * np.mean(whole):.1f} points, the sum of their single drops is "
-        f"{100 * np.mean(total):.1f}: a ratio of {to_sum.text()} over {len(found)} seeds with two Bloats or more; of pairs of "
-        f"random components it is {pairs.text()}. The paper's ratio, to the mean single drop, is {to_mean.text(1)}, and would be "
-        f"{np.sum(total) / np.sum(mean) if np.sum(mean) > 0 else np.nan:.1f} for drops that add up."
+        f"{100 * np.mean(total):.1f}: a ratio of {to_sum.text()} over {len(found)} seeds with two Bloats or more"
+        f"{why}; of pairs of random components it is {pairs.text()}."
     )
-    numbers = {"joint / sum": to_sum, "joint / mean": to_mean, "joint / sum of random pairs": pairs}
-    return Evidence(to_sum.above(1), text, numbers)
+    more = summary([one - other for one, other in zip(whole, total, strict=True)])  # the ratio is 1 where this is 0
+    numbers = {"joint / sum": to_sum, "joint / sum of random pairs": pairs}
+    return Evidence(to_sum.above(1), text, numbers, more.p_above(0) if to_sum.ci else None)
 
 
 def _pair_ratio(group: Group) -> Summary:
@@ -241,11 +279,7 @@ def _pair_ratio(group: Group) -> Summary:
             alone = dict(zip(one.names, one.C.tolist(), strict=True))
             whole.append(pairs["ood_drop"]["value"])
             total.append(float(np.mean([sum(alone[name] for name in pair) for pair in pairs["members"]])))
-    return _ratio(whole, total)
-
-
-def _ratio(above: Sequence[float], below: Sequence[float]) -> Summary:
-    return ratio(above, below, np.random.default_rng(0))
+    return ratio(whole, total)
 
 
 def heroes_destroy(group: Group) -> Evidence:
@@ -261,27 +295,29 @@ def heroes_destroy(group: Group) -> Evidence:
     said = "; ".join(f"than {name} {one.points()}" for name, one in more.items())
     text = f"On reversal the top two Heroes cost, in points of OOD accuracy, more {said}. {_costs(group)}"
     numbers = {f"Heroes minus {name}": one for name, one in more.items()}
-    return Evidence(every(*(one.above(0) for one in more.values())), text, numbers)
+    p = together(*(one.p_above(0) for one in more.values()))
+    return Evidence(every(*(one.above(0) for one in more.values())), text, numbers, p)
 
 
 def bloats_are_dispensable(group: Group) -> Evidence:
     """Can the top two Bloats be removed at less than five points of OOD accuracy each, on both tasks?"""
-    cost = {NAMES[task]: summary(list(_top_two(group, task, "bloats").values())) for task in ("sort", "reverse")}
+    cost = {NAMES[task]: summary(list(_top_two(group, task, "bloats").values()), DROP) for task in ("sort", "reverse")}
     if min(one.n for one in cost.values()) < 2:
         return too_few("runs of both tasks with two Bloats")
     text = f"{_costs(group)} Bloats are chosen by a small C, so that any ranking would name cheap ones."
     numbers = {f"two Bloats, {name}": one for name, one in cost.items()}
-    return Evidence(every(*(one.below(2 * NEGLIGIBLE) for one in cost.values())), text, numbers)
+    p = together(*(one.p_below(2 * NEGLIGIBLE) for one in cost.values()))
+    return Evidence(every(*(one.below(2 * NEGLIGIBLE) for one in cost.values())), text, numbers, p)
 
 
 def _costs(group: Group) -> str:
     """What removing two of each class costs, task by task."""
     said = []
     for task in group.tasks:
-        means = {label: summary(list(_top_two(group, task, label.lower()).values())) for label in ROLES.values()}
+        means = {label: summary(list(_top_two(group, task, label.lower()).values()), DROP) for label in ROLES.values()}
         base = summary([run.final["accuracy"]["by_length"][str(run.final["length"])] for run in group.measured(task)])
         each = [f"two {label} {mean.points()} ({mean.n} seeds)" for label, mean in means.items()]
-        each.append(f"two random components {summary(list(_random(group, task).values())).points()}")
+        each.append(f"two random components {summary(list(_random(group, task).values()), DROP).points()}")
         said.append(
             f"On {NAMES.get(task, task)} (accuracy {100 * (base.mean or 0):.1f} points) removal costs: {', '.join(each)}."
         )
@@ -322,12 +358,13 @@ def shortcut(group: Group) -> Evidence:
         "level": "of ρ with OOD accuracy",
         "change": "of their changes",
     }
-    found = {key: summary([value for one in followed if (value := getattr(one, key)) is not None]) for key in texts}
+    found = {key: summary([value for one in followed if (value := getattr(one, key)) is not None], CORRELATION) for key in texts}
     if found["shortcut"].n < 2:
         return too_few("tracked runs of sorting")
     said = [f"{text} {found[key].text()} ({found[key].n} seeds)" for key, text in texts.items()]
     text = f"Over the checkpoints of sorting the rank correlation is {'; '.join(said)}."
-    return Evidence(found["shortcut"].above(0), text, {texts[key]: value for key, value in found.items()})
+    numbers = {texts[key]: value for key, value in found.items()}
+    return Evidence(found["shortcut"].above(0), text, numbers, found["shortcut"].p_above(0))
 
 
 def _gaps(group: Group, task: str) -> dict[int, dict[str, Any]]:

@@ -19,7 +19,7 @@ from gcgap.importance.gap import Array
 from gcgap.importance.protocol import PROMPTED, Protocol
 from gcgap.records.read_records import find_records, named_step
 from gcgap.records.record import Record
-from gcgap.study.seeds import Summary, spearman, summary
+from gcgap.study.seeds import CORRELATION, SHARE, Summary, spearman, summary
 
 MODEL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 512, "positions": "none"}
 DATA = {"layout": "contiguous", "lengths": [3, 7], "ood_lengths": [8, 9, 10, 11]}
@@ -264,11 +264,11 @@ def _agreement(task: str, first: Group, second: Group, baseline: str, pairs: Seq
     def over(one: str) -> Summary:
         columns = [[_column(record, baseline, one) for record in pair] for pair in pairs]
         values = [spearman(before, after) for before, after in columns if before is not None and after is not None]
-        return summary([value for value in values if value is not None])
+        return summary([value for value in values if value is not None], CORRELATION)
 
     def kept(role: str) -> Summary:
         members = [[set(record.roles(baseline)[role]) for record in pair] for pair in pairs]
-        return summary([len(before & after) / len(before) for before, after in members if before])
+        return summary([len(before & after) / len(before) for before, after in members if before], SHARE)
 
     return Agreement(
         task, first.name, second.name, over("exact_match"), over("log_prob"), over("delta"), kept("hero"), kept("bloat")

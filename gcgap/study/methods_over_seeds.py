@@ -17,7 +17,7 @@ import numpy as np
 from gcgap.importance.gap import Array, Judgement, constant, expected_by_chance, is_role, rank
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
 from gcgap.study.groups import tasks_in_order, trained
-from gcgap.study.seeds import TIED, Summary, summary
+from gcgap.study.seeds import CORRELATION, POSITIVE, TIED, Interval, Summary, summary
 
 CLOSED = 0.1  # shortfall in rho up to which a method counts as having no gap
 AGAIN = {"again:exact_match": "exact effects on other sequences", "again:log_prob": "exact effects by log-probability"}
@@ -110,12 +110,16 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def over_seeds(group: MethodGroup, task: str, method: str, effect: str, key: str = "rho", part: str = "all") -> Summary:
     """A number of a method's agreement over the runs of a task; runs in which it does not exist are left out."""
     values = [record["methods"][method]["agreement"][effect].get(part, {}).get(key) for record in group.of_task(task)]
-    return summary([value for value in values if value is not None])
+    return summary([value for value in values if value is not None], RANGES.get(key))
+
+
+RANGES: dict[str, Interval] = {"rho": CORRELATION, "tau_b": CORRELATION}
+"""The range of each number of an agreement that has one."""
 
 
 def cost(group: MethodGroup, method: str, key: str = "forward_equivalents") -> Summary:
     """What a method cost, over all runs."""
-    return summary([record["methods"][method]["cost"][key] for record in group.records])
+    return summary([record["methods"][method]["cost"][key] for record in group.records], POSITIVE)
 
 
 def shortfall(group: MethodGroup, task: str, method: str, effect: str) -> Summary:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from gcgap.importance.gap import Array, Judgement, is_role, rank, rank_difference
 from gcgap.records.record import Record
-from gcgap.study.seeds import CONFIDENCE, RESAMPLES, Interval, percentile_interval, permutation_p, spearman
+from gcgap.study.seeds import Summary, jackknife, permutation_p, spearman
 
 Mask = NDArray[np.bool_]
-PERMUTATIONS = 2000
+PERMUTATIONS = 10_000
 SHUFFLES = 200  # gradients in random order behind what selection alone costs
 ROUNDING = 1e-12
 
@@ -123,40 +123,37 @@ class LayerGap:
     """How many layers above the Bloats the Heroes lie, over all runs.
 
     Args:
-        value: Mean layer of the Heroes minus mean layer of the Bloats; None if there are none of a role.
-        ci: 95 % bootstrap interval over runs, of the resamples that have both roles; None if fewer than 95 % have.
+        found: Mean layer of the Heroes minus mean layer of the Bloats; its n is the number of runs with a Hero, or that of
+            runs with a Bloat if that is smaller.
         by_chance: Its mean when the G and C of each run are paired at random.
         p_value: Share of random pairings in which it is as large or larger.
         by_layer_index: Its value when G is replaced by the layer's number, the first layer highest.
-        beyond_index: Interval of the difference of the two.
+        beyond_index: The difference of the two.
     """
 
-    value: float | None = None
-    ci: Interval | None = None
+    found: Summary
     by_chance: float | None = None
     p_value: float | None = None
     by_layer_index: float | None = None
-    beyond_index: Interval | None = None
+    beyond_index: Summary | None = None
 
 
 def layer_gap(runs: Sequence[ComponentArrays], rng: np.random.Generator, heads_only: bool = False) -> LayerGap:
     """The layer gap of runs of one task, of all components or of the heads."""
-    sums = np.array([_layer_sums(one, one.roles(), heads_only) for one in runs])
-    if not len(runs) or not np.isfinite(value := _mean_gap(sums.sum(0))):
-        return LayerGap()
+    sums = np.array([_layer_sums(one, one.roles(), heads_only) for one in runs]).reshape(len(runs), 4)
+    used = int((sums[:, [1, 3]] > 0).sum(0).min())
+    found = jackknife(lambda rows: float(_mean_gap(sums[rows].sum(0))), len(runs), used)
+    if found.mean is None:
+        return LayerGap(found)
     by_index = np.array([_layer_sums(one, one.roles(score=-one.layer.astype(float)), heads_only) for one in runs])
     shuffled = (rng.permuted(np.tile(one.C, (PERMUTATIONS, 1)), axis=1) for one in runs)
     drawn = [_layer_sums(one, one.roles(causal=C), heads_only) for one, C in zip(runs, shuffled, strict=True)]
     chance = _mean_gap(np.sum(drawn, axis=0))
     chance = chance[np.isfinite(chance)]
     index = float(_mean_gap(by_index.sum(0)))
-    ci = beyond = None
-    if len(runs) > 1:
-        pick = rng.integers(0, len(runs), (RESAMPLES, len(runs)))
-        gap, gap_of_index = (_mean_gap(np.moveaxis(of[pick].sum(1), -1, 0)) for of in (sums, by_index))
-        ci, beyond = _finite_interval(gap), _finite_interval(gap - gap_of_index)
-    p_value = permutation_p(chance >= value - ROUNDING)
-    return LayerGap(float(value), ci, float(chance.mean()), p_value, index if np.isfinite(index) else None, beyond)
+    beyond = jackknife(lambda rows: float(_mean_gap(sums[rows].sum(0)) - _mean_gap(by_index[rows].sum(0))), len(runs), used)
+    p_value = permutation_p(chance >= found.mean - ROUNDING)
+    return LayerGap(found, float(chance.mean()), p_value, index if np.isfinite(index) else None, beyond)
 
 
 def layer_index_rho(one: ComponentArrays) -> tuple[float, float] | None:
@@ -177,11 +174,6 @@ def _mean_gap(sums: Array) -> Array:
     heroes, hero_count, bloats, bloat_count = sums
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(heroes / hero_count - bloats / bloat_count)
-
-
-def _finite_interval(spread: Array) -> Interval | None:
-    finite = spread[np.isfinite(spread)]
-    return percentile_interval(finite) if len(finite) >= CONFIDENCE * len(spread) else None
 
 
 def top_two_cost(one: ComponentArrays, role: str) -> float | None:
