@@ -345,7 +345,7 @@ def test_one_seed_has_a_mean_and_no_spread() -> None:
     group = Group(default_settings(), (MeasuredRun(record),))
     (found,) = column(paper.rho_table(group), "ρ, mean ablation: gcgap").cells
     rho = record["gap"]["mean"]["rho"]
-    assert found == Summary(1, rho, 0.0)
+    assert found == Summary(1, rho, 0.0, within=CORRELATION)
     assert format_cell(found, ".2f") == f"{rho:.2f} (n = 1)"
 
 
@@ -365,7 +365,7 @@ def test_a_group_without_any_ranks_still_has_all_tables() -> None:
     group = Group(default_settings(), runs)
     tables = paper.paper_tables(group)
     assert all(len(set(map(len, [*table.rows, *table.foot]))) <= 1 for table in tables)
-    assert column(tables[0], "ρ, mean ablation: gcgap").cells == [Summary(0, None)] * 2
+    assert column(tables[0], "ρ, mean ablation: gcgap").cells == [Summary(0, None, within=CORRELATION)] * 2
     for task in ("sort", "reverse"):  # no run, no zeros
         assert {cell for one in layer_table(group, task).columns[1:] if not one.paper for cell in [*one.cells, *one.foot]} == {
             None
