@@ -35,7 +35,7 @@ from gcgap.report.terminal import found, interval, method_table
 from gcgap.report.write import copy_records, pdf, png
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.methods_over_seeds import MethodGroup, gather_methods
-from gcgap.study.seeds import Summary, summary
+from gcgap.study.seeds import POSITIVE, SHARE, Summary, summary
 
 CHOSEN = ("exact", "gradient", "attribution_patching", "hvp", "joint_hvp", "shapley_value", "shapley_exact_match", "layer_index")
 SEEDS = (42, 123, 456)
@@ -188,6 +188,9 @@ def same(found: Any, values: list[float]) -> None:
     """Mean, std and t-interval by plain arithmetic."""
     assert isinstance(found, Summary)
     assert (found.n, found.mean, found.std) == (len(values), pytest.approx(mean(values)), pytest.approx(pstdev(values)))
+    if found.within:  # of so few seeds each is shown
+        assert (found.ci, found.each) == (None, pytest.approx(tuple(values)) if pstdev(values) else ())
+        return
     reach = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
     assert found.ci == pytest.approx((mean(values) - reach, mean(values) + reach))
 
@@ -489,13 +492,13 @@ def test_the_roles_table_counts_by_method_and_how_many_bloats_of_the_gradient_st
         found = [study.roles(record, "gradient" if causal else str(name), causal) for record in records]
         every = [one for one in found if one is not None]
         assert len(every) == 3
-        assert column(table, "Heroes").cells[row] == summary([one.heroes for one in every])
-        assert column(table, "Bloats").cells[row] == summary([len(one.bloats) for one in every])
+        assert column(table, "Heroes").cells[row] == summary([one.heroes for one in every], POSITIVE)
+        assert column(table, "Bloats").cells[row] == summary([len(one.bloats) for one in every], POSITIVE)
         assert column(table, "Bloats by chance").cells[row] == pytest.approx(mean(one.bloats_by_chance for one in every))
         shares = [len(a.bloats & b.bloats) / len(a.bloats) for a, b in zip(first, every, strict=True) if a and a.bloats]
-        assert column(table, "share of the gradient's Bloats that stay").cells[row] == summary(shares)
+        assert column(table, "share of the gradient's Bloats that stay").cells[row] == summary(shares, SHARE)
     stayed = column(table, "share of the gradient's Bloats that stay").cells[rows.index("gradient")]
-    assert stayed == summary([1.0] * sum(bool(one and one.bloats) for one in first))
+    assert stayed == summary([1.0] * sum(bool(one and one.bloats) for one in first), SHARE)
 
 
 def test_tables_of_both_tasks_hold_the_numbers_of_patching_cost_error_and_workflow(root: Path, group: MethodGroup) -> None:
@@ -511,7 +514,9 @@ def test_tables_of_both_tasks_hold_the_numbers_of_patching_cost_error_and_workfl
                 assert column(patching, f"noise ceiling, {name}, {label}").cells[row] == pytest.approx(0.9)
         for row, part in enumerate(("total", "downstream", "metric")):
             same(column(error, f"mean |error|, {name}").cells[row], [data["trust"]["error"][part] for data in records])
-        assert column(error, f"mean |error|, {name}").cells[3] == Summary(0, None)  # the local part is of activation patching
+        assert column(error, f"mean |error|, {name}").cells[3] == Summary(
+            0, None, within=POSITIVE
+        )  # the local part is of activation patching
         counts = [one.mean for one in column(workflow, name).cells if isinstance(one, Summary)]
         assert counts == [2, 1, 1, 1, 0]
     every = [data for task in TASKS for data in of(root, task)]

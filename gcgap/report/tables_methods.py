@@ -13,7 +13,7 @@ from gcgap.report.describe import EFFECTS, known, of_task, spread_notes, title
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.groups import Group
 from gcgap.study.methods_over_seeds import MethodGroup
-from gcgap.study.seeds import POSITIVE, SHARE, Summary, summary
+from gcgap.study.seeds import CORRELATION, POSITIVE, SHARE, Summary, summary
 
 SHORT = (
     f"A gap is closed if the 95 % interval of the shortfall lies at or below {study.CLOSED}, remains if it lies above, and "
@@ -132,7 +132,8 @@ def patching_table(group: MethodGroup) -> Table:
 
 def _rho_and_ceiling(heading: str, found: Sequence[Sequence[dict[str, Any]]]) -> list[Column]:
     """Rank correlation over runs, and the mean of its noise ceilings; `found` has the entries of each row."""
-    rhos, ceilings = ([known(one[key] for one in entries) for entries in found] for key in ("rho", "ceiling"))
+    ranges = {"rho": CORRELATION, "ceiling": SHARE}
+    rhos, ceilings = ([known((one[key] for one in entries), within) for entries in found] for key, within in ranges.items())
     return [Column(f"ρ, {heading}", rhos), Column(f"noise ceiling, {heading}", [one.mean for one in ceilings])]
 
 
