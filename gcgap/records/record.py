@@ -83,12 +83,17 @@ class Record(RecordFile):
         """Columns of the components under a baseline."""
         components = self.data["components"]
         causal, delta, role = ([component[key][baseline] for component in components] for key in ("causal", "delta", "role"))
-        others = [metric for metric in (causal[0] if causal else ()) if all(metric in one for one in causal)]
+        others = [key for key in (causal[0] if causal else ()) if all(_is_estimate(one.get(key)) for one in causal)]
         for metric in dict.fromkeys((*METRICS, *others)):
             yield from _with_ends(f"{metric}_drop", [one[metric] for one in causal])
         yield from _with_ends("delta", delta)
         yield "role", [one["name"] for one in role]
         yield "role_probability", np.array([one["probability"] for one in role], float)
+
+
+def _is_estimate(entry: Any) -> bool:
+    """Whether an entry is a value with its interval, and not a key of a later version, which is kept as it is."""
+    return isinstance(entry, dict) and {"value", "ci"} <= entry.keys()
 
 
 def _with_ends(name: str, entries: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
