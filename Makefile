@@ -1,11 +1,11 @@
 # make fit: train, measure and show the sorting run.  make test: the tests.  make check: lint, types, tests.  make bench: speed.
-# make lowest: the tests of the core with the lowest versions that pyproject.toml allows.
+# make calibrate: how often intervals cover.  make lowest: the tests of the core with the lowest versions that pyproject.toml allows.
 PYTHON ?= python3
 BIN := .venv/bin
 THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: env fit test robust lowest check bench clean
+.PHONY: env fit test robust lowest check calibrate bench clean
 
 env: .venv/installed
 
@@ -53,6 +53,11 @@ check: env
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(MAKE) test
 	$(MAKE) robust
+
+# How often intervals hold what they should, the tables of docs/calibration.md; about half an hour.
+calibrate: env
+	cd tests && OMP_NUM_THREADS=$(THREADS) ../$(BIN)/python -m calibrate
+	cd tests && OMP_NUM_THREADS=$(THREADS) ../$(BIN)/python -m calibrate.seeds
 
 bench: env
 	cd tests && ../$(BIN)/python -m bench

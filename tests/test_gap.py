@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gcgap.importance.gap import (
+    SMOOTHING,
     Array,
     Gap,
     Judgement,
-    bootstrap_means,
     constant,
+    draws_of_drops,
+    draws_of_means,
     expected_by_chance,
     interval_of_mean,
     is_role,
@@ -52,6 +54,11 @@ def gap_of(G: Any, C: Any, **by: Any) -> Gap:
     norms, drops = (np.repeat(array(numbers)[:, None], 4, axis=1) for numbers in (G, C))
     judgement = Judgement(resamples=100, **by)
     return measure_gap(norms, drops, (norms, drops), judgement, np.random.default_rng(0))
+
+
+def draws(norms: Array, drops: Array, resamples: int, random: np.random.Generator, unit: float = 1.0) -> tuple[Array, Array]:
+    """Draws of G and of C."""
+    return draws_of_means(norms, resamples, random), draws_of_drops(drops, [unit] * len(drops), resamples, random)
 
 
 def noisy(components: int, samples: int, seed: int, noise: float = 0.3) -> tuple[Array, Array]:
@@ -225,7 +232,7 @@ def test_a_nan_never_leaves_and_a_missing_number_has_a_reason(seed: int, compone
     drops[np.random.default_rng(seed).random(components) < zeros] = 0
     random = np.random.default_rng(seed)
     judgement = Judgement(resamples=100)
-    G, C = bootstrap_means(norms, drops[None], 100, random)
+    G, C = draws(norms, drops[None], 100, random)
     found = asdict(measure_gap(norms, drops, (G, C[0]), judgement, random))
     json.dumps(found, allow_nan=False)
     absent = [name for name, value in found.items() if value is None]
@@ -242,7 +249,7 @@ def test_rank_correlation_is_nan_inside_for_constants_without_a_warning() -> Non
 def test_the_whole_gap_of_noisy_data_is_that_of_the_reference() -> None:
     norms, drops = noisy(20, 40, seed=1)
     judgement, random = Judgement(), np.random.default_rng(2)
-    G, C = bootstrap_means(norms, drops[None], 400, random)
+    G, C = draws(norms, drops[None], 400, random)
     found = measure_gap(norms, drops, (G, C[0]), judgement, random)
     mean_g, mean_c = ([sum(row) / len(row) for row in rows.tolist()] for rows in (norms, drops))
     assert len(set(mean_c)) < 20
@@ -257,7 +264,10 @@ def test_the_whole_gap_of_noisy_data_is_that_of_the_reference() -> None:
     for i, (low, high) in enumerate(found.delta_ci):
         assert [low, high] == pytest.approx(np.percentile([deltas[i] for deltas in every], [2.5, 97.5]).tolist())
     rhos = [reference.spearman(g, c) for g, c in zip(G.T.tolist(), C[0].T.tolist(), strict=True)]
-    assert found.ci == pytest.approx(np.percentile(rhos, [2.5, 97.5]).tolist())
+    for own, drawn in ((mean_g, G), (mean_c, C[0])):
+        agreement = np.mean([reference.spearman(own, one) for one in drawn.T.tolist()])
+        rhos = [rho / agreement for rho in rhos]
+    assert found.ci == pytest.approx(np.clip(np.percentile(rhos, [2.5, 97.5]), -1, 1).tolist())
     assert found.rho is not None
     assert found.ceiling is not None
     assert found.corrected == found.rho / found.ceiling
@@ -274,53 +284,82 @@ def test_data_without_noise_have_intervals_of_no_width_and_certain_roles() -> No
     assert certain == [1.0] * 20
 
 
-def test_an_interval_is_missing_with_a_reason_where_resamples_have_no_ranks() -> None:
+def test_an_interval_is_missing_with_a_reason_where_draws_rank_otherwise_than_the_data() -> None:
     norms = np.random.default_rng(0).random((5, 8)) + np.arange(5.0)[:, None]
     drops = np.zeros((5, 8))
-    drops[1, 0] = 1  # left out of about a third of all resamples
-    G, C = bootstrap_means(norms, drops[None], 200, np.random.default_rng(0))
+    drops[1, 0] = 1  # one sequence of eight: the draws say that any component may matter most
+    G, C = draws(norms, drops[None], 200, np.random.default_rng(0))
     found = measure_gap(norms, drops, (G, C[0]), Judgement(resamples=100), np.random.default_rng(1))
     assert found.rho is not None
-    assert found.ci is None
     assert found.ceiling is None
-    assert "of 200 resamples all components are alike; no noise ceiling: causal importance" in found.reason
+    assert "no noise ceiling: causal importance" in found.reason
+    nothing = measure_gap(norms, drops, (G, np.zeros_like(C[0])), Judgement(resamples=100), np.random.default_rng(1))
+    assert nothing.ci is None
+    assert "of 200 resamples all components are alike" in nothing.reason
+    other = np.random.default_rng(2).random(C[0].shape)
+    without = measure_gap(norms, drops, (G, other), Judgement(resamples=100), np.random.default_rng(1))
+    assert without.ci is None
+    assert "resamples rank the components otherwise than the data" in without.reason
 
 
-def test_bootstrap_distributions_share_resamples_within_batches_and_within_sequences_but_not_between_them() -> None:
+def test_draws_share_batches_and_sequences_between_components_and_measures() -> None:
     random = np.random.default_rng(3)
     norms, drops = random.random((4, 30)), random.random((2, 4, 30))
     norms[1], drops[0, 1], drops[1, 3] = norms[0], drops[0, 0], drops[0, 0]
-    G, C = bootstrap_means(norms, drops, 300, np.random.default_rng(4))
-    assert (G.shape, C.shape) == ((4, 300), (2, 4, 300))
+    G, C = draws(norms, drops, 2000, np.random.default_rng(4), unit=0.0)
+    assert (G.shape, C.shape) == ((4, 2000), (2, 4, 2000))
     np.testing.assert_array_equal(G[1], G[0])
     np.testing.assert_array_equal(C[0, 1], C[0, 0])
     np.testing.assert_array_equal(C[1, 3], C[0, 0])
-    once, again = bootstrap_means(norms, norms[None], 300, np.random.default_rng(4))
-    assert abs(np.corrcoef(once[0], again[0, 0])[0, 1]) < 0.2
-    np.testing.assert_allclose(G.mean(-1), norms.mean(-1), atol=0.02)
-    np.testing.assert_allclose(G.std(-1), norms.std(-1) / np.sqrt(30), rtol=0.15)
-    np.testing.assert_allclose(C.std(-1), drops.std(-1) / np.sqrt(30), rtol=0.15)
+    once, again = draws(norms, norms[None], 2000, np.random.default_rng(4), unit=0.0)
+    assert abs(np.corrcoef(once[0], again[0, 0])[0, 1]) < 0.1
+    wide = np.sqrt(29 / 27)  # the standard deviation of Student's t with 29 degrees of freedom
+    np.testing.assert_allclose(G.mean(-1), norms.mean(-1), atol=0.01)
+    np.testing.assert_allclose(G.std(-1), wide * norms.std(-1, ddof=1) / np.sqrt(30), rtol=0.08)
+    np.testing.assert_allclose(C.std(-1), wide * drops.std(-1, ddof=1) / np.sqrt(30), rtol=0.08)
 
 
-def test_bootstrap_takes_numbers_of_batches_and_sequences_that_differ() -> None:
-    G, C = bootstrap_means(np.random.default_rng(0).random((3, 5)), np.zeros((2, 3, 11)), 100, np.random.default_rng(0))
-    assert (G.shape, C.shape) == ((3, 100), (2, 3, 100))
-    assert not C.any()
+def test_draws_of_means_have_the_quantiles_of_students_t() -> None:
+    for n in (2, 5, 50):
+        sample = np.random.default_rng(n).standard_normal((1, n))
+        (found,) = draws_of_means(sample, 100_000, np.random.default_rng(1))
+        wanted = stats.t.interval(0.95, n - 1, sample.mean(), stats.sem(sample[0]))
+        np.testing.assert_allclose(np.percentile(found, [2.5, 97.5]), wanted, rtol=0.05)
+
+
+def test_draws_of_exact_match_are_those_of_the_dirichlet_posterior() -> None:
+    drops = array([1] * 3 + [-1] + [0] * 16)
+    ((found,),) = draws_of_drops(drops[None, None], [1.0], 100_000, np.random.default_rng(1))
+    lost, gained, _ = np.random.default_rng(2).dirichlet([3 + SMOOTHING, 1 + SMOOTHING, 16], 100_000).T
+    for share in (2.5, 50, 97.5):
+        assert np.percentile(found, share) == pytest.approx(np.percentile(lost - gained, share), abs=0.005)
+
+
+def test_a_drop_of_nothing_on_all_sequences_is_not_sure_to_be_nothing() -> None:
+    _, C = draws(np.random.default_rng(0).random((3, 5)), np.zeros((2, 3, 11)), 400, np.random.default_rng(0))
+    assert (C.shape, np.unique(C).size) == ((2, 3, 400), C.size)
+    low, high = interval_of_mean(np.zeros(20), Judgement(), np.random.default_rng(0), unit=1.0)
+    assert -0.2 < low < -0.02
+    assert 0.02 < high < 0.2
 
 
 def test_intervals_cover_a_known_truth_about_as_often_as_they_say() -> None:
-    truth, judgement = array([0.1, 0.3, 0.5]), Judgement(confidence=0.9)
-    inside, of_mean, runs = np.zeros(3), 0, 200
+    truth, judgement = array([0.02, 0.1, 0.3, 0.5]), Judgement(confidence=0.9)
+    inside, of_gradient, of_mean, runs = np.zeros(4), 0, 0, 400
     for run in range(runs):
         random = np.random.default_rng([9, run])
-        drops = (random.random((3, 60)) < truth[:, None]).astype(np.float64)
-        _, C = bootstrap_means(random.random((3, 4)), drops[None], 200, random)
-        ends = [judgement.interval(draws) for draws in C[0]]
+        drops = (random.random((4, 25)) < truth[:, None]).astype(np.float64)
+        G, C = draws(random.random((4, 5)), drops[None], 400, random)
+        ends = [judgement.interval(one) for one in C[0]]
         inside += [low <= p <= high for (low, high), p in zip(ends, truth, strict=True)]
-        low, high = interval_of_mean(drops[1], Judgement(confidence=0.9, resamples=200), random)
-        of_mean += low <= truth[1] <= high
-    assert (np.abs(inside / runs - 0.9) < 0.08).all()
-    assert abs(of_mean / runs - 0.9) < 0.08
+        low, high = judgement.interval(G[0])
+        of_gradient += low <= 0.5 <= high
+        low, high = interval_of_mean(random.standard_normal(6), judgement, random)
+        of_mean += low <= 0 <= high
+    assert (inside / runs > 0.86).all()
+    assert (inside[1:] / runs < 0.95).all()
+    assert abs(of_gradient / runs - 0.9) < 0.05
+    assert abs(of_mean / runs - 0.9) < 0.05
 
 
 def test_an_interval_holds_the_middle_of_the_draws() -> None:
@@ -328,8 +367,9 @@ def test_an_interval_holds_the_middle_of_the_draws() -> None:
     assert Judgement().interval(np.arange(1001.0)) == pytest.approx([25.0, 975.0])
 
 
-def test_the_interval_of_a_constant_has_no_width() -> None:
+def test_the_interval_of_a_constant_without_a_unit_has_no_width() -> None:
     assert interval_of_mean(np.full(9, 0.25), Judgement(), np.random.default_rng(0)) == [0.25, 0.25]
+    assert interval_of_mean(np.full(1, 0.25), Judgement(), np.random.default_rng(0), unit=1.0) == [0.25, 0.25]
 
 
 class Orders(np.random.Generator):

@@ -25,10 +25,10 @@ from gcgap.data.batches import Purpose, Source, generator
 from gcgap.data.corruption import corruptions
 from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment, known_origin, prepare
-from gcgap.importance.gap import Array, Judgement, bootstrap_means, measure_gap
+from gcgap.importance.gap import Array, Judgement, draws_of_drops, draws_of_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import PROMPTED, Baseline, Protocol
-from gcgap.importance.scores import Scores
+from gcgap.importance.protocol import PROMPTED, Baseline, Metric, Protocol
+from gcgap.importance.scores import Scores, drop_unit
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.records.attribution_record import KIND, AttributionRecord
 
@@ -241,8 +241,9 @@ def _patching(subject: Experiment, problem: Problem, norms: Array | None) -> dic
         found[f"patch_{corruption}"] = {}
         for metric in EFFECTS:
             drops = getattr(patched, metric).numpy()
-            G, C = bootstrap_means(norms, drops[None], by.resamples, rng)
-            gap = measure_gap(norms, drops, (G, C[0]), by, rng)
+            G = draws_of_means(norms, by.resamples, rng)
+            (C,) = draws_of_drops(drops[None], [drop_unit(Metric(metric), clean.last)], by.resamples, rng)
+            gap = measure_gap(norms, drops, (G, C), by, rng)
             numbers = {key: getattr(gap, key) for key in ("rho", "ci", "p_value", "ceiling", "corrected")}
             found[f"patch_{corruption}"][metric] = numbers | {"reason": gap.reason or None}
     return found

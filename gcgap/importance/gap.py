@@ -9,6 +9,7 @@ exist (a constant vector has no rank correlation) it is None, with the reason be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -21,6 +22,8 @@ from gcgap.importance.protocol import Protocol, Ranks
 Array = NDArray[np.float64]
 ROLES = ("hero", "bloat", "aligned")
 HALVES = 100  # random halvings behind a split-half reliability
+SMOOTHING = 0.4  # sequences; docs/calibration.md has the coverage that it gives
+LEAST_AGREEMENT = 0.25  # of draws with the estimate, in ranks: below it rho has no interval
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Judgement:
         return round((self.threshold if share is None else share) * components, 9)
 
     def interval(self, draws: Array) -> list[float]:
-        """Percentile interval of a bootstrap distribution (1-d, finite)."""
+        """The middle of draws (1-d, finite), as wide as the confidence."""
         tail = 50 * (1 - self.confidence)
         low, high = np.percentile(draws, [tail, 100 - tail])
         return [float(low), float(high)]
@@ -140,30 +143,48 @@ def reliability(samples: Float[Array, "component sample"], ranks: str, rng: np.r
     return 2 * half / (1 + half), ""
 
 
-def bootstrap_means(
-    norms: Float[Array, "component batch"],
-    drops: Float[Array, "measure component sequence"],
-    resamples: int,
-    rng: np.random.Generator,
-) -> tuple[Float[Array, "component resample"], Float[Array, "measure component resample"]]:
-    """Bootstrap distributions of G (over gradient batches) and of C (over sequences, the same ones for every component)."""
+def draws_of_means(
+    samples: Float[Array, "*measure component sample"], resamples: int, rng: np.random.Generator
+) -> Float[Array, "*measure component resample"]:
+    """Draws of what the means over samples may be, if samples scatter as a normal distribution does.
 
-    def means(gradient: Array, causal: Array, axis: int) -> Array:
-        return np.stack(np.broadcast_arrays(gradient.mean(axis), causal.mean(axis)))
+    They have a multivariate t distribution around the means, with the covariance that the samples have: each draw sees the
+    same samples for all components and measures. Marginal intervals are those of Student's t, from two samples on.
+    """
+    n = samples.shape[-1]
+    mean = samples.mean(-1, keepdims=True)
+    scale = np.sqrt(1 / (n * rng.chisquare(n - 1, resamples)))  # sqrt((n-1) / chi^2) sqrt(1 / (n (n-1)))
+    return mean + (samples - mean) @ rng.standard_normal((n, resamples)) * scale
 
-    result = stats.bootstrap(
-        (norms, drops),
-        means,
-        n_resamples=resamples,
-        batch=50,
-        vectorized=True,
-        paired=False,
-        axis=-1,
-        method="percentile",
-        rng=rng,
-    )
-    G, C = result.bootstrap_distribution
-    return G[0], C
+
+def draws_of_drops(
+    drops: Float[Array, "measure component sequence"], units: Sequence[float], resamples: int, rng: np.random.Generator
+) -> Float[Array, "measure component resample"]:
+    """Draws of what the mean drops C may be; each draw sees the same sequences for all components and measures.
+
+    A drop that comes in units (1 for exact match) can be 0 on all sequences seen without being 0, and a bootstrap would be sure
+    of it. So a draw weighs the sequences by a Dirichlet distribution (the Bayesian bootstrap of Rubin, 1981), to which every
+    component brings `SMOOTHING` sequences of its own on which it loses a unit, and as many on which it gains one: for exact
+    match a draw from the Dirichlet posterior of the two discordant proportions and the rest (Agresti and Min, 2005). For drops
+    without a unit, see `draws_of_means`.
+
+    Args:
+        drops: By measure, such as baseline and metric.
+        units: The unit of each measure's drops; 0 for those that have none.
+        resamples: How many draws.
+        rng: Draws.
+    """
+    n = drops.shape[-1]
+    if n < 2:
+        return np.tile(drops, (1, 1, resamples))
+    found = draws_of_means(drops, resamples, rng)
+    weights = rng.standard_exponential((n, resamples))
+    total = weights.sum(0)
+    for measure, unit in enumerate(units):
+        if unit:
+            lost, gained = rng.gamma(SMOOTHING, size=(2, drops.shape[1], resamples))
+            found[measure] = (drops[measure] @ weights + unit * (lost - gained)) / (total + lost + gained)
+    return found
 
 
 @dataclass(frozen=True)
@@ -172,14 +193,14 @@ class Gap:
 
     Attributes:
         rho: Spearman correlation of G and C over components.
-        ci: Its bootstrap interval.
+        ci: Its interval; see `rho_interval`.
         p_value: Its permutation p-value.
         ceiling: Largest rho that measurement noise would let through: sqrt(reliability of G x reliability of C).
         corrected: rho / ceiling; can exceed 1 by chance.
         reason: Why something is None, or empty.
         delta: Rank difference per component, or None.
         delta_ci: Its intervals.
-        probability: For each role the bootstrap probability of every component.
+        probability: For each role the probability of every component, its share of the draws.
         role: Role names, or None.
         counts: For the shares 0.2, threshold and 0.4 of the components: how many Heroes and Bloats, and how many by chance.
         missed: For k = 5 and 10: the share of the k causally largest that is not among the k largest gradients.
@@ -206,7 +227,7 @@ def measure_gap(
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> Gap:
-    """The gap between G (mean of `norms`) and C (mean of `drops`); `draws` are their bootstrap distributions."""
+    """The gap between G (mean of `norms`) and C (mean of `drops`); `draws` are draws of what these may be."""
     G, C = norms.mean(-1), drops.mean(-1)
     for name, values in (("gradient magnitude", G), ("causal importance", C)):
         if constant(values):
@@ -219,7 +240,7 @@ def measure_gap(
     star_g, star_c = (rank(draw, judgement.ranks, axis=0) for draw in draws)
     star_delta = rank_difference(*draws, judgement.ranks, axis=0)
     star = is_role(star_delta, threshold, judgement.strict)
-    ci, no_ci = _rho_interval(rank_correlation(star_g, star_c, axis=0), judgement)
+    ci, no_ci = rho_interval((rank_g, rank_c), (star_g, star_c), judgement)
     ceiling, no_ceiling = noise_ceiling(norms, drops, judgement, rng)
     return Gap(
         rho=rho,
@@ -255,19 +276,30 @@ def missed(G: Array, C: Array, k: int) -> float:
     return float(1 - (_top(G, k) * _top(C, k)).sum() / k)
 
 
-def interval_of_mean(values: Float[Array, " sequence"], judgement: Judgement, rng: np.random.Generator) -> list[float]:
-    """Bootstrap interval of a mean over sequences."""
-    if constant(values):
-        return [float(values[0])] * 2
-    result = stats.bootstrap((values,), np.mean, n_resamples=judgement.resamples, method="percentile", rng=rng)
-    return judgement.interval(result.bootstrap_distribution)
+def interval_of_mean(
+    values: Float[Array, " sample"], judgement: Judgement, rng: np.random.Generator, unit: float = 0.0
+) -> list[float]:
+    """Interval of a mean over sequences, whose drops come in a unit or not: see `draws_of_drops`; of no width for one sample."""
+    return judgement.interval(draws_of_drops(values[None, None], [unit], judgement.resamples, rng)[0, 0])
 
 
-def _rho_interval(draws: Array, judgement: Judgement) -> tuple[list[float] | None, str]:
-    undefined = int(np.isnan(draws).sum())
-    if undefined:
-        return None, f"no interval: in {undefined} of {len(draws)} resamples all components are alike"
-    return judgement.interval(draws), ""
+def rho_interval(ranks: tuple[Array, Array], draws: tuple[Array, Array], judgement: Judgement) -> tuple[list[float] | None, str]:
+    """The interval of Spearman's rho from the ranks of both estimates, (component,), and of their draws, (component, resample).
+
+    Draws carry the noise of the estimates and as much again, which takes from every rank correlation. How much is seen between
+    the draws and the estimates themselves; the correlations of draws are divided by it, so that they centre at the estimate.
+
+    Returns:
+        The interval, or None and the reason.
+    """
+    star = rank_correlation(*draws, axis=0)
+    if undefined := int(np.isnan(star).sum()):
+        return None, f"no interval: in {undefined} of {len(star)} resamples all components are alike"
+    agreements = [float(np.mean(rank_correlation(own[:, None], drawn, axis=0))) for own, drawn in zip(ranks, draws, strict=True)]
+    least = min(agreements)
+    if least < LEAST_AGREEMENT:
+        return None, f"no interval: resamples rank the components otherwise than the data (mean rank correlation {least:.2f})"
+    return judgement.interval(np.clip(star / np.prod(agreements), -1, 1)), ""
 
 
 def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, int | float]:

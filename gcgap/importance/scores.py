@@ -57,6 +57,11 @@ FUNCTIONS: dict[Metric, MetricFunction] = dict(
 DIFFERENTIABLE = {metric: function for metric, function in FUNCTIONS.items() if metric.has_gradient}
 
 
+def drop_unit(metric: Metric, scored: int) -> float:
+    """The unit in which drops of a metric come where `scored` tokens of a sequence are scored; 0 for a continuous metric."""
+    return {Metric.EXACT_MATCH: 1.0, Metric.TOKEN_ACCURACY: 1 / scored}.get(metric, 0.0)
+
+
 class Scores(NamedTuple):
     """One number per sequence and metric, float64."""
 

@@ -146,7 +146,7 @@ def random_pruning(
         entry: dict[str, Any] = {"members": [[names[i] for i in pairs[key]] for key in keys]}
         for place in ("ood", "in_distribution"):
             means = [drops[key][place].mean() for key in keys if place in drops[key]]
-            entry[f"{place}_drop"] = _with_interval(np.array(means) if means else None, judgement, rng)
+            entry[f"{place}_drop"] = _with_interval(np.array(means) if means else None, judgement, rng, unit=0.0)
         result[baseline] = entry
     return result
 
@@ -186,10 +186,11 @@ def _reading(drop: float | None) -> str | None:
     return "overfitting circuit" if drop > OVERFITTING else "optimisation noise"
 
 
-def _with_interval(values: Array | None, judgement: Judgement, rng: np.random.Generator) -> dict[str, Any]:
+def _with_interval(values: Array | None, judgement: Judgement, rng: np.random.Generator, unit: float = 1.0) -> dict[str, Any]:
+    """Their mean with its interval; `unit` is that of exact-match drops, or 0 for means of them."""
     if values is None:
         return {"value": None, "ci": None}
-    return {"value": float(values.mean()), "ci": interval_of_mean(values, judgement, rng)}
+    return {"value": float(values.mean()), "ci": interval_of_mean(values, judgement, rng, unit)}
 
 
 def _ratios(each: Array, whole: Array, judgement: Judgement, rng: np.random.Generator) -> dict[str, Any]:

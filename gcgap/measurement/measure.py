@@ -19,10 +19,11 @@ from gcgap.importance.ablation import Intervention
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment, known_origin, prepare
-from gcgap.importance.gap import Array, Estimate, Gap, Judgement, bootstrap_means, measure_gap
+from gcgap.importance.gap import Array, Estimate, Gap, Judgement, draws_of_drops, draws_of_means, measure_gap
 from gcgap.importance.gauges import CANONICAL, DRAWS, SCALE_FACTOR, random_scales, rho_range, roles_kept
 from gcgap.importance.gradient import weight_sizes
-from gcgap.importance.protocol import PROMPTED, Baseline, Protocol
+from gcgap.importance.protocol import PROMPTED, Baseline, Metric, Protocol
+from gcgap.importance.scores import drop_unit
 from gcgap.importance.sharing import ALONE, Sharing
 from gcgap.measurement.joint import inside_entries, removal
 from gcgap.models.transformer import Decoder, Origin
@@ -84,7 +85,7 @@ def measure(
         C = _causal(experiment, protocol.paired)
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
-        gaps, draws = _gaps(G, C, experiment.metrics, protocol, rng)
+        gaps, draws = _gaps(G, C, experiment.metrics, protocol, means[0].last, rng)
         record["gauges"] = gauges(experiment, gauged, C, generator(source.seed, Purpose.GAUGES, length))
     record |= body(wiring.components, protocol, G, weight_sizes(model, wiring), activity, C, gaps, draws)
     with seconds("pruning"):
@@ -132,12 +133,13 @@ def _causal(experiment: Experiment, paired: bool) -> Estimate:
 
 
 def _gaps(
-    G: Estimate, C: Estimate, metrics: Sequence[str], protocol: Protocol, rng: np.random.Generator
+    G: Estimate, C: Estimate, metrics: Sequence[str], protocol: Protocol, scored: int, rng: np.random.Generator
 ) -> tuple[Gaps, tuple[Array, Array]]:
-    """The gap for every baseline and metric, and the bootstrap distributions of G and C."""
+    """The gap for every baseline and metric, and the draws of G and C that their intervals are made of."""
     by, shape = Judgement.of(protocol), C.samples.shape
-    star_g, star_c = bootstrap_means(G.samples, C.samples.reshape(-1, *shape[2:]), by.resamples, rng)
-    star_c = star_c.reshape(*shape[:3], -1)
+    units = [drop_unit(Metric(metric), scored) for metric in metrics] * len(protocol.baselines)
+    star_g = draws_of_means(G.samples, by.resamples, rng)
+    star_c = draws_of_drops(C.samples.reshape(-1, *shape[2:]), units, by.resamples, rng).reshape(*shape[:3], -1)
     gaps = {
         baseline: {
             metric: measure_gap(G.samples, C.samples[b, m], (star_g, star_c[b, m]), by, rng) for m, metric in enumerate(metrics)
@@ -161,7 +163,7 @@ def gauges(experiment: Experiment, gauged: Estimate, C: Estimate, rng: np.random
     p, by, drops = experiment.protocol, Judgement.of(experiment.protocol), C.value[:, 0]
     scaled, by_gauge = random_scales(gauged.value[0], experiment.wiring, DRAWS, rng), {}
     for gauge, samples in zip(CANONICAL, gauged.samples[1:], strict=True):
-        found, _ = _gaps(Estimate(samples), Estimate(C.samples[:, :1]), ("exact_match",), p, rng)
+        found, _ = _gaps(Estimate(samples), Estimate(C.samples[:, :1]), ("exact_match",), p, 1, rng)
         exact = {baseline: of["exact_match"] for baseline, of in found.items()}
         by_gauge[gauge] = {
             "gradient": samples.mean(-1).tolist(),
@@ -205,7 +207,7 @@ def body(
         activity: Activation norms (component,) and attention entropies (layer, head), if the model shows its attention.
         C: Causal importances, samples of shape (baseline, metric, component, sequence).
         gaps: The gap by baseline and metric, exact match first.
-        draws: Bootstrap distributions of G (component, resample) and C (baseline, metric, component, resample).
+        draws: Draws of G (component, resample) and C (baseline, metric, component, resample).
     """
     interval = Judgement.of(protocol).interval
     causal = C.value

@@ -33,7 +33,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
     grid = WholeTable(
         title=escape(without_ticks(f"{describe_run(record)}, {baseline} ablation")),
         caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
-        f"Δ = rank(G) - rank(C); P: bootstrap probability of the role; {sure}s",
+        f"Δ = rank(G) - rank(C); P: probability of the role; {sure}s",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
