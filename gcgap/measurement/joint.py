@@ -190,7 +190,8 @@ def _with_interval(values: Array | None, judgement: Judgement, rng: np.random.Ge
     """Their mean with its interval; `unit` is that of exact-match drops, or 0 for means of them."""
     if values is None:
         return {"value": None, "ci": None}
-    return {"value": float(values.mean()), "ci": interval_of_mean(values, judgement, rng, unit)}
+    ends = interval_of_mean(values, judgement, rng, unit)
+    return {"value": float(values.mean()), "ci": np.clip(ends, -1, 1).tolist()}  # no drop is larger
 
 
 def _ratios(each: Array, whole: Array, judgement: Judgement, rng: np.random.Generator) -> dict[str, Any]:
