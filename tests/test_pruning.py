@@ -73,9 +73,9 @@ def test_ties_go_to_the_larger_gradient_for_bloats_to_the_larger_cause_for_heroe
 
 def test_every_baseline_has_its_two_most_extreme_members_and_all_of_them_or_none() -> None:
     gaps = {
-        "mean": gap_with(["bloat", "bloat", "bloat", "hero", "aligned", "aligned"], [2, 4, 3, -9, 0, 0]),
-        "zero": gap_with(["aligned"] * 6, [0.0] * 6),
-        "resample": Gap(reason="none"),
+        Baseline.MEAN: gap_with(["bloat", "bloat", "bloat", "hero", "aligned", "aligned"], [2, 4, 3, -9, 0, 0]),
+        Baseline.ZERO: gap_with(["aligned"] * 6, [0.0] * 6),
+        Baseline.RESAMPLE: Gap(reason="none"),
     }
     sets = role_sets(gaps, np.zeros(6), np.zeros((3, 6)), NAMES)
     empty = {(b, label, which): [] for b in gaps for label in ("heroes", "bloats") for which in ("top2", "all")}
@@ -91,7 +91,7 @@ def test_every_baseline_has_its_two_most_extreme_members_and_all_of_them_or_none
 def test_ties_among_heroes_are_settled_by_the_cause_under_the_same_baseline() -> None:
     gap = gap_with(["hero", "hero", "hero", "bloat", "bloat", "bloat"], [-3, -3, -3, 3, 3, 3])
     C = np.asarray([[1.0, 2, 3, 0, 0, 0], [3.0, 2, 1, 0, 0, 0]])
-    sets = role_sets({"mean": gap, "zero": gap}, np.zeros(6), C, NAMES)
+    sets = role_sets({Baseline.MEAN: gap, Baseline.ZERO: gap}, np.zeros(6), C, NAMES)
     assert [sets[b, "heroes", "top2"] for b in ("mean", "zero")] == [[2, 1], [0, 1]]
 
 

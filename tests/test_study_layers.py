@@ -36,6 +36,7 @@ def test_the_gap_is_the_mean_layer_of_heroes_minus_that_of_bloats_over_all_runs(
     found = layer_gap(runs, np.random.default_rng(0), heads_only)
     assert found.found.mean == pytest.approx(np.mean(heroes) - np.mean(bloats))
     assert found.found.ci is not None
+    assert found.found.mean is not None
     assert found.found.ci[0] < found.found.mean < found.found.ci[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gcgap.importance.gap import (
     ROLES,
@@ -27,10 +28,10 @@ BINS = (0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 class Coverage:
     """Of each interval and component whether it held the truth, by quantity; and probabilities of roles beside the true ones."""
 
-    held: dict[str, list[Array]] = field(default_factory=lambda: {name: [] for name in ("G", "C", "Δ", "ρ")})
+    held: dict[str, list[NDArray[np.bool_]]] = field(default_factory=lambda: {name: [] for name in ("G", "C", "Δ", "ρ")})
     missing: int = 0
     probability: list[Array] = field(default_factory=list)
-    true: list[Array] = field(default_factory=list)
+    true: list[NDArray[np.bool_]] = field(default_factory=list)
 
     def share(self, quantity: str) -> float:
         """Mean coverage."""
@@ -64,7 +65,7 @@ def coverage(
         differences = ranks[0] - ranks[1]
         for name, truth, draws in (("G", G, star_g), ("C", C, star_c), ("Δ", delta, differences)):
             ends = np.array([judgement.interval(row) for row in draws])
-            found.held[name].append((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
+            found.held[name].append(np.logical_and(ends[:, 0] <= truth, truth <= ends[:, 1]))
         interval, _ = rho_interval((rank(own[0].mean(-1)), rank(own[1].mean(-1))), ranks, judgement)
         if interval is None:
             found.missing += 1
