@@ -19,7 +19,9 @@ from gcgap.importance.ablation import Intervention, ablated_scores, base_scores,
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import mean_activations, replacements, zero_activations
 from gcgap.importance.experiment import id_batches
+from gcgap.importance.gap import Estimate
 from gcgap.importance.protocol import Baseline, Protocol, Site, window_length
+from gcgap.measurement.measure import _gaps
 from gcgap.models.number_format import in_precision
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.models.wiring import Wiring
@@ -432,3 +434,14 @@ def test_the_gradient_is_told_with_and_without_its_normalisation() -> None:
             gradient, size = component["gradient"], 128 if component["kind"] == "mlp" else 32
             assert gradient["value"] == gradient["normalised" if one.normalise_gradient else "raw"]
             assert gradient["raw"] == pytest.approx(gradient["normalised"] * size**0.5, rel=1e-12)
+
+
+def test_drops_in_units_are_not_sure_to_be_nothing_and_others_are() -> None:
+    """Exact match comes in units of a sequence, token accuracy in units of a token; a log-probability has none."""
+    random, protocol = np.random.default_rng(0), Protocol(baselines=(Baseline.MEAN,))
+    nothing = Estimate(np.zeros((1, 3, 4, 20)))
+    _, (_, draws) = _gaps(Estimate(random.random((4, 5))), nothing, METRICS, protocol, 5, random)
+    spread = dict(zip(METRICS, draws[0].std(-1), strict=True))
+    assert (spread["log_prob"] == 0).all()
+    assert (spread["exact_match"] > 0.02).all()
+    assert spread["token_accuracy"] == pytest.approx(spread["exact_match"] / 5, rel=0.3)
