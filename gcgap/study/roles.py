@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from gcgap.importance.gap import Array, Judgement, is_role, rank, rank_difference
 from gcgap.records.record import Record
+from gcgap.study.exchange import PERMUTATIONS, Mask, chance
 from gcgap.study.seeds import Summary, jackknife, permutation_p, spearman
 
-Mask = NDArray[np.bool_]
-PERMUTATIONS = 10_000
 SHUFFLES = 200  # gradients in random order behind what selection alone costs
 ROUNDING = 1e-12
 
@@ -66,9 +65,9 @@ class Stability:
         counts: For each component the number of seeds in which it has the role.
         agreement: Mean number of members that two seeds share.
         by_chance: The same when labels are permuted within each type (heads among heads, MLPs among MLPs).
-        p_value: Share of such permutations that agree as much or more.
+        p_value: Probability that such labels agree as much or more; exact where `gcgap.study.exchange` finds it.
         most: The largest count.
-        most_p_value: Share of such permutations with as large a count.
+        most_p_value: Probability that such labels have as large a count.
         within_layer_p_value: As `p_value`, but heads are permuted only within their layer, whose heads have no order.
     """
 
@@ -88,34 +87,17 @@ def stability(runs: Sequence[ComponentArrays], role: str, rng: np.random.Generat
     first = runs[0]
     has = np.array([one.roles()[role] for one in runs])
     counts = has.sum(0)
-    by_type = _permuted_counts(has, first.is_head.astype(int), rng)
-    by_layer = _permuted_counts(has, 2 * first.layer + first.is_head, rng)
-    found, chance, inside = (_agreement(one, len(runs)) for one in (counts, by_type, by_layer))
+    by_type = chance(has, first.is_head.astype(int), rng)
+    by_layer = chance(has, 2 * first.layer + first.is_head, rng)
     return Stability(
         counts=dict(zip(first.names, counts.tolist(), strict=True)),
-        agreement=float(found),
-        by_chance=float(chance.mean()),
-        p_value=permutation_p(chance >= found - ROUNDING),
+        agreement=float((counts * (counts - 1)).sum() / (len(runs) * (len(runs) - 1))),
+        by_chance=by_type.agreement,
+        p_value=by_type.p_value,
         most=int(counts.max()),
-        most_p_value=permutation_p(by_type.max(-1) >= counts.max()),
-        within_layer_p_value=permutation_p(inside >= found - ROUNDING),
+        most_p_value=by_type.most_p_value,
+        within_layer_p_value=by_layer.p_value,
     )
-
-
-def _permuted_counts(has: Mask, kind: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Counts by component after permuting each run's labels within each kind, shape (permutation, component)."""
-    total = np.zeros((PERMUTATIONS, has.shape[1]), dtype=np.int64)
-    for labels in has:
-        shuffled = np.tile(labels, (PERMUTATIONS, 1))
-        for one in np.unique(kind):
-            shuffled[:, kind == one] = rng.permuted(shuffled[:, kind == one], axis=1)
-        total += shuffled
-    return total
-
-
-def _agreement(counts: NDArray[np.int64], runs: int) -> Array:
-    """Members shared by two runs, on average over all pairs of runs: a component of c runs is shared by c (c - 1) / 2 pairs."""
-    return np.asarray((counts * (counts - 1)).sum(-1) / (runs * (runs - 1)))
 
 
 @dataclass(frozen=True)
