@@ -8,14 +8,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gcgap.report import figures_methods, figures_paper, figures_training
+from gcgap.report import figures_gauges, figures_methods, figures_paper, figures_training
 from gcgap.report.blocks import ALL, Drawing, Section, Table
 from gcgap.report.describe import missing_notes, pluralise, ranked, title
+from gcgap.report.tables_gauges import gauge_answers_table, gauge_numbers_table, gauges_table
 from gcgap.report.tables_groups import (
     answers_table,
     cells_table,
     emergence_table,
-    gauges_table,
     numbers_table,
     overview_table,
     places,
@@ -26,6 +26,7 @@ from gcgap.report.tables_groups import (
 from gcgap.report.tables_methods import method_tables, tracked_methods, tracked_table
 from gcgap.report.tables_paper import paper_tables, role_threshold
 from gcgap.study.claims import ANSWERS, is_papers, of_paper, verdicts
+from gcgap.study.gauge_views import verdicts_by_gauge
 from gcgap.study.groups import Group, agreements
 from gcgap.study.methods_over_seeds import MethodGroup
 
@@ -34,10 +35,15 @@ Draw = Callable[..., Figure]
 
 def contents(groups: Sequence[Group], extra: Sequence[Section] = ()) -> list[Section]:
     """All sections of a report: the verdict first, the numbers behind it last; `extra` ones stand before the single groups."""
-    found = verdicts([group for group in groups if is_papers(group)])
+    papers = [group for group in groups if is_papers(group)]
+    found = verdicts(papers)
     decided = any(verdict.answer != ANSWERS[-1] for verdict in found)
-    verdict = [Section("Verdict", [answers_table(found), verdict_table(found)] if decided else [UNKNOWN])] if found else []
-    numbers = [Section("Numbers behind the verdict", [numbers_table(found)])] if decided else []
+    by_gauge = verdicts_by_gauge(papers) if decided else {}
+    asked_again = [gauge_answers_table(found, by_gauge, papers)] if by_gauge else []
+    tables = [answers_table(found), *asked_again, verdict_table(found)]
+    verdict = [Section("Verdict", tables if decided else [UNKNOWN])] if found else []
+    behind = [numbers_table(found), *([gauge_numbers_table(by_gauge)] if by_gauge else [])]
+    numbers = [Section("Numbers behind the verdict", behind)] if decided else []
     of_groups = (_of_group(group, group is groups[0]) for group in groups)
     return [*verdict, *_compared(groups), *extra, *of_groups, *numbers]
 
@@ -102,7 +108,7 @@ def _of_group(group: Group, leads: bool) -> Section:
     full = leads or bool(tracked) or group.name in ("default", "released")
     blocks: list[str | Table | Drawing] = [*_intro(group), *(_figures(group) if full else []), *paper_tables(group)]
     if gauges := gauges_table(group):
-        blocks.append(gauges)
+        blocks += [_drawing(group, "gauges", figures_gauges.gauges, GAUGES), gauges]
     methods = tracked_methods(group)
     if methods:
         blocks.append(tracked_table(group))
@@ -122,6 +128,12 @@ TRAINING = (
 
 
 TRACKED = "Rank correlation of attribution methods with C over training. Thin: one seed; thick: the mean over seeds."
+
+
+GAUGES = (
+    "ρ as trained, in each canonical gauge of the heads and by random head scales, and the share of the Heroes and Bloats as "
+    "trained that have the same role there. Lines join a run; only runs that have gauges are drawn."
+)
 
 
 def _intro(group: Group) -> list[str]:

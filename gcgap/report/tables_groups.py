@@ -209,35 +209,6 @@ def protocol_table(group: Group) -> Table:
     return Table("protocol", "Protocol and model: every setting behind the numbers of this group", group.name, columns, notes)
 
 
-def gauges_table(group: Group) -> Table | None:
-    """The rank correlation of every run as trained and in every canonical gauge; None where no record has gauges."""
-    baseline, rows, gauges = group.baselines[0], list[tuple[Cell, ...]](), dict[str, Any]()
-    for run in (run for task in group.tasks for run in group.measured(task)):
-        found = run.final.to_dict().get("gauges", {})
-        if "by_gauge" in found:
-            gauges, scales, trained = found["by_gauge"], found["random_scales"], run.final["gap"][baseline]["rho"]
-            rhos, ends = (one["gap"][baseline]["rho"] for one in gauges.values()), scales["rho"][baseline] or (None, None)
-            rows.append((title(run.task), run.seed, trained, *rhos, *ends, scales["roles_kept"][baseline]))
-    if not rows:
-        return None
-    others = (f"ρ {name.replace('_', ' ')}" for name in gauges)
-    names = (
-        "task",
-        "seed",
-        "ρ as trained",
-        *others,
-        "lowest ρ by scales",
-        "highest ρ by scales",
-        "share of roles kept by scales",
-    )
-    notes = [
-        f"The same weights with every head written down otherwise, which changes G alone; {baseline} ablation. Scales: 95 % of "
-        "draws in which the values of every head are scaled by a random factor, and the mean share of Heroes and Bloats that "
-        "keep their role."
-    ]
-    return Table("gauges", "ρ in other gauges", group.name, columns_of(rows, names, {"seed": "d"}), notes)
-
-
 def emergence_table(group: Group, task: str) -> Table:
     """For every component and role: in how many seeds it appears, when it settles, how long it lasts."""
     runs = [run for run in group.runs if run.task == task and run.tracked]

@@ -45,6 +45,7 @@ class Claim:
         added: What the released site adds, on the weights of the default, to the number that decides; None where several
             do.
         refuted: The answer where the default protocol refutes it.
+        removes_sets: Whether it needs what removing Heroes or Bloats costs, which is measured for the roles as trained alone.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Claim:
     evidence: Callable[[Group], Evidence]
     added: Callable[[Group, Group], Summary] | None = None
     refuted: str = "does not hold"
+    removes_sets: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ CLAIMS = (
         "v3: a Bloat of sorting costs 3.1 % alone.",
         "The interval of the mean single drop of sorting Bloats lies below 5 points.",
         evidence.negligible,
+        removes_sets=True,
     ),
     Claim(
         "Bloats are superadditive: together they cost more than their sum",
@@ -150,6 +153,7 @@ CLAIMS = (
         "per seed (heads, v3's Table 5).",
         "The interval of joint drop / sum of single drops, over sorting seeds with two Bloats or more, lies above 1.",
         evidence.superadditivity,
+        removes_sets=True,
     ),
     Claim(
         "Removing Heroes costs more than their being chosen for it explains",
@@ -158,12 +162,14 @@ CLAIMS = (
         "On reversal the top two Heroes cost more than the top two Bloats, than two random components, and than what the same "
         "choice by a shuffled gradient finds: the intervals of all three paired differences lie above 0.",
         evidence.heroes_destroy,
+        removes_sets=True,
     ),
     Claim(
         "Bloats are dispensable",
         "v3: high gradient, negligible functional impact.",
         "On both tasks the interval of what the top two Bloats cost lies below 10 points of OOD accuracy, 5 for each.",
         evidence.bloats_are_dispensable,
+        removes_sets=True,
     ),
     Claim(
         "Bloats are of two kinds, optimisation noise and overfitting circuits",
@@ -171,6 +177,7 @@ CLAIMS = (
         "On sorting, at least two seeds' sets of Bloats cost more than 5 points in distribution, and at least two do not, each "
         "by its own interval; refuted if all sets but one are surely of one kind.",
         bloat_kinds.two_kinds,
+        removes_sets=True,
     ),
     Claim(
         "Nothing before pruning predicts which kind a Bloat is",
@@ -193,12 +200,12 @@ CLAIMS = (
 SITE = "The collapse is made by the measurement: by the site of the ablation"
 
 
-def verdicts(groups: Sequence[Group]) -> list[Verdict]:
-    """The answer to every claim from the groups of `PROTOCOLS`; none without the default's."""
+def verdicts(groups: Sequence[Group], claims: Sequence[Claim] | None = None) -> list[Verdict]:
+    """The answer to every claim, or to these, from the groups of `PROTOCOLS`; none without the default's."""
     named = {name: group for name in PROTOCOLS for group in groups if group.name == name}
     if "default" not in named:
         return []
-    found = [_verdict(claim, named) for claim in CLAIMS]
+    found = [_verdict(claim, named) for claim in (CLAIMS if claims is None else claims)]
     found += [_verdict_on_site(named["default"], named["site=released"])] if "site=released" in named else []
     tests = [(i, name, one.p) for i, verdict in enumerate(found) for name, one in verdict.by_protocol.items()]
     adjusted: list[dict[str, float | None]] = [{} for _ in found]
