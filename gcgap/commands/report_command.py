@@ -58,12 +58,14 @@ def run(arguments: list[str]) -> int:
 
 def write_report(paths: list[Path], out: Path, records: bool = False, attention: Path | None = None, force: bool = False) -> None:
     """Write a report of all runs below the paths, with progress in the terminal."""
+    from gcgap.records.matching_record import MatchingRecord, matching_files
     from gcgap.report import write
     from gcgap.report.blocks import Drawing
     from gcgap.report.circuit_tables import known_files, known_sections
     from gcgap.report.contents import contents, lead, method_sections
     from gcgap.report.describe import pluralise
-    from gcgap.study.groups import doubts, gather, has_runs
+    from gcgap.report.tables_matching import matching_sections
+    from gcgap.study.groups import doubts, gather, has_runs, with_matchings
     from gcgap.study.methods_over_seeds import gather_methods
 
     console = Console()
@@ -71,15 +73,17 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
         task = progress.add_task("Reading records", total=None)
         methods, extra = gather_methods(paths), known_sections(paths)
         measured = [path for path in paths if has_runs(path)]
-        groups = gather(measured or paths) if measured or not (methods or extra) else []
-        extra += method_sections(methods)
+        matchings = [MatchingRecord.read(path) for path in matching_files(paths)]
+        groups = gather(measured or paths) if measured or not (methods or extra or matchings) else []
+        groups = with_matchings(groups, matchings)
+        extra += matching_sections(matchings) + method_sections(methods)
         if attention is not None:
             from gcgap.report.attention import attention_section
 
             extra.append(attention_section(attention))
         progress.update(task, description="Tables")
         sections = contents(groups, extra)
-        copies = write.copy_records(groups, methods, known_files(paths)) if records else {}
+        copies = write.copy_records(groups, methods, [*known_files(paths), *matching_files(paths)]) if records else {}
         figures = sum(isinstance(block, Drawing) for section in sections for block in section.blocks)
         progress.update(task, description="Figures", total=figures)
         text = lead(groups) if groups else METHODS

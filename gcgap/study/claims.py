@@ -135,9 +135,10 @@ CLAIMS = (
     Claim(
         "It is single heads that keep their roles, not only layers",
         "v3: specific heads occupy stable roles, such as L3_H3.",
-        "Two seeds share more Heroes, or more Bloats, than when labels are permuted among the heads of each layer, which nothing "
-        "but their number tells apart before training (p < 0.025); refuted if for both half of the permutations or more share as "
-        "many, in five seeds or more.",
+        "Two seeds share more Heroes, or more Bloats, than when labels are exchanged among the heads of each layer, which "
+        "nothing but their number tells apart before training: as heads of one number, or, where heads were matched (`gcgap "
+        "match`), as heads that look at the same. p below 0.05 / number of these tests, two or four; refuted if p is 0.5 or more "
+        "in each, in five seeds or more.",
         evidence.heads_not_layers,
     ),
     Claim(

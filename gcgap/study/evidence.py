@@ -29,6 +29,7 @@ ROLES = {"hero": "Heroes", "bloat": "Bloats"}
 SURE = 0.05  # p-value below which chance is ruled out
 MISSED = "5"  # how many of the causally largest components the share of missed ones counts
 NEGLIGIBLE = 0.05  # exact-match drop below which the removal of a component counts as harmless
+MATCHED_BY = "looks"  # attention alone, which knows nothing of G and C, and so of roles
 PUBLISHED = {"hero": ("L3_H3",), "bloat": ("L1_H1", "L1_H3")}
 """Heads that the paper names for keeping a role over seeds."""
 
@@ -230,14 +231,24 @@ def heads_not_layers(group: Group) -> Evidence:
         return too_few("runs of sorting")
     said = " and ".join(f"p = {value:.2g} for {label}" for label, value in each.items())
     text = f"When the heads of each layer exchange their labels, two seeds share as many members with {said} ({len(runs)} seeds)."
-    p = min(1.0, 2 * min(each.values()))
-    found_beyond = [_beyond_chance(value, len(runs)) for value in each.values()]
-    return Evidence(True if True in found_beyond else None if None in found_beyond else False, text, p=p)
+    p_values, numbers = list(each.values()), {}
+    for matching in (one for one in group.matchings if one["task"] == "sort"):
+        count, by_role = len(matching["runs"]), {ROLES[role]: one for role, one in matching.roles(MATCHED_BY).items()}
+        said = " and ".join(
+            f"{one['shared']:.2f} {label}, by chance {one['by_chance']:.2f} (p = {one['p_value']:.2g})"
+            for label, one in by_role.items()
+        )
+        text += f" Matched by where they look, whatever their number, heads of two seeds share {said} ({count} trainings)."
+        p_values += [one["p_value"] for one in by_role.values()]
+        numbers |= {f"{label} shared by matched heads": Summary(count, one["shared"]) for label, one in by_role.items()}
+    p = min(1.0, len(p_values) * min(p_values))
+    found_beyond = [_beyond_chance(value, len(runs), len(p_values)) for value in p_values]
+    return Evidence(True if True in found_beyond else None if None in found_beyond else False, text, numbers, p)
 
 
-def _beyond_chance(p_value: float, runs: int) -> bool | None:
+def _beyond_chance(p_value: float, runs: int, tests: int = 2) -> bool | None:
     """Whether agreement is beyond chance: True if it surely is; False if chance gives as much mostly, in enough runs."""
-    return True if p_value < SURE / 2 else False if p_value >= 0.5 and runs >= FEW else None
+    return True if p_value < SURE / tests else False if p_value >= 0.5 and runs >= FEW else None
 
 
 def negligible(group: Group) -> Evidence:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from gcgap.importance.gap import Array
 from gcgap.importance.protocol import PROMPTED, Protocol
+from gcgap.records.matching_record import MatchingRecord
 from gcgap.records.read_records import find_records, named_step
 from gcgap.records.record import Record
 from gcgap.study.seeds import CORRELATION, SHARE, Summary, spearman, summary
@@ -70,10 +71,12 @@ class Group:
     Args:
         settings: What they have in common: the protocol's and the model's settings.
         runs: The runs, those that were skipped too.
+        matchings: Records of heads of such runs, matched between seeds.
     """
 
     settings: dict[str, Any]
     runs: tuple[MeasuredRun, ...]
+    matchings: tuple[MatchingRecord, ...] = ()
 
     @property
     def name(self) -> str:
@@ -145,6 +148,11 @@ def gather(paths: Iterable[str | Path]) -> list[Group]:
             f"`{searched}` holds no finished run; expected gap/final.json below it. Run `gcgap fit` or `gcgap sweep` first."
         )
     return sorted(groups, key=lambda group: (group.name != "default", group.name != "released", -len(group.runs), group.name))
+
+
+def with_matchings(groups: Sequence[Group], records: Sequence[MatchingRecord]) -> list[Group]:
+    """The groups, each with the records of matched heads whose roles are of its protocol."""
+    return [replace(group, matchings=tuple(one for one in records if one["group"] == group.name)) for group in groups]
 
 
 def has_runs(path: Path) -> bool:
