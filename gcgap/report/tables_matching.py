@@ -50,14 +50,8 @@ def stable_table(record: MatchingRecord) -> Table:
         numbers = (_number(record, found[key]) for key in ("matched", "random", "same_number", "halves_agree", "own_layer"))
         p_values = (p_text(found[key]) for key in ("own_layer_p_value", "functions_p_value"))
         rows.append((BY.get(name, name), *numbers, *p_values, found["itself"]))
-    names = (
-        "matched by",
-        "similarity of partners",
-        "of a random partner",
-        "of the same number",
-        "partners on which halves agree",
-    )
-    names += ("own layer", "p of layers", "p of functions", "found again")
+    names = ("matched by", "similarity", "random", "same number", "halves agree", "own layer", "p of layers", "p of functions")
+    names += ("finds itself",)
     layers = len(set(record["layers"]))
     of = f"{pluralise(len(record['runs']), 'run')}, {record['sequences']} sequences of length {record['length']}"
     notes = [ABOUT, f"By chance {1 / layers:.2f} of partners lie in the own layer."]
