@@ -66,9 +66,11 @@ def verify(paths: list[Path], tolerance: float, make: Make) -> int:
         task = progress.add_task("Verifying", total=len(known))
         for case in known:
             again = repeat(case, make)
-            unlike = differences(case.record.data, again, tolerance)
+            unlike = differences(*comparable(case.record.data, again), tolerance)
             differ += bool(unlike)
             progress.console.print(comparison(case.record, again, unlike), highlight=False, crop=False)
+            if not case.record.is_held_out and not case.record.skipped:
+                _warn(f"`{case.record.path}` is older than held-out sequences: its drops of sets are not compared.")
             progress.advance(task)
     return 1 if differ or misnamed else 2 * bool(replaced)
 
@@ -113,7 +115,7 @@ def cases(path: Path, read: Callable[[Path], list[Record]] = find_records) -> li
 def repeat(case: Case, make: Make) -> dict[str, Any]:
     """The dictionary of the same measurement of the same checkpoint.
 
-    Settings of training and gauges are compared where the record holds them: older ones hold fewer.
+    Settings of training are compared where the record holds them: older ones hold fewer.
 
     Raises:
         ValueError: The record's settings cannot be measured; names its file.
@@ -130,9 +132,25 @@ def repeat(case: Case, make: Make) -> dict[str, Any]:
     except (ValueError, UsageError) as error:
         raise ValueError(f"`{record.path}` cannot be measured again: {error}") from error
     name = "" if record.path is None else record.path.name
-    if "gauges" not in record.data:
-        found.pop("gauges", None)
     return found | ({"final": name == "final.json"} if "final" in record.data else {})
+
+
+def comparable(recorded: dict[str, Any], repeated: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both without what an older record does not say: gauges, and what sets cost on sequences that did not choose them.
+
+    Of what it says instead, drops on the sequences that chose the sets and intervals drawn with them, nothing is measured now.
+    """
+    older = "held_out" not in recorded["accuracy"] and not recorded.get("skipped")
+    left_out = ({"gauges"} - recorded.keys()) | (OF_SETS if older else set())
+
+    def kept(one: dict[str, Any]) -> dict[str, Any]:
+        found = {key: value for key, value in one.items() if key not in left_out}
+        if older:
+            found["accuracy"] = {key: value for key, value in one["accuracy"].items() if key != "held_out"}
+            found["components"] = [{key: of[key] for key in of if key not in OF_SINGLES} for of in one["components"]]
+        return found
+
+    return kept(recorded), kept(repeated)
 
 
 def _named(record: Record) -> int | None:
@@ -145,6 +163,8 @@ def _warn(text: str) -> None:
 
 OWN = ("created", "versions", "run", CHECKSUM)  # of one measurement, and not of what it measured
 TIMES = ("seconds", "forward_equivalents")  # of the clock, wherever they stand
+OF_SETS = {"pruning", "random_pairs", "joint", "sets"}
+OF_SINGLES = {"held_out", "in_distribution"}
 SHOWN = 8  # differences of a record that are listed
 
 
@@ -220,7 +240,7 @@ def _same(one: Any, other: Any, tolerance: float) -> bool:
 
 def comparison(record: Record, repeated: dict[str, Any], found: list[Difference]) -> Group:
     """What came out, for a terminal: one line, and where anything differs a table and what may explain it."""
-    name, every = record.path, values(record.data)
+    name, every = record.path, values(comparable(record.data, repeated)[0])
     if not found:
         return Group(_line(f"{name}: the same in every number ({every} values)."))
     numbers = [one for one in found if math.isfinite(one.relative)]

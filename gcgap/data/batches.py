@@ -43,6 +43,7 @@ class Purpose(StrEnum):
     CORRUPTION = "corruption"
     ORDER = "order"
     GAUGES = "gauges"
+    HELD_OUT = "held_out"
 
 
 LARGEST_SEED = 2**32 - 1

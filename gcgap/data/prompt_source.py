@@ -14,6 +14,7 @@ from gcgap.data.prompts import Encoded
 
 Draw = Callable[[Purpose, int, int, int], Sequence[Encoded]]
 """Gives the prompts of a batch by its purpose, size and index, and the number of batches that there are to be."""
+EVALUATED = (Purpose.EVALUATION, Purpose.HELD_OUT)
 FEWEST_PROMPTS = 6
 """Prompts of a file: two for each part, so that each has another one."""
 
@@ -22,7 +23,8 @@ FEWEST_PROMPTS = 6
 class Parts:
     """The prompts of a file in three parts of equal size, up to one: for evaluation, for its repetition, for everything else.
 
-    So no prompt that is evaluated also makes means or gradients.
+    So no prompt that is evaluated also makes means or gradients. The repetition also holds out: sets that one part chose are
+    measured on the other.
 
     Args:
         prompts: All of them, none twice.
@@ -43,7 +45,7 @@ class Parts:
             )
 
     def __call__(self, purpose: Purpose, size: int, index: int, count: int = 1) -> list[Encoded]:
-        """The first `size` prompts of the part of an evaluation; of everything else one of `count` batches that share no prompt.
+        """The first `size` prompts of the part of an evaluation or of held-out ones; else one of `count` that share no prompt.
 
         There are fewer than `size` where the part has fewer.
 
@@ -51,7 +53,7 @@ class Parts:
             ValueError: The part has fewer prompts than batches.
         """
         part = self._part(purpose, index)
-        if purpose == Purpose.EVALUATION:
+        if purpose in EVALUATED:
             return [self.prompts[i] for i in part[:size]]
         if (each := min(size, len(part) // count)) < 1:
             raise ValueError(
@@ -69,7 +71,7 @@ class Parts:
     def _part(self, purpose: Purpose, index: int) -> np.ndarray:
         order = generator(self.seed, Purpose.ORDER, 0).permutation(len(self.prompts))
         first, other, rest = np.array_split(order, 3)
-        return rest if purpose != Purpose.EVALUATION else other if index else first
+        return rest if purpose not in EVALUATED else first if (purpose, index) == (Purpose.EVALUATION, 0) else other
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, bound, causal_importance, chunk_size
 from gcgap.importance.baselines import Replacement, replacements
-from gcgap.importance.gap import Estimate
+from gcgap.importance.gap import Estimate, interval_of_share
 from gcgap.importance.gates import Activations
 from gcgap.importance.gauges import CANONICAL, gauged_norms, has_head_scales
 from gcgap.importance.protocol import Baseline, Metric, Protocol, Site, window_length
@@ -50,6 +50,10 @@ class Experiment:
     def batch(self, length: int, size: int, index: int = 0) -> Batch:
         """Evaluation sequences of one length; equal arguments give the same sequences."""
         return self.source.batch(Purpose.EVALUATION, length, size, index)
+
+    def held_out(self) -> Batch:
+        """As many sequences of the measured length that chose nothing: neither roles nor the length are judged by them."""
+        return self.source.batch(Purpose.HELD_OUT, self.length, self.protocol.sequences)
 
     def gradient(self) -> Estimate:
         """G of every component as trained, then in every canonical gauge; samples of shape (gauge, component, batch)."""
@@ -164,7 +168,9 @@ def prepare(
     with seconds("accuracy"):
         sized = protocol if sequences is None else replace(protocol, sequences=sequences)
         accuracy, window = _accuracy(model, source, sized, lengths, sharing)
-    given, length = length is not None, window["length"] if length is None else length
+        given, length = length is not None, window["length"] if length is None else length
+        if length is not None:
+            accuracy["held_out"] = _held_out_accuracy(model, source, sized, length, sharing)
     foreign = ("transformers", "tokenizers") if "heads_per_value" in model.settings else ()
     libraries = {name: version(name) for name in ("gcgap", "torch", "numpy", "scipy", *foreign)}
     record = {
@@ -257,3 +263,9 @@ def _accuracy(
     }
     at = None if found is None else by_length[found]
     return accuracy, {"length": found, "accuracy": at, "in_window": found is not None}
+
+
+def _held_out_accuracy(model: Decoder, source: Source, protocol: Protocol, length: int, sharing: Sharing) -> dict[str, Any]:
+    """Exact match at the measured length on sequences by which the window rule did not choose it."""
+    right = base_scores(model, source.batch(Purpose.HELD_OUT, length, protocol.sequences), sharing).exact_match.numpy()
+    return {"value": float(right.mean()), "ci": interval_of_share(right, protocol.confidence), "sequences": len(right)}

@@ -283,6 +283,12 @@ def interval_of_mean(
     return judgement.interval(draws_of_drops(values[None, None], [unit], judgement.resamples, rng)[0, 0])
 
 
+def interval_of_share(right: Float[Array, " sample"], confidence: float) -> list[float]:
+    """Wilson's interval of the share of samples that are 1, of samples that are 0 or 1."""
+    found = stats.binomtest(int(right.sum()), len(right)).proportion_ci(confidence, method="wilson")
+    return [float(found.low), float(found.high)]
+
+
 def rho_interval(ranks: tuple[Array, Array], draws: tuple[Array, Array], judgement: Judgement) -> tuple[list[float] | None, str]:
     """The interval of Spearman's rho from the ranks of both estimates, (component,), and of their draws, (component, resample).
 

@@ -1,6 +1,7 @@
 """What removing whole classes costs: pruning, and joint against individual drops.
 
-Both are joint interventions of M(xi) on sets that the roles define, on the same sequences as everything else.
+All are interventions of M(xi) on sets that the roles define, on held-out sequences. On the sequences that chose the sets the
+drops of Bloats, chosen for a small C, would come out too small, and those of Heroes too large: the winner's curse.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from gcgap.data.batches import Batch
 from gcgap.importance.ablation import Intervention
 from gcgap.importance.experiment import Experiment, id_batches
-from gcgap.importance.gap import Array, Gap, Judgement, interval_of_mean
+from gcgap.importance.gap import Array, Gap, Judgement, draws_of_drops, interval_of_mean
 from gcgap.importance.protocol import Baseline
 
 OVERFITTING = 0.05  # in-distribution drop above which a Bloat set is an overfitting circuit, not optimisation noise (v1)
@@ -22,7 +23,7 @@ CLASSES = {"heroes": "hero", "bloats": "bloat"}
 RATIOS = ("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum")
 
 Key = tuple[str, str, str]
-"""Baseline, class (heroes, bloats or random), and which of it: top2, all, or the number of a random pair."""
+"""Baseline, class (heroes, bloats, random, single, a named set), and which of it: top2, all, number of a pair or component."""
 
 
 def members(gap: Gap, role: str, G: Array, C: Array, names: list[str]) -> list[int]:
@@ -58,58 +59,78 @@ def random_pairs(experiment: Experiment, rng: np.random.Generator) -> dict[Key, 
     return {(baseline, "random", str(k)): pair for baseline in experiment.protocol.baselines for k, pair in enumerate(pairs)}
 
 
+def singles(experiment: Experiment, sets: Mapping[Key, list[int]]) -> dict[Key, list[int]]:
+    """Every member of the sets by itself under the same baseline, or every component if the protocol asks for all of them."""
+    p, n = experiment.protocol, len(experiment.wiring.components)
+    every = {(b, i) for b in p.baselines for i in range(n)} if p.inside else {(key[0], i) for key, of in sets.items() for i in of}
+    return {(baseline, "single", str(i)): [i] for baseline, i in sorted(every)}
+
+
 def removal(
-    experiment: Experiment, G: Array, C: Array, single: Array, gaps: Mapping[Baseline, Gap], rng: np.random.Generator
-) -> dict[str, Any]:
-    """What removing whole classes, random pairs and the sets that the protocol names costs.
+    experiment: Experiment, G: Array, C: Array, gaps: Mapping[Baseline, Gap], rng: np.random.Generator
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What removing whole classes, random pairs and the sets that the protocol names costs, and single components apart from C.
 
     Args:
         experiment: The model under measurement.
         G: Gradient magnitudes (component,).
         C: Causal importances by exact match (baseline, component).
-        single: Paired exact-match drops of every component, shape (baseline, component, sequence).
         gaps: The gap by exact match under every baseline.
         rng: Draws pairs and resamples.
+
+    Returns:
+        Blocks of a record, and what every component adds to its own.
     """
     by, names = Judgement.of(experiment.protocol), [component.name for component in experiment.wiring.components]
     sets, named, pairs = role_sets(gaps, G, C, names), named_sets(experiment), random_pairs(experiment, rng)
     found = drops_of_sets(experiment, sets | named | pairs)
-    return {
+    blocks = {
         "pruning": pruning(sets, found, names, by, rng),
         "random_pairs": random_pruning(pairs, found, names, by, rng),
-        "joint": joint(sets, found, dict(zip(gaps, single, strict=True)), names, by, rng),
+        "joint": joint(sets, found, names, by, rng),
         "sets": pruning(named, found, names, by, rng),
     }
+    return blocks, single_entries(experiment, found, by, rng)
 
 
 def drops_of_sets(experiment: Experiment, sets: Mapping[Key, list[int]]) -> dict[Key, dict[str, Array]]:
-    """Exact-match drops per sequence of every set that has members, `ood` at the measured length and `in_distribution` if that is
-    another."""
+    """Exact-match drops per sequence of every set that has members, and of members alone (see `singles`).
+
+    `ood` are those of held-out sequences of the measured length; `in_distribution` those of the training lengths, where these are
+    others, of single components if the protocol asks for them.
+    """
+    alone = singles(experiment, sets)
+    inside = {**sets, **alone} if experiment.protocol.inside else sets
+    found = {
+        "ood": _drops(experiment, {**sets, **alone}, [experiment.held_out()]),
+        "in_distribution": _drops(experiment, inside, id_batches(experiment.source, experiment.protocol.sequences)),
+    }
+    return {key: {place: of[key] for place, of in found.items() if key in of} for key in found["ood"]}
+
+
+def _drops(experiment: Experiment, sets: Mapping[Key, list[int]], batches: list[Batch]) -> dict[Key, Array]:
     wanted = {key: Intervention(frozenset(found), Baseline(key[0])) for key, found in sets.items() if found}
-    if not wanted:
+    if not wanted or not batches:
         return {}
     once = list(dict.fromkeys(wanted.values()))
-    size = experiment.protocol.sequences
-    found = {"ood": experiment.ablation(once, experiment.batch(experiment.length, size)).samples[0]}
-    if batches := id_batches(experiment.source, size):
-        found["in_distribution"] = _inside_drops(experiment, once, batches)
-    return {key: {place: of[once.index(one)] for place, of in found.items()} for key, one in wanted.items()}
+    found = np.concatenate([experiment.ablation(once, batch).samples[0] for batch in batches], -1)
+    return {key: found[once.index(one)] for key, one in wanted.items()}
 
 
-def _inside_drops(experiment: Experiment, sets: list[Intervention], batches: list[Batch]) -> Array:
-    """In-distribution exact-match drops, shape (intervention, sequence)."""
-    return np.concatenate([experiment.ablation(sets, batch).samples[0] for batch in batches], -1)
+def single_entries(
+    experiment: Experiment, drops: Mapping[Key, Mapping[str, Array]], judgement: Judgement, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """What every component costs alone on sequences that did not make its role, by baseline.
 
+    `held_out` has the baselines under which it was measured there, `in_distribution` is None where the protocol does not ask.
+    """
 
-def inside_entries(experiment: Experiment, rng: np.random.Generator) -> list[dict[str, Any] | None]:
-    """For every component its in-distribution drop by baseline; None where the protocol does not ask for it."""
-    p, n = experiment.protocol, len(experiment.wiring.components)
-    batches = id_batches(experiment.source, p.sequences)
-    if not p.inside or not batches:
-        return [None] * n
-    singles = [Intervention(frozenset([i]), baseline) for baseline in p.baselines for i in range(n)]
-    drops, by = _inside_drops(experiment, singles, batches).reshape(len(p.baselines), n, -1), Judgement.of(p)
-    return [{b: _with_interval(drops[at, i], by, rng) for at, b in enumerate(p.baselines)} for i in range(n)]
+    def of(i: int, place: str) -> dict[str, Any]:
+        known = {b: drops.get((b, "single", str(i)), {}).get(place) for b in experiment.protocol.baselines}
+        return {b: _with_interval(values, judgement, rng) for b, values in known.items() if values is not None}
+
+    every = range(len(experiment.wiring.components))
+    return [{"held_out": of(i, "ood"), "in_distribution": of(i, "in_distribution") or None} for i in every]
 
 
 def pruning(
@@ -139,7 +160,10 @@ def random_pruning(
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """What removing two components costs on average, by baseline: the mean over random pairs, its interval over the pairs."""
+    """What removing two components costs on average, by baseline: the mean over random pairs, its interval over the pairs.
+
+    `individual_sum` is the mean of what the two cost alone, added up, on the same sequences as `ood_drop`.
+    """
     result: dict[str, Any] = {}
     for baseline in dict.fromkeys(key[0] for key in pairs):
         keys = [key for key in pairs if key[0] == baseline]
@@ -147,6 +171,8 @@ def random_pruning(
         for place in ("ood", "in_distribution"):
             means = [drops[key][place].mean() for key in keys if place in drops[key]]
             entry[f"{place}_drop"] = _with_interval(np.array(means) if means else None, judgement, rng, unit=0.0)
+        sums = [sum(drops[baseline, "single", str(i)]["ood"].mean() for i in pairs[key]) for key in keys]
+        entry["individual_sum"] = float(np.mean(sums))
         result[baseline] = entry
     return result
 
@@ -154,16 +180,14 @@ def random_pruning(
 def joint(
     sets: Mapping[Key, list[int]],
     drops: Mapping[Key, Mapping[str, Array]],
-    individual: Mapping[str, Array],
     names: list[str],
     judgement: Judgement,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Joint against individual exact-match drops of every class, OOD.
+    """Joint against individual exact-match drops of every class, on the same held-out sequences.
 
     `ratio_to_mean` is the paper's (joint / mean individual); it is k for k members that are not redundant at all.
     `ratio_to_sum` (joint / sum of individual) is 1 there, and only it tests redundancy.
-    `individual` holds, for each baseline, the drops of single components, shape (component, sequence).
     """
     result: dict[str, Any] = {}
     for (baseline, label, which), found in sets.items():
@@ -171,7 +195,8 @@ def joint(
             continue
         ratios: dict[str, Any]
         if found:
-            ratios = _ratios(individual[baseline][found], drops[baseline, label, which]["ood"], judgement, rng)
+            each = np.array([drops[baseline, "single", str(i)]["ood"] for i in found])
+            ratios = joint_and_sum(each, drops[baseline, label, which]["ood"], judgement, rng)
         else:
             ratios = dict.fromkeys((*RATIOS, "ci"))
             ratios |= {"reason": f"no {label}"}
@@ -194,25 +219,34 @@ def _with_interval(values: Array | None, judgement: Judgement, rng: np.random.Ge
     return {"value": float(values.mean()), "ci": np.clip(ends, -1, 1).tolist()}  # no drop is larger
 
 
-def _ratios(each: Array, whole: Array, judgement: Judgement, rng: np.random.Generator) -> dict[str, Any]:
-    """Means and ratios of individual drops (member, sequence) and joint drops (sequence,), with paired bootstrap intervals."""
-    pick = rng.integers(0, len(whole), (judgement.resamples, len(whole)))
-    draws = {"individual_sum": each.sum(0)[pick].mean(-1), "joint": whole[pick].mean(-1)}
+def joint_and_sum(each: Array, whole: Array, judgement: Judgement, rng: np.random.Generator) -> dict[str, Any]:
+    """Means and ratios of individual drops (member, sequence) and joint drops (sequence,), with intervals from shared draws.
+
+    A ratio is the slope of the direction (sum, joint), and the interval that of the direction's angle: the analogue of Fieller's
+    for draws, and unbounded as his where the sum is not surely above 0.
+    """
+    k = len(each)
+    draws = draws_of_drops(np.concatenate([each, whole[None]])[None], [1.0], judgement.resamples, rng)[0]
+    star_sum, star_joint = draws[:-1].sum(0), draws[-1]
+    low, high = judgement.interval(np.arctan2(star_joint, star_sum))
+    bounded = -np.pi / 2 < low and high < np.pi / 2
+    slope = [float(np.tan(low)), float(np.tan(high))] if bounded else None
     total, together = float(each.sum()) / each.shape[1], float(whole.mean())  # exact: exact-match drops are integers
+    ends = np.array([np.clip(judgement.interval(star_sum), -k, k), np.clip(judgement.interval(star_joint), -1, 1)])
     result: dict[str, Any] = {
-        "individual_mean": total / len(each),
+        "individual_mean": total / k,
         "individual_sum": total,
         "joint": together,
         "ratio_to_mean": None,
         "ratio_to_sum": None,
-        "ci": {name: judgement.interval(draw) for name, draw in draws.items()} | {"ratio_to_sum": None},
+        "ci": {"individual_mean": (ends[0] / k).tolist(), "individual_sum": ends[0].tolist(), "joint": ends[1].tolist()}
+        | {"ratio_to_mean": None, "ratio_to_sum": None},
         "reason": None,
     }
     if total <= 0:
         return result | {"reason": f"no ratios: the individual drops add up to {total:.4f}, which is not positive"}
-    result |= {"ratio_to_mean": together / (total / len(each)), "ratio_to_sum": together / total}
-    if (draws["individual_sum"] > 0).all():
-        result["ci"]["ratio_to_sum"] = judgement.interval(draws["joint"] / draws["individual_sum"])
-    else:
-        result["reason"] = "no interval of the ratios: in some resamples the individual drops do not add up to more than 0"
+    result |= {"ratio_to_mean": together / (total / k), "ratio_to_sum": together / total}
+    if slope is None:
+        return result | {"reason": "no interval of the ratios: the sum of the individual drops is not surely above 0"}
+    result["ci"] |= {"ratio_to_mean": [k * end for end in slope], "ratio_to_sum": slope}
     return result

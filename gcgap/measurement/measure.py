@@ -25,7 +25,7 @@ from gcgap.importance.gradient import weight_sizes
 from gcgap.importance.protocol import PROMPTED, Baseline, Metric, Protocol
 from gcgap.importance.scores import drop_unit
 from gcgap.importance.sharing import ALONE, Sharing
-from gcgap.measurement.joint import inside_entries, removal
+from gcgap.measurement.joint import removal
 from gcgap.models.transformer import Decoder, Origin
 from gcgap.models.wiring import Component, Wiring
 from gcgap.records.record import Record
@@ -82,7 +82,7 @@ def measure(
         gauged = experiment.gradient()
         G = Estimate(gauged.samples[0])
     with seconds("causal"):
-        C = _causal(experiment, protocol.paired)
+        C = _causal(experiment)
     rng = generator(source.seed, Purpose.STATISTICS, length)
     with seconds("statistics"):
         gaps, draws = _gaps(G, C, experiment.metrics, protocol, means[0].last, rng)
@@ -105,12 +105,12 @@ def _activity(model: Decoder, wiring: Wiring, batch: Batch) -> tuple[Array, Arra
 def _add_removals(
     record: dict[str, Any], experiment: Experiment, G: Estimate, C: Estimate, gaps: Gaps, rng: np.random.Generator
 ) -> None:
-    """What removing sets costs, and what each component causes in distribution."""
-    alone = C if experiment.protocol.paired else _causal(experiment, paired=True)  # joint drops are always paired
+    """What removing sets costs, and what each component causes on sequences that did not make its role."""
     exact = {baseline: of["exact_match"] for baseline, of in gaps.items()}
-    record |= removal(experiment, G.value, C.value[:, 0], alone.samples[:, 0], exact, rng)
-    for component, drop in zip(record["components"], inside_entries(experiment, rng), strict=True):
-        component["in_distribution"] = drop
+    blocks, singles = removal(experiment, G.value, C.value[:, 0], exact, rng)
+    record |= blocks
+    for component, single in zip(record["components"], singles, strict=True):
+        component |= single
 
 
 def _add_attribution(record: dict[str, Any], experiment: Experiment, C: Estimate, rng: np.random.Generator) -> None:
@@ -121,11 +121,11 @@ def _add_attribution(record: dict[str, Any], experiment: Experiment, C: Estimate
         component["attribution"] = of_methods
 
 
-def _causal(experiment: Experiment, paired: bool) -> Estimate:
+def _causal(experiment: Experiment) -> Estimate:
     """C of every single component, shape (baseline, metric, component, sequence)."""
     p, n = experiment.protocol, len(experiment.wiring.components)
     singles = [Intervention(frozenset([member]), baseline) for baseline in p.baselines for member in range(n)]
-    if paired:
+    if p.paired:
         found = experiment.ablation(singles, experiment.batch(experiment.length, p.sequences))
     else:
         found = experiment.unpaired_ablation(singles, experiment.length, p.sequences)

@@ -19,6 +19,7 @@ from gcgap.records.record_file import read_json
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+HELD_OUT = ("accuracy_held_out", "accuracy_held_out_low", "accuracy_held_out_high")
 SLOW = 2.0  # seconds after which reading shows how far it is
 Columns = dict[str, Any]
 """Lists of texts and arrays of numbers, by name."""
@@ -194,6 +195,8 @@ def _of_measurement(record: Record) -> list[Part]:
     head = _head(record, "measurement")
     head |= {"accuracy_in_distribution": data["accuracy"]["in_distribution"], "window_length": data["window"]["length"]}
     head |= {f"accuracy_length_{length}": value for length, value in data["accuracy"]["by_length"].items()}
+    held_out = data["accuracy"].get("held_out")
+    head |= dict(zip(HELD_OUT, (held_out["value"], *held_out["ci"]) if held_out else (None, *NO_INTERVAL), strict=True))
     head |= {"final": bool(data.get("final", record.path is not None and record.path.name == "final.json"))}
     components, parts = dict(record.component_columns()), []
     count = max(1, len(data["components"]))  # one of a skipped run

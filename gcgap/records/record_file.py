@@ -92,6 +92,17 @@ class RecordFile:
         said = ", ".join(f"{key}={self.data[key]!r}" for key in ("task", "seed", "step", "length"))
         return f"{type(self).__name__}({said}, {len(self.data[counted])} {counted})"
 
+    @property
+    def is_held_out(self) -> bool:
+        """Whether accuracy and drops of chosen sets are of sequences that chose neither; those of older records are not."""
+        return "held_out" in self.data["accuracy"]
+
+    @property
+    def ood_accuracy(self) -> float:
+        """Exact match at the measured length: on held-out sequences, or of an older record on those that chose it."""
+        accuracy = self.data["accuracy"]
+        return accuracy["held_out"]["value"] if self.is_held_out else accuracy["by_length"][str(self.data["length"])]
+
     def to_dict(self) -> dict[str, Any]:
         """Exactly the dictionary of the JSON file that it was read from or written to."""
         return self.data

@@ -9,7 +9,7 @@ from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
 from gcgap.report.blocks import Column
 from gcgap.study.claims import of_paper
-from gcgap.study.evidence import NAMES
+from gcgap.study.evidence import NAMES, selection_note
 from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.seeds import Interval, Summary, summary
 
@@ -89,7 +89,7 @@ def known(values: Iterable[float | None], within: Interval | None = None) -> Sum
 
 def accuracy(run: MeasuredRun) -> float:
     """Exact match at the measured length, in percent of sequences."""
-    return 100 * run.final["accuracy"]["by_length"][str(run.final["length"])]
+    return 100 * run.final.ood_accuracy
 
 
 def missing_notes(group: Group, tasks: Sequence[str], baselines: Sequence[str]) -> list[str]:
@@ -104,6 +104,11 @@ def missing_notes(group: Group, tasks: Sequence[str], baselines: Sequence[str]) 
     ]
     found = {"Skipped": skipped, "No ranks, left out": unranked}
     return [f"{what}: {'; '.join(runs)}." for what, runs in found.items() if runs]
+
+
+def selection_notes(runs: Sequence[MeasuredRun]) -> list[str]:
+    """That older records say what sets cost on the sequences that chose them, where there are any."""
+    return [note.strip()] if (note := selection_note(runs)) else []
 
 
 def paper_notes(group: Group, *notes: str, task: str | None = None) -> list[str]:

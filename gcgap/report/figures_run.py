@@ -143,7 +143,7 @@ class Checkpoint:
             tuple(intern(component["name"]) for component in record["components"]),
             tuple(component["layer"] for component in record["components"]),
             record["accuracy"]["in_distribution"],
-            record["accuracy"]["by_length"][str(record["length"])],
+            record.ood_accuracy,
             {metric: np.nan if value is None else value for metric, value in rho.items()},
             {metric: delta[:, 0] for metric, (delta, _) in found.items()},
             {metric: roles[:, 0].astype("U7") for metric, (_, roles) in found.items()},

@@ -37,7 +37,7 @@ def training(group: Group) -> Figure:
         "ρ, C by log-probability": of_gap("log_prob"),
         "exact match\n(share of sequences)": [
             ("in distribution", "#000000", lambda record: record["accuracy"]["in_distribution"]),
-            ("OOD", "#1b7837", lambda record: record["accuracy"]["by_length"][str(record["length"])]),
+            ("OOD", "#1b7837", lambda record: record.ood_accuracy),
         ],
     }
     return _curves(group, rows, (3.6, 1.8), columns=4, sharey="row")

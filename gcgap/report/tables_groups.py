@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from gcgap.report.blocks import ALL, Cell, Table, columns_of
-from gcgap.report.describe import accuracy, known, missing_notes, pluralise, ranked, spread_notes, title
+from gcgap.report.describe import accuracy, known, missing_notes, pluralise, ranked, selection_notes, spread_notes, title
 from gcgap.report.tables_paper import setting
 from gcgap.study.claims import Verdict
 from gcgap.study.emergence import STABLE, Course, courses
@@ -96,8 +96,13 @@ def cells_table(groups: Sequence[Group]) -> Table:
     names = ("task", "layout of training", "site of ablation", "ρ", "Heroes per run", "Bloats per run")
     forms = {"Heroes per run": ".1f", "Bloats per run": ".1f"}
     columns = columns_of(rows, (*names, "joint / sum of Bloats", "skipped"), forms)
-    notes = [*spread_notes(columns), CELLS, *missing, *_named_notes([place.group for place in found if place.group])]
+    own = [place.group for place in found if place.group]
+    notes = [*spread_notes(columns), CELLS, *_older(own), *missing, *_named_notes(own)]
     return Table("cells", "Layout and site: the network or the measurement?", ALL, columns, notes)
+
+
+def _older(groups: Sequence[Group]) -> list[str]:
+    return selection_notes([run for group in groups for task in group.tasks for run in group.measured(task)])
 
 
 def _named_notes(groups: Sequence[Group]) -> list[str]:
@@ -119,7 +124,8 @@ def overview_table(groups: Sequence[Group]) -> Table:
             of_gaps = (known((gap[key] for gap in gaps), within) for key, within in ranges.items())
             rows.append((group.name, title(task), components, *means, *of_gaps, len(group.skipped(task))))
     columns = columns_of(rows, ("group", "task", *forms, *gap_forms, "skipped"), forms | gap_forms)
-    return Table("groups", "Every group at a glance", ALL, columns, [*spread_notes(columns), *_named_notes(groups)])
+    notes = [*spread_notes(columns), *_older(groups), *_named_notes(groups)]
+    return Table("groups", "Every group at a glance", ALL, columns, notes)
 
 
 def same_weights_table(found: Sequence[Agreement]) -> Table:

@@ -19,6 +19,7 @@ from gcgap.report.describe import (
     paper_notes,
     pluralise,
     ranked,
+    selection_notes,
     sorting_first,
     spread_notes,
     title,
@@ -187,7 +188,7 @@ def joint_table(group: Group, task: str) -> Table:
     reasons = [f"{task} seed {run.seed}: {one['reason']}." for run, one in zip(runs, found, strict=True) if one["reason"]]
     text = f"Individual and joint ablation of the Bloats of {title(task)}, {baseline} ablation"
     text += of_paper(group, " (v3, Table 4)", task)
-    notes = [*missing_notes(group, [task], [baseline]), *reasons, RATIOS]
+    notes = [*missing_notes(group, [task], [baseline]), *reasons, RATIOS, *selection_notes(runs)]
     return Table(of_task("v3-table-4", task), text, group.name, columns, notes)
 
 
@@ -298,7 +299,7 @@ def _per_seed(count: int | None, task: str) -> float | None:
 def by_seed_table(group: Group, task: str) -> Table:
     """v1, Tables 4 and 5: length, accuracy, rank correlation and roles of every seed."""
     baseline = group.baselines[0]
-    runs = [run for run in group.runs if run.task == task]
+    runs, measured = [run for run in group.runs if run.task == task], group.measured(task)
     quantities: list[tuple[str, str, list[Cell]]] = [
         ("OOD length (integers)", "ood_length", [run.final["length"] or "skipped" for run in runs]),
         ("OOD accuracy (%)", "ood_accuracy", [None if run.final.skipped else accuracy(run) for run in runs]),
@@ -313,7 +314,7 @@ def by_seed_table(group: Group, task: str) -> Table:
     number = {"sort": "4", "reverse": "5"}.get(task, f"4-{task}")
     text = f"Results by seed, {title(task)}, {baseline} ablation{of_paper(group, f' (v1, Table {number})', task)}"
     of_v1 = ("v1's means are over the seeds listed here.", OTHER_WEIGHTS, INFERRED)
-    notes = [*missing_notes(group, [task], [baseline]), *paper_notes(group, *of_v1, task=task)]
+    notes = [*missing_notes(group, [task], [baseline]), *paper_notes(group, *of_v1, task=task), *selection_notes(measured)]
     return Table(f"v1-table-{number}", text, group.name, columns, notes)
 
 
@@ -360,6 +361,7 @@ def pruning_table(group: Group) -> Table:
         *spread_notes(columns),
         "Runs whose class has no member are left out of its row; random: the mean over random pairs of components of each run.",
         *paper_notes(group, "v1 does not say whether its in-distribution drop is of the top two Bloats or of all."),
+        *selection_notes([run for task in group.tasks for run in ranked(group, task)]),
         *missing_notes(group, group.tasks, [baseline]),
     ]
     text = f"What removing components costs, {baseline} ablation{of_paper(group, ' (v3, section 3.3)')}"
@@ -398,7 +400,8 @@ def pruned_seeds_table(group: Group) -> Table:
     absent = [name.replace("_", " seed ") for name in names if name not in known_runs]
     notes = [f"No measured run here: {', '.join(absent)}."] if absent else []
     text = f"Accuracy after pruning, {baseline} ablation (v1)"
-    return Table("v1-pruning", text, group.name, columns, [*notes, NO_CLASS, OTHER_WEIGHTS])
+    notes += [NO_CLASS, OTHER_WEIGHTS, *selection_notes([run for run in runs if run])]
+    return Table("v1-pruning", text, group.name, columns, notes)
 
 
 def _after_pruning(run: MeasuredRun, baseline: str, label: str) -> float | None:

@@ -24,7 +24,7 @@ def scalars(record: Record) -> dict[str, float]:
     first = record.baselines[0]
     found: dict[str, float | None] = {
         "accuracy/in_distribution": record["accuracy"]["in_distribution"],
-        "accuracy/ood": record["accuracy"]["by_length"][str(record["length"])],
+        "accuracy/ood": record.ood_accuracy,
         "role/heroes": record["gap"][first]["heroes"],
         "role/bloats": record["gap"][first]["bloats"],
     }

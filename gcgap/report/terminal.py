@@ -167,7 +167,7 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     gap = record["gap"][baseline]
     if record.skipped:
         return f"Skipped: {record.skipped}."
-    at = f"On {describe_data(record)} (exact match {_accuracy(record):.1%}, {baseline} ablation)"
+    at = f"On {describe_data(record)} (exact match {accuracy(record)}, {baseline} ablation)"
     if gap["rho"] is None:
         return f"{at} there is no rank correlation: {gap['reason']}.{_by_metric(record, gap)}"
     ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
@@ -194,8 +194,10 @@ def _by_metric(record: Record, gap: dict[str, Any]) -> str:
     return f" By {'; by '.join(texts)}." if texts else ""
 
 
-def _accuracy(record: Record) -> float:
-    return record["accuracy"]["by_length"][str(record["length"])]
+def accuracy(record: Record | AttributionRecord) -> str:
+    """Exact match at the measured length, with its interval if it is of held-out sequences."""
+    ends = record["accuracy"]["held_out"]["ci"] if record.is_held_out else None
+    return f"{record.ood_accuracy:.1%}" + ("" if ends is None else " [{:.1f}, {:.1f}]".format(*(100 * end for end in ends)))
 
 
 def verb(gap: dict[str, Any]) -> str:
@@ -291,9 +293,9 @@ SHARED = ". Ablations share the work below them"  # of networks that are entered
 
 def method_table(record: AttributionRecord) -> Group:
     """Every method beside the exact effects, and its cost; then what else was found, and the advice."""
-    setup, accuracy = record["setup"], record["accuracy"]["by_length"][str(record["length"])]
+    setup = record["setup"]
     intro = (
-        f"{describe_run(record)}: exact match {accuracy:.1%}. "
+        f"{describe_run(record)}: exact match {accuracy(record)}. "
         f"Intervention: {setup['baseline']}, {setup['direction']}, positions {setup['positions']}"
     )
     units = record["protocol"]["attribution"]["metric"]

@@ -81,14 +81,10 @@ def following(run: MeasuredRun, baseline: str) -> Following:
     """How rho, and the early Bloats, follow the accuracy over a run's checkpoints that have a rho."""
     records = [record for record in run.tracked if record["components"] and record["gap"][baseline]["rho"] is not None]
     rho = np.array([record["gap"][baseline]["rho"] for record in records])
-    ood = np.array([_ood(record) for record in records])
+    ood = np.array([record.ood_accuracy for record in records])
     lack = np.array([record["accuracy"]["in_distribution"] for record in records]) - ood
     early = np.array([_early_bloats(record, baseline) for record in records])
     return Following(_rho(rho, ood), _rho(np.diff(rho), np.diff(ood)), _rho(early, lack), len(records))
-
-
-def _ood(record: Record) -> float:
-    return record["accuracy"]["by_length"][str(record["length"])]
 
 
 def _early_bloats(record: Record, baseline: str) -> int:

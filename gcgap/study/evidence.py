@@ -5,14 +5,14 @@ One function a claim, all under the group's first ablation baseline; the sentenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gcgap.study.emergence import following
-from gcgap.study.groups import Group
+from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.roles import (
     ComponentArrays,
     component_arrays,
@@ -258,6 +258,7 @@ def negligible(group: Group) -> Evidence:
         return too_few("sorting runs with Bloats")
     found = summary(drops, DROP)
     text = f"Removed alone a Bloat of sorting costs {found.points()} points on average ({found.n} seeds)."
+    text += selection_note(group.ranked("sort"))
     return Evidence(found.below(NEGLIGIBLE), text, {"single drop": found}, found.p_below(NEGLIGIBLE))
 
 
@@ -273,7 +274,7 @@ def superadditivity(group: Group) -> Evidence:
     text = (
         f"Removed together the Bloats of sorting cost {100 * np.mean(whole):.1f} points, the sum of their single drops is "
         f"{100 * np.mean(total):.1f}: a ratio of {to_sum.text()} over {len(found)} seeds with two Bloats or more"
-        f"{why}; of pairs of random components it is {pairs.text()}."
+        f"{why}; of pairs of random components it is {pairs.text()}.{selection_note(group.ranked('sort'))}"
     )
     more = summary([one - other for one, other in zip(whole, total, strict=True)])  # the ratio is 1 where this is 0
     numbers = {"joint / sum": to_sum, "joint / sum of random pairs": pairs}
@@ -286,11 +287,16 @@ def _pair_ratio(group: Group) -> Summary:
     for run in group.ranked("sort"):
         pairs = run.final["random_pairs"].get(group.baselines[0])
         if pairs and pairs["members"]:
-            one = component_arrays(run.final, group.baselines[0])
-            alone = dict(zip(one.names, one.C.tolist(), strict=True))
             whole.append(pairs["ood_drop"]["value"])
-            total.append(float(np.mean([sum(alone[name] for name in pair) for pair in pairs["members"]])))
+            total.append(pairs.get("individual_sum", _summed_causes(run, group.baselines[0], pairs["members"])))
     return ratio(whole, total)
+
+
+def _summed_causes(run: MeasuredRun, baseline: str, pairs: list[list[str]]) -> float:
+    """The mean over pairs of the sum of both C, as older records say it."""
+    one = component_arrays(run.final, baseline)
+    alone = dict(zip(one.names, one.C.tolist(), strict=True))
+    return float(np.mean([sum(alone[name] for name in pair) for pair in pairs]))
 
 
 def heroes_destroy(group: Group) -> Evidence:
@@ -326,13 +332,25 @@ def _costs(group: Group) -> str:
     said = []
     for task in group.tasks:
         means = {label: summary(list(_top_two(group, task, label.lower()).values()), DROP) for label in ROLES.values()}
-        base = summary([run.final["accuracy"]["by_length"][str(run.final["length"])] for run in group.measured(task)])
+        base = summary([run.final.ood_accuracy for run in group.measured(task)])
         each = [f"two {label} {mean.points()} ({mean.n} seeds)" for label, mean in means.items()]
         each.append(f"two random components {summary(list(_random(group, task).values()), DROP).points()}")
         said.append(
             f"On {NAMES.get(task, task)} (accuracy {100 * (base.mean or 0):.1f} points) removal costs: {', '.join(each)}."
         )
-    return " ".join(said)
+    return " ".join(said) + selection_note([run for task in group.tasks for run in group.measured(task)])
+
+
+def selection_note(runs: Sequence[MeasuredRun]) -> str:
+    """For runs whose records say what sets cost on the sequences that chose them: that they do; a sentence after a space."""
+    older = [run for run in runs if not run.final.is_held_out]
+    if not older:
+        return ""
+    which = "all runs" if len(older) == len(runs) else f"{', '.join(f'{run.task} seed {run.seed}' for run in older)}"
+    return (
+        f" Of {which} the drops of sets, and accuracies, are of the very sequences that chose the sets and the length (older "
+        "records): Bloats come out too cheap there, alone and added up, and Heroes too costly."
+    )
 
 
 def _top_two(group: Group, task: str, label: str) -> dict[int, float]:

@@ -28,6 +28,7 @@ class ComponentArrays:
         G: Gradient magnitudes.
         C: Causal importances (share of sequences).
         judgement: How the record turns ranks into roles.
+        held_out: C on sequences that chose no role; None where the record has none.
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,7 @@ class ComponentArrays:
     G: Array
     C: Array
     judgement: Judgement
+    held_out: Array | None = None
 
     def roles(self, score: Array | None = None, causal: Array | None = None) -> dict[str, Mask]:
         """Which components are Heroes and Bloats, by G and C or by the arrays given in their place (..., component)."""
@@ -47,6 +49,7 @@ class ComponentArrays:
 def component_arrays(record: Record, baseline: str) -> ComponentArrays:
     """The arrays of a record that was not skipped."""
     of, protocol = record["components"], record["protocol"]
+    apart = [one["value"] for component in of if (one := component.get("held_out", {}).get(baseline))]
     return ComponentArrays(
         tuple(component["name"] for component in of),
         np.array([component["layer"] for component in of]),
@@ -54,6 +57,7 @@ def component_arrays(record: Record, baseline: str) -> ComponentArrays:
         np.array([component["gradient"]["value"] for component in of]),
         np.array([component["causal"][baseline]["exact_match"]["value"] for component in of]),
         Judgement(protocol["threshold"], protocol["strict"], protocol["ranks"], protocol["confidence"], protocol["resamples"]),
+        np.array(apart) if len(apart) == len(of) else None,
     )
 
 
@@ -159,7 +163,10 @@ def _mean_gap(sums: Array) -> Array:
 
 
 def top_two_cost(one: ComponentArrays, role: str) -> float | None:
-    """Sum of the single drops of a role's top two, as pruning chooses them; None if it has fewer than two members."""
+    """Sum of the single drops of a role's top two, as pruning chooses them; None if it has fewer than two members.
+
+    The drops are held-out ones where the record has them.
+    """
     cost = float(_top_two_costs(one, role, one.G))
     return cost if np.isfinite(cost) else None
 
@@ -180,4 +187,5 @@ def _top_two_costs(one: ComponentArrays, role: str, G: Array) -> Array:
     members = one.roles(score=G)[role]
     by_name = np.unique(one.names, return_inverse=True)[1]
     keys = np.broadcast_arrays(by_name, -tie, np.where(members, -np.abs(delta), np.inf))
-    return np.where(members.sum(-1) > 1, one.C[np.lexsort(keys)[..., :2]].sum(-1), np.nan)
+    drops = one.C if one.held_out is None else one.held_out
+    return np.where(members.sum(-1) > 1, drops[np.lexsort(keys)[..., :2]].sum(-1), np.nan)
