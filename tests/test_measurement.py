@@ -61,7 +61,7 @@ def accuracy(model: Transformer, batch: Batch) -> float:
     return sum(row.all().item() for row in right) / len(right)
 
 
-ACTIVITY = {"activation_norm", "attention_entropy", "in_distribution"}
+ACTIVITY = {"activation_norm", "attention_entropy", "in_distribution", "held_out"}
 
 
 def test_a_record_tells_the_model_its_training_its_activity_and_random_pruning(trained: Transformer, source: Source) -> None:
@@ -177,12 +177,23 @@ def test_layers_add_up_what_their_components_are(trained: Transformer, source: S
             assert layer[group]["zero"] == {"heroes": roles[mine].count("hero"), "bloats": roles[mine].count("bloat")}
 
 
+def proportion_confint(right: int, n: int = 40, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's interval by his own formula (1927)."""
+    middle, reach = right / n + z**2 / (2 * n), z * (right / n * (1 - right / n) / n + z**2 / (4 * n**2)) ** 0.5
+    return (middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)
+
+
 def test_accuracies_are_exact_matches_and_the_window_is_the_first_length_inside(trained: Transformer, source: Source) -> None:
     record = measure(trained, source, length=None)
     by_length = {str(n): accuracy(trained, source.batch(Purpose.EVALUATION, n, 40)) for n in (4, 5)}
     inside = [accuracy(trained, source.batch(Purpose.EVALUATION, n, 20)) for n in (2, 3)]
     assert record["accuracy"]["by_length"] == pytest.approx(by_length)
     assert record["accuracy"]["in_distribution"] == pytest.approx(sum(inside) / 2)
+    held_out = source.batch(Purpose.HELD_OUT, 4, 40)
+    right = round(40 * accuracy(trained, held_out))
+    low, high = proportion_confint(right)
+    assert record["accuracy"]["held_out"] == {"value": right / 40, "ci": pytest.approx([low, high]), "sequences": 40}
+    assert record.ood_accuracy == right / 40
     first = next(n for n in (4, 5) if 0.2 <= by_length[str(n)] <= 0.75)
     assert record["window"] == {"length": first, "accuracy": pytest.approx(by_length[str(first)]), "in_window": True}
     assert record["length"] == first
@@ -284,7 +295,7 @@ def test_pruning_joint_and_named_sets_are_joint_interventions_measured_again(
 ) -> None:
     named = (("L0_H0", "L1_H1"), ("L0_MLP",))
     record = measure(trained, source, replace(SMALL, site=site.value, sets=named, baselines=EVERY))
-    batch, inside = source.batch(Purpose.EVALUATION, 4, 40), id_batches(source, 40)
+    batch, inside = source.batch(Purpose.HELD_OUT, 4, 40), id_batches(source, 40)
     assert {label for of in record["sets"].values() for label in of} == {"L0_H0 + L1_H1", "L0_MLP"}
     checked = 0
     for baseline in EVERY:
@@ -298,7 +309,9 @@ def test_pruning_joint_and_named_sets_are_joint_interventions_measured_again(
             apart = [ablated(trained, source, names, kind, one, site=site) for one in inside]
             assert entry["in_distribution_drop"]["value"] == pytest.approx(sum(apart) / len(apart), abs=1e-12)
             checked += 1
-        C = dict(zip(NAMES, column(record, "causal", baseline, "exact_match", "value"), strict=True))
+        C = dict(zip(NAMES, column(record, "held_out", baseline, "value"), strict=True))
+        for name in NAMES[::4]:
+            assert C[name] == pytest.approx(ablated(trained, source, [name], Baseline(baseline), batch, site=site), abs=1e-12)
         for label, entry in record["joint"][baseline].items():
             assert entry["members"] == record["pruning"][baseline][label]["all"]["members"]
             if not entry["members"]:

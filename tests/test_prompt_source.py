@@ -130,7 +130,8 @@ def test_a_file_is_dealt_into_three_parts_that_share_no_prompt(
     assert sorted(chain(*parts)) == list(range(count)), "every prompt once"
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert rows(found.batch(EVALUATION, 0, count, 5)) == parts[1]
-    for purpose in set(Purpose) - {EVALUATION}:
+    assert rows(found.batch(Purpose.HELD_OUT, 0, count)) == parts[1]
+    for purpose in set(Purpose) - {EVALUATION, Purpose.HELD_OUT}:
         assert sorted(rows(found.batch(purpose, 0, count))) == sorted(parts[2])
 
 

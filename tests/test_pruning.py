@@ -15,15 +15,16 @@ from gcgap.importance.experiment import Experiment, id_batches
 from gcgap.importance.gap import Array, Gap, Judgement
 from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.measurement.joint import (
-    _ratios,
     drops_of_sets,
     joint,
+    joint_and_sum,
     members,
     named_sets,
     pruning,
     random_pairs,
     random_pruning,
     role_sets,
+    single_entries,
 )
 from gcgap.models.transformer import Transformer
 from gcgap.models.wiring import Wiring
@@ -139,7 +140,7 @@ def test_an_empty_class_has_no_numbers_but_a_reason() -> None:
     }
     assert found["bloats"]["top2"]["reason"] == "no bloats"
     assert found["bloats"]["top2"]["reading"] is None
-    together = joint(sets, {}, {"mean": np.zeros((6, 4))}, NAMES, BY, RNG)["mean"]
+    together = joint(sets, {}, NAMES, BY, RNG)["mean"]
     assert together["heroes"].pop("reason") == "no heroes"
     assert together["heroes"].pop("members") == []
     assert set(together["heroes"].values()) == {None}
@@ -147,33 +148,46 @@ def test_an_empty_class_has_no_numbers_but_a_reason() -> None:
 
 def together(each: Array, whole: Array) -> dict[str, Any]:
     """The joint entry of a class of the first components with known drops."""
-    key, count = ("mean", "heroes", "all"), len(each)
-    individual = np.concatenate([each, np.full((6 - count, each.shape[1]), 9.0)])
-    sets = {key: list(range(count)), ("mean", "heroes", "top2"): [0, 1]}
-    return joint(sets, {key: {"ood": whole}}, {"mean": individual}, NAMES, BY, RNG)["mean"]["heroes"]
+    key = ("mean", "heroes", "all")
+    drops = {key: {"ood": whole}} | {("mean", "single", str(i)): {"ood": drop} for i, drop in enumerate(each)}
+    sets = {key: list(range(len(each))), ("mean", "heroes", "top2"): [0, 1]}
+    return joint(sets, drops, NAMES, BY, RNG)["mean"]["heroes"]
+
+
+def some(members: int, sequences: int, lost: float = 0.3) -> Array:
+    """Exact-match drops: 1 on a share of the sequences, else 0."""
+    return (np.random.default_rng(2).random((members, sequences)) < lost).astype(float)
 
 
 def test_drops_that_add_up_have_the_ratio_of_their_number_to_the_mean_and_of_one_to_the_sum() -> None:
-    each = np.random.default_rng(2).random((3, 50))
+    each = some(3, 400, 0.1)
     found = together(each, each.sum(0))
     assert found["members"] == NAMES[:3]
     assert found["ratio_to_mean"] == pytest.approx(3.0)
     assert found["ratio_to_sum"] == pytest.approx(1.0)
-    assert found["ci"]["ratio_to_sum"] == pytest.approx([1.0, 1.0])
-    assert found["individual_sum"] == pytest.approx(sum(map(sum, each.tolist())) / 50)
+    assert found["individual_sum"] == pytest.approx(sum(map(sum, each.tolist())) / 400)
     assert found["individual_mean"] == pytest.approx(found["individual_sum"] / 3)
     assert found["joint"] == pytest.approx(found["individual_sum"])
-    assert found["ci"]["joint"] == pytest.approx(found["ci"]["individual_sum"])
-    assert found["ci"]["joint"][0] < found["joint"] < found["ci"]["joint"][1]
     assert found["reason"] is None
+    for name in ("individual_mean", "individual_sum", "joint", "ratio_to_mean", "ratio_to_sum"):
+        low, high = found["ci"][name]
+        assert low < found[name] < high
+    low, high = found["ci"]["ratio_to_sum"]  # both vary together, and what is left is the smoothing
+    assert high - low < 0.1
+    assert found["ci"]["ratio_to_mean"] == pytest.approx([3 * low, 3 * high])
+    assert found["ci"]["joint"] == pytest.approx(found["ci"]["individual_sum"], abs=0.02)
 
 
 def test_redundant_members_have_a_ratio_to_the_sum_above_one() -> None:
-    each = np.random.default_rng(2).random((2, 50))
-    found = together(each, 7 * each.sum(0))
-    assert found["ratio_to_sum"] == pytest.approx(7.0)
-    assert found["ratio_to_mean"] == pytest.approx(14.0)
-    assert found["ci"]["ratio_to_sum"] == pytest.approx([7.0, 7.0])
+    each = np.zeros((2, 300))
+    each[0, :30] = each[1, 10:40] = 1
+    whole = np.zeros(300)
+    whole[:180] = 1
+    found = together(each, whole)
+    assert found["ratio_to_sum"] == pytest.approx(3.0)
+    assert found["ratio_to_mean"] == pytest.approx(6.0)
+    low, high = found["ci"]["ratio_to_sum"]
+    assert 2 < low < 3 < high < 4.5
 
 
 @pytest.mark.parametrize("value", [0.0, -0.25])
@@ -184,13 +198,13 @@ def test_there_is_no_ratio_to_drops_that_do_not_add_up_to_something_positive(val
     assert found["joint"] == 1.0
 
 
-def test_a_ratio_has_no_interval_where_some_resamples_have_none() -> None:
+def test_a_ratio_has_no_interval_where_the_sum_is_not_surely_above_zero() -> None:
     each = np.zeros((2, 12))
     each[:, 0] = 1
     found = together(each, np.ones(12))
     assert found["ratio_to_sum"] == pytest.approx(6.0)
-    assert found["ci"]["ratio_to_sum"] is None
-    assert found["reason"].startswith("no interval of the ratios")
+    assert found["ci"]["ratio_to_sum"] is found["ci"]["ratio_to_mean"] is None
+    assert found["reason"] == "no interval of the ratios: the sum of the individual drops is not surely above 0"
 
 
 def test_in_distribution_sequences_are_as_many_of_each_training_length() -> None:
@@ -210,26 +224,41 @@ def test_the_drops_of_sets_are_joint_interventions_on_the_measured_and_on_the_tr
         ("mean_by_position", "heroes", "top2"): [1, 2],
         ("resample", "heroes", "all"): [],
     }
+    experiment.protocol = replace(experiment.protocol, inside=False)
     found = drops_of_sets(experiment, sets)
-    assert found.keys() == {key for key, numbers in sets.items() if numbers}
+    alone = {(key[0], "single", str(i)): [i] for key, numbers in sets.items() for i in numbers}
+    assert found.keys() == {key for key, numbers in sets.items() if numbers} | alone.keys()
+    sets |= alone
     for (baseline, label, which), places in found.items():
         one = Intervention(frozenset(sets[baseline, label, which]), Baseline(baseline))
-        by_length = {n: separately(experiment, one, n, size) for n, size in ((4, 30), (2, 15), (3, 15))}
-        np.testing.assert_array_equal(places["ood"], by_length[4])
-        np.testing.assert_array_equal(places["in_distribution"], np.concatenate([by_length[2], by_length[3]]))
+        np.testing.assert_array_equal(places["ood"], separately(experiment, one, Purpose.HELD_OUT, 4, 30))
+        if label == "single":
+            assert "in_distribution" not in places
+            continue
+        inside = [separately(experiment, one, Purpose.EVALUATION, n, 15) for n in (2, 3)]
+        np.testing.assert_array_equal(places["in_distribution"], np.concatenate(inside))
     assert any(places["ood"].any() for places in found.values())
 
 
-def separately(experiment: Experiment, one: Intervention, length: int, size: int) -> Array:
+def separately(experiment: Experiment, one: Intervention, purpose: Purpose, length: int, size: int) -> Array:
     """Exact-match drops of one intervention alone, per sequence."""
     model, wiring, source = experiment.model, experiment.wiring, experiment.source
-    batch = source.batch(Purpose.EVALUATION, length, size)
+    batch = source.batch(purpose, length, size)
     other = replacements(model, wiring, source, batch, [Baseline(one.replacement)], experiment.mean, 2, 8)
     return drops(*ablated_scores(model, wiring, batch, bound([one], other)))[0, 0].numpy()
 
 
 def test_sets_without_members_need_no_pass_through_the_model(experiment: Experiment) -> None:
+    experiment.protocol = replace(experiment.protocol, inside=False)
     assert drops_of_sets(experiment, {("mean", "heroes", "all"): []}) == {}
+    assert single_entries(experiment, {}, BY, RNG) == [{"held_out": {}, "in_distribution": None}] * 6
+
+
+def test_sets_are_chosen_on_other_sequences_than_their_drops_are_of(experiment: Experiment) -> None:
+    held_out = experiment.held_out()
+    assert held_out.inputs.shape == experiment.batch(4, 30).inputs.shape
+    for other in (experiment.batch(4, 30, index) for index in range(8)):  # those of unpaired measurements too
+        assert not torch.equal(held_out.inputs, other.inputs)
 
 
 def test_named_sets_are_those_of_the_protocol_under_every_baseline(experiment: Experiment) -> None:
@@ -256,6 +285,7 @@ def test_random_pairs_are_different_components_and_the_same_under_every_baseline
 def test_random_pruning_tells_the_mean_over_pairs_and_its_interval_over_them() -> None:
     pairs = {("mean", "random", str(k)): [0, k + 1] for k in range(4)}
     drops = {key: {"ood": np.array([k / 4, k / 4 + 0.5]), "in_distribution": np.full(6, 0.25)} for k, key in enumerate(pairs)}
+    drops |= {("mean", "single", str(i)): {"ood": np.array([0.0, i / 10])} for i in range(6)}
     names = [f"L0_H{i}" for i in range(6)]
     found = random_pruning(pairs, drops, names, Judgement(resamples=500), np.random.default_rng(0))
     assert found.keys() == {"mean"}
@@ -265,13 +295,14 @@ def test_random_pruning_tells_the_mean_over_pairs_and_its_interval_over_them() -
     assert low == pytest.approx(stats.t.interval(0.95, 3, 0.625, stats.sem([0.25, 0.5, 0.75, 1]))[0], abs=0.1)
     assert high == 1  # of t 1.14, but no drop is larger
     assert found["mean"]["in_distribution_drop"] == {"value": 0.25, "ci": [0.25, 0.25]}
+    assert found["mean"]["individual_sum"] == pytest.approx((1 + 2 + 3 + 4) / 4 / 20)
 
 
 def test_individual_drops_that_cancel_have_no_ratio() -> None:
     """0.1 + 0.2 - 0.3 is not 0 in floating point, and must not become a divisor."""
     each = np.zeros((3, 10))
     each[0, 0], each[1, :2], each[2, :3] = 1, 1, -1
-    found = _ratios(each, np.ones(10), Judgement(resamples=100), np.random.default_rng(0))
+    found = joint_and_sum(each, np.ones(10), Judgement(resamples=100), np.random.default_rng(0))
     assert found["individual_sum"] == 0
     assert found["ratio_to_sum"] is None
     assert "not positive" in found["reason"]

@@ -184,6 +184,40 @@ def test_what_selection_explains_is_found_by_shuffling_the_gradient() -> None:
     assert top_two_cost(alike, "hero") is None
 
 
+def held_out(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
+    """The same runs, whose records say what every component, and two random ones, cost on sequences that chose nothing."""
+    for one in runs:
+        one.final.data["accuracy"]["held_out"] = {"value": 0.25, "ci": [0.2, 0.3], "sequences": 500}
+        for i, component in enumerate(one.final["components"]):
+            component["held_out"] = {"mean": {"value": 0.1 + i / 1000, "ci": [0.0, 0.2]}}
+        one.final.data["random_pairs"]["mean"] |= {"members": [["L0_H0", "L0_H1"]], "individual_sum": 0.05}
+    return list(runs)
+
+
+def test_chosen_components_are_summed_on_sequences_that_did_not_choose_them() -> None:
+    (one, *_) = held_out(heroes())
+    arrays = component_arrays(one.final, "mean")
+    assert top_two_cost(arrays, "hero") == pytest.approx(0.1 + 0.101)  # of L0_H0 and L0_H1, which C still chooses
+    chance = top_two_cost_by_selection(arrays, "hero", np.random.default_rng(0))
+    assert chance == pytest.approx(0.2, abs=0.02)
+    runs = held_out([run("sort", i, bloats=0.1 + shake, random=0.2) for i, shake in enumerate(SHAKE)])
+    assert superadditivity(group(runs)).numbers["joint / sum of random pairs"].mean == pytest.approx(4)
+
+
+@pytest.mark.parametrize("claim", [negligible, superadditivity, heroes_destroy, bloats_are_dispensable])
+def test_older_records_are_said_to_sum_what_their_sequences_chose(claim: Any) -> None:
+    def runs() -> list[MeasuredRun]:
+        return [run("sort", i) for i in range(5)] + heroes()
+
+    assert "Of all runs the drops of sets, and accuracies, are of the very sequences that chose" in claim(group(runs())).text
+    assert "that chose the sets" not in claim(group(held_out(runs()))).text
+    mixed = runs()
+    held_out(mixed[1:5] + mixed[6:])
+    found = claim(group(mixed)).text
+    assert "sort seed 0" in found or "reverse seed 0" in found
+    assert "seed 1" not in found.split(" the drops of sets")[0].split("Of ")[-1]
+
+
 @pytest.mark.parametrize(("sort", "reverse", "holds"), [(0.05, 0.06, True), (0.05, 0.2, False), (0.05, 0.1, None)])
 def test_bloats_are_dispensable_if_two_cost_little_on_both_tasks(sort: float, reverse: float, holds: bool | None) -> None:
     runs = [run("sort", i, bloats=sort + shake / 4) for i, shake in enumerate(SHAKE)]

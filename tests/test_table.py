@@ -13,6 +13,8 @@ from rich.console import Console
 import gcgap
 from gcgap.commands.verify import Difference, comparison
 from gcgap.records.record import Record
+from gcgap.report.figures_run import Checkpoint
+from gcgap.report.tensorboard import scalars
 from gcgap.report.terminal import sentence, table
 
 NUMBER = r"-?\d+\.\d\d"
@@ -148,6 +150,14 @@ def test_the_sentence_holds_every_number() -> None:
     assert "1 Hidden Hero (L0_H0) and 1 Gradient Bloat (L1_MLP) (random pairing would give 5.1 and 5.2)" in said
     assert said.endswith(".")
     assert said.count("\n") == 0
+
+
+def test_the_sentence_says_the_accuracy_of_sequences_that_did_not_choose_the_length() -> None:
+    record = tiny.ten()
+    record.data["accuracy"]["held_out"] = {"value": 0.612, "ci": [0.5687, 0.6537], "sequences": 500}
+    assert "On sort at length 9 (exact match 61.2% [56.9, 65.4], mean ablation)" in sentence(record)
+    assert scalars(record)["accuracy/ood"] == 0.612
+    assert Checkpoint.of(record).ood == 0.612
 
 
 def test_the_sentence_of_another_baseline_speaks_of_that_one() -> None:

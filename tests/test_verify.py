@@ -158,6 +158,24 @@ def test_a_record_of_an_older_checkpoint_is_compared_in_what_it_tells(run: Path,
     assert verified(run, capsys)[0] == 0
 
 
+def test_an_older_record_is_compared_without_what_it_summed_on_the_sequences_that_chose_it(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final = run / "gap" / "final.json"
+    (run / "gap" / "step=000150.json").unlink()
+    data = Record.read(final).to_dict()
+    del data["accuracy"]["held_out"]
+    for component in data["components"]:
+        del component["held_out"]
+    Record(data).write(final)
+    change(final, "joint.mean.bloats.joint", 0.5)
+    code, _, errors = verified(run, capsys)
+    assert code == 0
+    assert "is older than held-out sequences: its drops of sets are not compared" in errors
+    change(final, "gap.mean.rho", 0.123)
+    assert verified(run, capsys)[0] == 1
+
+
 def test_other_versions_and_threads_are_told_as_a_likely_reason(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "gap" / "step=000150.json").unlink()
     path = run / "gap" / "final.json"

@@ -13,7 +13,7 @@ from gcgap.data.batches import Purpose
 from gcgap.importance.ablation import Intervention
 from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment
-from gcgap.importance.gap import Array
+from gcgap.importance.gap import Array, Judgement, is_role, rank_difference
 from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.models.transformer import Transformer
 from gcgap.models.wiring import Wiring
@@ -25,11 +25,16 @@ LENGTH = 8
 
 @dataclass(frozen=True)
 class Population:
-    """Gradient norms (component, batch) and drops under mean ablation by metric (metric, component, sequence)."""
+    """Gradient norms (component, batch) and drops under mean ablation by metric (metric, component, sequence).
+
+    `together` has the joint exact-match drops (sequence,) of the true Heroes and Bloats, and `members` who these are.
+    """
 
     norms: Array
     drops: Array
     metrics: tuple[str, ...]
+    together: dict[str, Array]
+    members: dict[str, list[int]]
 
 
 def population(task: str, sequences: int = SEQUENCES, batches: int = BATCHES) -> Population:
@@ -43,6 +48,12 @@ def population(task: str, sequences: int = SEQUENCES, batches: int = BATCHES) ->
     experiment = Experiment(model, wiring, source, protocol, LENGTH, mean)
     singles = [Intervention(frozenset([i]), Baseline.MEAN) for i in range(len(wiring.components))]
     with torch.inference_mode(mode=False):
-        norms = experiment.gradient().samples
-        drops = experiment.ablation(singles, experiment.batch(LENGTH, sequences)).samples
-    return Population(np.asarray(norms), np.asarray(drops), experiment.metrics)
+        norms = experiment.gradient().samples[0]  # as trained
+        batch = experiment.batch(LENGTH, sequences)
+        drops = experiment.ablation(singles, batch).samples
+        delta = rank_difference(norms.mean(-1), drops[0].mean(-1))
+        roles = is_role(delta, Judgement().role_threshold(len(delta)), strict=False)
+        members = {role: np.flatnonzero(roles[role]).tolist() for role in ("hero", "bloat")}
+        sets = [Intervention(frozenset(one), Baseline.MEAN) for one in members.values()]
+        joint = dict(zip(members, experiment.ablation(sets, batch).samples[0], strict=True))
+    return Population(norms, drops, experiment.metrics, joint, members)
