@@ -87,6 +87,9 @@ def attribute(
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = mean_activations(model, wiring, means, by_position=False)
     subject = Experiment(model, wiring, source, protocol, length, mean)
+    if setup.baseline == Baseline.OPTIMAL:
+        with seconds("optimal"):
+            subject.find_optimal()
     problem = setup.problem(subject, subject.batch(length, protocol.sequences, index=1))
     heldout = setup.drop(subject, subject.batch(length, HELDOUT_FACTOR * protocol.sequences))
     kept = _kept(partial, record, setup)

@@ -24,7 +24,7 @@ from gcgap.importance.baselines import Replacement
 from gcgap.importance.gates import Activations, gated
 from gcgap.importance.protocol import Site
 from gcgap.importance.scores import MetricFunction, log_prob
-from gcgap.models.transformer import Decoder, Kind, State, eval_mode
+from gcgap.models.transformer import Decoder, Kind, State, frozen_weights
 from gcgap.models.wiring import Wiring
 
 ROWS = 64  # rows of the batch that go through the model together
@@ -209,16 +209,8 @@ class Drop:
     @contextmanager
     def frozen_weights(self, curved: bool) -> Iterator[None]:
         """Evaluation mode, weights that ask for no gradient, and attention that has second derivatives where they are needed."""
-        asking = [weight for weight in self.model.parameters() if weight.requires_grad]
-        path = sdpa_kernel(SDPBackend.MATH) if curved else nullcontext()
-        with eval_mode(self.model), path:
-            try:
-                for weight in asking:
-                    weight.requires_grad_(False)
-                yield
-            finally:
-                for weight in asking:
-                    weight.requires_grad_(True)
+        with frozen_weights(self.model), sdpa_kernel(SDPBackend.MATH) if curved else nullcontext():
+            yield
 
     def slices(self, usual: int | None = None, kind: Kind = "double") -> list[slice]:
         """Pieces of the batch that go through the model together, of `ROWS` rows by default, or fewer where memory is limited."""

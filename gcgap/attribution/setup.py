@@ -45,6 +45,8 @@ class Setup:
             object.__setattr__(self, "positions", tuple(sorted(self.positions)))
         elif isinstance(self.positions, tuple):
             raise ValueError(f"`positions` must be different ones; got {', '.join(map(str, self.positions))}.")
+        if self.baseline == Baseline.OPTIMAL and self.positions != "all":
+            raise ValueError(f"`positions` must be all for the baseline optimal, since they are what it is best for; got {self.positions}.")
         if self.direction not in ("noising", "denoising"):
             raise ValueError(f"`direction` must be noising or denoising; got {self.direction!r}.")
         if self.direction == "denoising" and self.baseline.corruption is None:
@@ -89,7 +91,8 @@ class Setup:
             restored = activations_on(model, wiring, clean.inputs, int(clean.scored[0].sum()))
             return Drop(model, wiring, base, restored, metric, p.site, where, sign=-1)
         one = [self.baseline]
-        other = replacements(model, wiring, subject.source, clean, one, subject.mean, p.mean_batches, p.batch_size)
+        means = subject.mean, p.mean_batches, p.batch_size
+        other = replacements(model, wiring, subject.source, clean, one, *means, optimal=subject.optimal)
         return Drop(model, wiring, clean, other[self.baseline], metric, p.site, where)
 
     def other_inputs(self, clean: Batch, seed: int) -> Int[Tensor, "sequence pos"] | None:

@@ -90,7 +90,7 @@ def ablated_scores(
                 for first, numbers in places.items():
                     for few in _pieces(numbers, max(1, most // len(inputs))):
                         sets = [interventions[number].members for number in few]
-                        changed = _ablated(model, wiring, states[first.layer], first, sets, other, site, where, last)
+                        changed = ablated_logits(model, wiring, states[first.layer], first, sets, other, site, where, last)
                         names = [" + ".join(wiring.components[member].name for member in sorted(one)) for one in sets]
                         scores = score(changed, *batch.answers(rows, device, len(few)), names=names)
                         ablated[-1][:, few] = torch.stack(scores).unflatten(1, (len(few), -1))
@@ -152,7 +152,7 @@ def _by_first_layer(
     return groups
 
 
-def _ablated(
+def ablated_logits(
     model: Decoder,
     wiring: Wiring,
     state: State,

@@ -107,6 +107,7 @@ class Evaluation:
     mean_batches: int
     batch_size: int
     sharing: Sharing
+    optimal: Activations | None
 
     def on(self, inputs: Int[Tensor, "batch pos"]) -> Replacement:
         """Outputs on other inputs."""
@@ -134,6 +135,12 @@ def _resample(evaluation: Evaluation) -> Replacement:
     return evaluation.on(evaluation.batch.inputs[partner_rows(evaluation.batch, evaluation.source.seed, length)])
 
 
+def _optimal(evaluation: Evaluation) -> Replacement:
+    constants = evaluation.optimal
+    assert constants is not None, "they are found once, before anything is evaluated"
+    return lambda rows: constants
+
+
 def _patch(kind: Corruption, evaluation: Evaluation) -> Replacement:
     return evaluation.on(corrupted(evaluation.batch, kind, evaluation.source.seed).inputs)
 
@@ -143,6 +150,7 @@ FUNCTIONS: dict[Baseline, Callable[[Evaluation], Replacement]] = {
     Baseline.MEAN_BY_POSITION: _mean_by_position,
     Baseline.ZERO: _zero,
     Baseline.RESAMPLE: _resample,
+    Baseline.OPTIMAL: _optimal,
 } | {baseline: partial(_patch, Corruption(baseline.corruption)) for baseline in Baseline if baseline.corruption}
 
 
@@ -156,7 +164,8 @@ def replacements(
     mean_batches: int,
     batch_size: int,
     sharing: Sharing = ALONE,
+    optimal: Activations | None = None,
 ) -> dict[Baseline, Replacement]:
-    """The replacement of each baseline for one evaluation batch; `mean` holds the global means."""
-    evaluation = Evaluation(model, wiring, source, batch, mean, mean_batches, batch_size, sharing)
+    """The replacement of each baseline for one evaluation batch; `mean` holds the global means, `optimal` the best constants."""
+    evaluation = Evaluation(model, wiring, source, batch, mean, mean_batches, batch_size, sharing, optimal)
     return {baseline: FUNCTIONS[baseline](evaluation) for baseline in baselines}

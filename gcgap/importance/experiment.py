@@ -21,6 +21,7 @@ from gcgap.importance.baselines import Replacement, replacements
 from gcgap.importance.gap import Estimate, interval_of_share
 from gcgap.importance.gates import Activations
 from gcgap.importance.gauges import CANONICAL, gauged_norms, has_head_scales
+from gcgap.importance.optimal import optimal_activations
 from gcgap.importance.protocol import Baseline, Metric, Protocol, Site, window_length
 from gcgap.importance.scores import METRICS, Scores
 from gcgap.importance.sharing import ALONE, Sharing
@@ -32,7 +33,10 @@ from gcgap.records.record_file import SCHEMA
 
 @dataclass
 class Experiment:
-    """A model under measurement with all that its stages share, and the processes that share the work."""
+    """A model under measurement with all that its stages share, and the processes that share the work.
+
+    `optimal` holds the constants of optimal ablation where a baseline asks for them: see `find_optimal`.
+    """
 
     model: Decoder
     wiring: Wiring
@@ -41,6 +45,13 @@ class Experiment:
     length: int
     mean: Activations
     sharing: Sharing = ALONE
+    optimal: Activations | None = None
+
+    def find_optimal(self) -> None:
+        """Find the constants of optimal ablation, on the sequences of the means."""
+        p = self.protocol
+        batches = self.source.batches(Purpose.MEAN, self.length, p.mean_batches, p.batch_size)
+        self.optimal = optimal_activations(self.model, self.wiring, batches, self.mean, p.site, self.sharing)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -95,7 +106,7 @@ class Experiment:
         """`ablated_scores`, each process with whole chunks of the sequences, so that the same ones run together as in one."""
         p, used = self.protocol, {Baseline(one.replacement) for one in sets}
         data = self.source, batch, used, self.mean, p.mean_batches, p.batch_size
-        given = replacements(self.model, self.wiring, *data, sharing)
+        given = replacements(self.model, self.wiring, *data, sharing, self.optimal)
 
         def own(mine: slice) -> Tensor:
             here = bound(sets, {baseline: _inside(mine, give) for baseline, give in given.items()})

@@ -40,6 +40,8 @@ class Baseline(Choice):
     """The zero vector."""
     RESAMPLE = "resample"
     """Its output on another random example of the same length, that example's target included."""
+    OPTIMAL = "optimal"
+    """The constant that harms least when it alone is replaced, found by gradient descent on the sequences of the means."""
     PATCH_SEQUENCE = "patch_sequence"
     """Activation patching: its output where other random integers stand in the input, and the target stays."""
     PATCH_TOKEN = "patch_token"

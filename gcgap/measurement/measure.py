@@ -78,6 +78,9 @@ def measure(
             Experiment(model, wiring, source, protocol, length, mean, sharing),
             _activity(model, wiring, means[0]),
         )
+    if Baseline.OPTIMAL in protocol.baselines:
+        with seconds("optimal"):
+            experiment.find_optimal()
     with seconds("gradient"):
         gauged = experiment.gradient()
         G = Estimate(gauged.samples[0])

@@ -228,6 +228,20 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and weights that ask for no gradient."""
+    asking = [weight for weight in model.parameters() if weight.requires_grad]
+    with eval_mode(model):
+        try:
+            for weight in asking:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for weight in asking:
+                weight.requires_grad_(True)
+
+
 class Transformer(Decoder):
     """Decoder-only transformer, by default over the vocabulary of the tasks on integers.
 
