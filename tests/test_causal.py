@@ -28,7 +28,8 @@ from gcgap.models.transformer import Positions, Transformer
 from gcgap.models.wiring import Wiring
 
 POSITIONS = get_args(Positions)
-BASELINES, SITES = [one for one in Baseline if one != Baseline.PATCH_PROMPT], list(Site)
+APART = (Baseline.PATCH_PROMPT, Baseline.OPTIMAL)  # for those see test_prompted.py and test_optimal.py
+BASELINES, SITES = [one for one in Baseline if one not in APART], list(Site)
 SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_ff": 24, "n_ctx": 14, "seed": 5}
 WIRING = Wiring(2, 2)
 SINGLE = [frozenset([i]) for i in range(6)]

@@ -21,7 +21,7 @@ from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.record import Record
 
 pytestmark = pytest.mark.robust
-EVERY = (Baseline.MEAN, Baseline.MEAN_BY_POSITION, Baseline.ZERO, Baseline.RESAMPLE)
+EVERY = (Baseline.MEAN, Baseline.MEAN_BY_POSITION, Baseline.ZERO, Baseline.RESAMPLE, Baseline.OPTIMAL)
 SMALL = Protocol(gradient_batches=5, mean_batches=3, sequences=40, batch_size=8, resamples=100, random_pairs=2, baselines=EVERY)
 
 

@@ -46,7 +46,9 @@ class Setup:
         elif isinstance(self.positions, tuple):
             raise ValueError(f"`positions` must be different ones; got {', '.join(map(str, self.positions))}.")
         if self.baseline == Baseline.OPTIMAL and self.positions != "all":
-            raise ValueError(f"`positions` must be all for the baseline optimal, since they are what it is best for; got {self.positions}.")
+            raise ValueError(
+                f"`positions` must be all for the baseline optimal, since they are what it is best for; got {self.positions}."
+            )
         if self.direction not in ("noising", "denoising"):
             raise ValueError(f"`direction` must be noising or denoising; got {self.direction!r}.")
         if self.direction == "denoising" and self.baseline.corruption is None:

@@ -43,8 +43,8 @@ def optimal_activations(
 ) -> Activations:
     """The constant of every component under which the loss over the first sequences of `batches` is least.
 
-    Costs each component `STEPS` passes of `ROWS` sequences forward and backward, and two of all of them forward, from its layer up.
-    Processes share the layers.
+    Costs each component `STEPS` passes of `ROWS` sequences forward and backward, and two of all of them forward, from its layer
+    up. Processes share the layers.
 
     Args:
         model: Left as it is.
@@ -82,7 +82,9 @@ def spreads(model: Decoder, wiring: Wiring, batch: Batch, mean: Activations) -> 
     means = zip(mean.heads, (one.unsqueeze(-2) for one in mean.mlps), strict=True)
     return torch.stack(
         [
-            torch.cat([(value - middle).double()[there].square().mean((0, -1)).sqrt() for value, middle in zip(*both, strict=True)])
+            torch.cat(
+                [(value - middle).double()[there].square().mean((0, -1)).sqrt() for value, middle in zip(*both, strict=True)]
+            )
             for both in zip(outputs, means, strict=True)
         ]
     )

@@ -230,8 +230,9 @@ class Protocol(Sizes):
     """What is measured, and how.
 
     Args:
-        baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample, or its output on a
-            corrupted input (activation patching): patch_sequence, patch_token, patch_swap, or for prompts patch_prompt.
+        baselines: What replaces an ablated component's output: any of mean, mean_by_position, zero, resample, optimal, or its
+            output on a corrupted input (activation patching): patch_sequence, patch_token, patch_swap, or for prompts
+            patch_prompt.
         site: Where a head is replaced: `component`, its output before W_O; `released`, a slice of W_O's output (not a head),
             as the first public pipeline does.
         batch_size: Sequences per gradient batch and per mean batch.
