@@ -252,16 +252,22 @@ def missed(G: Sequence[float], C: Sequence[float], k: int) -> float:
 
 
 def split_half(samples: Sequence[Sequence[float]], orders: Sequence[Sequence[int]]) -> float:
-    """Spearman-Brown of the mean rank correlation of two halves; `samples` holds one list per component."""
-    correlations = []
-    for order in orders:
-        half = len(order) // 2
-        first, second = (
-            [sum(row[i] for i in picked) / half for row in samples] for picked in (order[:half], order[half : 2 * half])
-        )
-        correlations.append(spearman(first, second))
-    mean = sum(correlations) / len(correlations)
-    return 2 * mean / (1 + mean)
+    """Rank correlation with as many other samples; `samples` holds one list per component.
+
+    The mean rank correlations of two halves and of two quarters have logits on a line in the logarithm of their size; a slope
+    below 0 or above 1 becomes 0 or 1.
+    """
+    logits, sizes = [], [len(orders[0]) // 2, len(orders[0]) // 4]
+    for size in sizes:
+        correlations = []
+        for order in orders:
+            parts = order[:size], order[size : 2 * size]
+            first, second = ([sum(row[i] for i in picked) / size for row in samples] for picked in parts)
+            correlations.append(spearman(first, second))
+        mean = sum(correlations) / len(correlations)
+        logits.append(math.log(mean / (1 - mean)))
+    slope = min(max((logits[0] - logits[1]) / math.log(sizes[0] / sizes[1]), 0), 1)
+    return 1 / (1 + math.exp(-logits[0] - slope * math.log(len(orders[0]) / sizes[0])))
 
 
 Level = Callable[[Tensor], Tensor]

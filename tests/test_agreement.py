@@ -264,7 +264,7 @@ def test_an_entry_gets_the_interval_of_paired_draws_and_the_ceiling_of_its_sampl
     draws = bootstrapped({"scores": samples, "effects": drops}, BY, rng)
     star = [reference.spearman(*pair) for pair in zip(draws["scores"].T.tolist(), draws["effects"].T.tolist(), strict=True)]
     assert found["ci"] == pytest.approx([float(np.percentile(star, end)) for end in (2.5, 97.5)])
-    assert (found["ceiling"], None) == (noise_ceiling(samples, drops, BY, rng)[0], found["no_ceiling"])
+    assert ((found["ceiling"], found["ceiling_ci"]), None) == (noise_ceiling(samples, drops, BY, rng)[0], found["no_ceiling"])
     assert found["rho"] == pytest.approx(reference.spearman(samples.mean(-1).tolist(), drops.mean(-1).tolist()))
 
 
@@ -283,7 +283,7 @@ def test_the_ceiling_is_of_averaged_ranks_whatever_roles_are_made_of() -> None:
 def test_too_few_samples_have_no_ceiling_and_say_so() -> None:
     found = told(np.arange(6.0)[:, None], some_samples())
     assert found["ceiling"] is None
-    assert found["no_ceiling"] == "no noise ceiling: gradient, too few samples (1) to halve"
+    assert found["no_ceiling"] == "no noise ceiling: gradient, too few samples (1) to halve twice"
     assert found["ci"] is not None  # of the effects alone
 
 

@@ -10,7 +10,9 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import logit
 
 from gcgap.importance.gap import (
     SMOOTHING,
@@ -18,6 +20,7 @@ from gcgap.importance.gap import (
     Gap,
     Judgement,
     constant,
+    delta_intervals,
     draws_of_drops,
     draws_of_means,
     expected_by_chance,
@@ -262,7 +265,9 @@ def test_the_whole_gap_of_noisy_data_is_that_of_the_reference() -> None:
         assert shares == pytest.approx([sum(one[i] == role for one in roles) / 400 for i in range(20)], abs=1e-12)
     assert found.delta_ci is not None
     for i, (low, high) in enumerate(found.delta_ci):
-        assert [low, high] == pytest.approx(np.percentile([deltas[i] for deltas in every], [2.5, 97.5]).tolist())
+        pull = float(np.mean([deltas[i] for deltas in every])) - found.delta[i]
+        middle = np.percentile([deltas[i] for deltas in every], [2.5, 97.5])
+        assert [low, high] == pytest.approx([middle[0] - 2 * max(pull, 0), middle[1] - 2 * min(pull, 0)])
     rhos = [reference.spearman(g, c) for g, c in zip(G.T.tolist(), C[0].T.tolist(), strict=True)]
     for own, drawn in ((mean_g, G), (mean_c, C[0])):
         agreement = np.mean([reference.spearman(own, one) for one in drawn.T.tolist()])
@@ -383,36 +388,39 @@ class Orders(np.random.Generator):
         return np.asarray(self.orders)
 
 
-@pytest.mark.parametrize("size", [4, 5, 8])
-def test_reliability_is_the_spearman_brown_corrected_correlation_of_two_halves(size: int) -> None:
+def orders(size: int, seed: int = 0) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(size), (100, 1)), axis=1)
+
+
+@pytest.mark.parametrize("size", [8, 9, 30])
+def test_reliability_is_extrapolated_from_halves_and_quarters(size: int) -> None:
     samples = np.random.default_rng(1).random((7, size)) + np.arange(7.0)[:, None] / 4
-    orders = [np.random.default_rng(seed).permutation(size).tolist() for seed in range(100)]
-    stub: Any = Orders(orders)
-    found, reason = reliability(samples, "average", stub)
-    assert found == pytest.approx(reference.split_half(samples.tolist(), orders), abs=1e-12)
+    found, reason = reliability(samples, "average", orders(size))
+    assert found == pytest.approx(reference.split_half(samples.tolist(), orders(size).tolist()), abs=1e-12)
     assert reason == ""
 
 
-def test_reliability_is_near_one_for_clean_data_and_foretells_the_correlation_with_a_repetition() -> None:
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_reliability_foretells_the_correlation_with_a_repetition_also_where_components_are_nearly_equal(spread: float) -> None:
     random = np.random.default_rng(2)
-    truth = random.random((20, 1))
-    clean, _ = reliability(truth + 1e-3 * random.standard_normal((20, 50)), "average", random)
+    truth = np.concatenate([spread * random.random(20), np.arange(8.0)])[:, None]
+    clean, _ = reliability(np.arange(20.0)[:, None] + 1e-3 * random.standard_normal((20, 50)), "average", orders(50))
     assert clean is not None
     assert clean > 0.99
     foretold, repeated = [], []
-    for _ in range(30):
-        one, two = (truth + 1.5 * random.standard_normal((20, 50)) for _ in range(2))
-        found, _ = reliability(one, "average", random)
+    for seed in range(60):
+        one, two = (truth + 2 * random.standard_normal((28, 40)) for _ in range(2))
+        found, _ = reliability(one, "average", orders(40, seed))
         foretold.append(found or 0.0)
         repeated.append(reference.spearman(one.mean(1).tolist(), two.mean(1).tolist()))
-    assert abs(np.mean(foretold) - np.mean(repeated)) < 0.08
+    assert abs(np.mean(foretold) - np.mean(repeated)) < 0.03  # Spearman-Brown: 0.1 too high where 20 of 28 are equal
 
 
 def test_reliability_of_pure_noise_is_low_or_does_not_exist() -> None:
     found = []
     for seed in range(30):
         random = np.random.default_rng([6, seed])
-        value, reason = reliability(random.standard_normal((20, 50)), "average", random)
+        value, reason = reliability(random.standard_normal((20, 50)), "average", orders(50, seed))
         assert (value is None) == bool(reason)
         found.append(value or 0.0)
     assert found.count(0.0) > 5
@@ -421,22 +429,48 @@ def test_reliability_of_pure_noise_is_low_or_does_not_exist() -> None:
 
 def test_reliability_does_not_exist_for_few_samples_or_equal_components() -> None:
     random = np.random.default_rng(0)
-    assert reliability(random.random((5, 3)), "average", random) == (None, "too few samples (3) to halve")
-    value, reason = reliability(np.ones((5, 20)), "average", random)
+    assert reliability(random.random((5, 7)), "average", orders(7)) == (None, "too few samples (7) to halve twice")
+    value, reason = reliability(np.ones((5, 20)), "average", orders(20))
     assert value is None
     assert reason == "in 100 of 100 random halves all components are alike"
 
 
 def test_the_noise_ceiling_is_the_root_of_both_reliabilities_and_says_whose_is_missing() -> None:
     norms, drops = noisy(20, 40, seed=1)
-    orders: Any = Orders([np.random.default_rng(seed).permutation(40).tolist() for seed in range(100)])
-    ceiling, reason = noise_ceiling(norms, drops, Judgement(), orders)
-    both = [reference.split_half(samples.tolist(), orders.orders) for samples in (norms, drops)]
-    assert ceiling == pytest.approx(math.sqrt(both[0] * both[1]), abs=1e-12)
+    drawn: Any = Orders(orders(40).tolist())
+    ceiling, reason = noise_ceiling(norms, drops, Judgement(), drawn)
+    both = [reference.split_half(samples.tolist(), drawn.orders) for samples in (norms, drops)]
+    assert ceiling is not None
+    assert ceiling.value == pytest.approx(math.sqrt(both[0] * both[1]), abs=1e-12)
     assert reason == ""
+    assert ceiling.ci is not None
+    assert ceiling.ci[0] < ceiling.value < ceiling.ci[1] < 1
     flat = np.ones((20, 40))
-    assert "gradient, in 100 of 100" in noise_ceiling(flat, drops, Judgement(), orders)[1]
-    assert "causal importance, in 100 of 100" in noise_ceiling(norms, flat, Judgement(), orders)[1]
+    assert "gradient, in 100 of 100" in noise_ceiling(flat, drops, Judgement(), drawn)[1]
+    assert "causal importance, in 100 of 100" in noise_ceiling(norms, flat, Judgement(), drawn)[1]
+
+
+def test_the_interval_of_the_ceiling_is_a_jackknife_over_tenths_of_both() -> None:
+    norms, drops = noisy(12, 40, seed=3)
+    drawn: Any = Orders(orders(40).tolist())
+    ceiling, _ = noise_ceiling(norms, drops, Judgement(), drawn)
+    assert ceiling is not None
+    assert ceiling.ci is not None
+    error, order = 0.0, drawn.orders
+    for samples in (norms, drops):
+        rest = []
+        for start in range(0, 40, 4):
+            out = set(order[0][start : start + 4])
+            rest.append(math.log(reference.split_half(samples.tolist(), [[i for i in one if i not in out] for one in order])) / 2)
+        error += sum((one - sum(rest) / 10) ** 2 for one in rest) * 9 / 10
+    reach = 2.2621571628 * math.sqrt(error) / (1 - ceiling.value)  # Student's t with 9 degrees of freedom
+    assert [logit(end) - logit(ceiling.value) for end in ceiling.ci] == pytest.approx([-reach, reach], rel=1e-6)
+
+
+def test_an_interval_of_delta_is_extended_to_where_ranks_were_pulled_from() -> None:
+    draws = np.array([[0.0, 1, 2, 3, 4], [0.0, 1, 2, 3, 4], [0.0, 1, 2, 3, 4]])
+    found = delta_intervals(np.array([2.0, 4.0, -1.0]), draws, Judgement(confidence=0.5))
+    assert found.tolist() == [[1, 3], [1, 7], [-5, 3]]
 
 
 def test_a_perfect_gradient_is_limited_by_noise_to_the_ceiling() -> None:

@@ -149,7 +149,8 @@ def with_intervals(
     no_ci = f"no interval: in {alike} of {len(star)} resamples all components are alike" if alike else None
     defined = not alike and entry["rho"] is not None
     interval = {"ci": judgement.interval(star) if defined else None, "no_ci": no_ci}
-    return entry | interval | {"ceiling": ceiling, "no_ceiling": why or None}
+    value, ci = ceiling or (None, None)
+    return entry | interval | {"ceiling": value, "ceiling_ci": ci, "no_ceiling": why or None}
 
 
 def bootstrapped(samples: Mapping[str, Array], judgement: Judgement, rng: np.random.Generator) -> dict[str, Array]:

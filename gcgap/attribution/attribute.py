@@ -247,6 +247,6 @@ def _patching(subject: Experiment, problem: Problem, norms: Array | None) -> dic
             G = draws_of_means(norms, by.resamples, rng)
             (C,) = draws_of_drops(drops[None], [drop_unit(Metric(metric), clean.last)], by.resamples, rng)
             gap = measure_gap(norms, drops, (G, C), by, rng)
-            numbers = {key: getattr(gap, key) for key in ("rho", "ci", "p_value", "ceiling", "corrected")}
+            numbers = {key: getattr(gap, key) for key in ("rho", "ci", "p_value", "ceiling", "ceiling_ci", "corrected")}
             found[f"patch_{corruption}"][metric] = numbers | {"reason": gap.reason or None}
     return found

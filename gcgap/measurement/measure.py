@@ -279,6 +279,7 @@ def _gap_entry(gap: Gap, protocol: Protocol) -> dict[str, Any]:
         "ci": gap.ci,
         "p_value": gap.p_value,
         "ceiling": gap.ceiling,
+        "ceiling_ci": gap.ceiling_ci,
         "corrected": gap.corrected,
         "reason": gap.reason or None,
         "heroes": count and count["heroes"],

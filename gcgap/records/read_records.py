@@ -202,8 +202,10 @@ def _of_measurement(record: Record) -> list[Part]:
     count = max(1, len(data["components"]))  # one of a skipped run
     for baseline, gap in data["gap"].items():
         low, high = gap["ci"] or NO_INTERVAL
+        below, above = gap.get("ceiling_ci") or NO_INTERVAL
         ends = {key: gap[key] for key in ("p_value", "ceiling", "corrected", "reason")}
         shared = {"baseline": baseline, "rho": gap["rho"], "rho_low": low, "rho_high": high} | ends
+        shared |= {"ceiling_low": below, "ceiling_high": above}
         parts.append((head | shared, components | dict(record.baseline_columns(baseline)), count))
     return parts
 

@@ -171,7 +171,8 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     if gap["rho"] is None:
         return f"{at} there is no rank correlation: {gap['reason']}.{_by_metric(record, gap)}"
     ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
-    ceiling = "" if gap["ceiling"] is None else f" where noise alone would allow {gap['ceiling']:.2f}"
+    allowed = "" if gap.get("ceiling_ci") is None else " [{:.2f}, {:.2f}]".format(*gap["ceiling_ci"])
+    ceiling = "" if gap["ceiling"] is None else f" where noise alone would allow {gap['ceiling']:.2f}{allowed}"
     chance = gap["expected_by_chance"]
     roles = record.roles(baseline)
     heroes = _listed(roles["hero"], "Hidden Hero", "Hidden Heroes")

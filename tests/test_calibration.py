@@ -1,0 +1,21 @@
+"""A small version of `make calibrate`: intervals of one measurement hold what they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from calibrate.measurement import coverage
+from calibrate.populations import population
+
+from gcgap.importance.gap import Judgement
+
+
+@pytest.mark.parametrize(("sequences", "batches"), [(100, 10), (20, 10)])
+def test_intervals_of_prompts_hold_the_truth(sequences: int, batches: int) -> None:
+    of, rng = population("prompts"), np.random.default_rng(1)
+    found = coverage(of.norms, of.drops, sequences, batches, 60, rng, Judgement(resamples=400))
+    for quantity in ("G", "C", "Δ"):  # the mean over 20 components: standard errors near 0.01
+        assert found.share(quantity) > 0.91
+    assert found.share("ρ") > 0.85  # 60 samples: standard error 0.03
+    assert found.share("ceiling") > 0.85
+    assert np.mean(found.ceilings) == pytest.approx(found.ceiling, abs=0.06)
