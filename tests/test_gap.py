@@ -263,6 +263,7 @@ def test_the_whole_gap_of_noisy_data_is_that_of_the_reference() -> None:
     assert found.probability is not None
     for role, shares in found.probability.items():
         assert shares == pytest.approx([sum(one[i] == role for one in roles) / 400 for i in range(20)], abs=1e-12)
+    assert found.delta is not None
     assert found.delta_ci is not None
     for i, (low, high) in enumerate(found.delta_ci):
         pull = float(np.mean([deltas[i] for deltas in every])) - found.delta[i]

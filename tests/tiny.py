@@ -17,7 +17,7 @@ from gcgap.importance.protocol import Baseline, Protocol
 from gcgap.records.record import Record
 
 STEPS = (0, 150, 300)  # optimiser steps whose checkpoints the tiny run measures
-SIZES: dict[str, Any] = {"gradient_batches": 4, "mean_batches": 2, "sequences": 40, "resamples": 100}
+SIZES: dict[str, Any] = {"gradient_batches": 8, "mean_batches": 2, "sequences": 40, "resamples": 100}
 SETTINGS: dict[str, Any] = {
     "model.n_layers": 2,
     "model.n_heads": 2,

@@ -154,7 +154,8 @@ def reliability(
         parts = [samples[:, own].mean(-1).T for own in (order[:, :few], order[:, few : 2 * few])]
         if undefined := int((constant(parts[0]) | constant(parts[1])).sum()):
             return None, f"in {undefined} of {len(order)} random {name} all components are alike"
-        found.append(float(rank_correlation(*(rank(part, ranks) for part in parts)).mean()))
+        first, second = (rank(part, ranks) for part in parts)
+        found.append(float(rank_correlation(first, second).mean()))
         if found[-1] <= 0:
             return None, f"two {name} of the data do not agree (mean rank correlation {found[-1]:.2f})"
     logits = logit(np.minimum(found, 1 - 1e-9))

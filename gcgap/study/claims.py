@@ -136,8 +136,8 @@ CLAIMS = (
         "It is single heads that keep their roles, not only layers",
         "v3: specific heads occupy stable roles, such as L3_H3.",
         "Two seeds share more Heroes, or more Bloats, than when labels are exchanged among the heads of each layer, which "
-        "nothing but their number tells apart before training: as heads of one number, or, where heads were matched (`gcgap "
-        "match`), as heads that look at the same. p below 0.05 / number of these tests, two or four; refuted if p is 0.5 or more "
+        "only their number distinguishes before training: as heads of one number, or, where heads were matched (gcgap match), "
+        "as heads that look at the same. p below 0.05 / number of these tests, two or four; refuted if p is 0.5 or more "
         "in each, in five seeds or more.",
         evidence.heads_not_layers,
     ),

@@ -32,7 +32,7 @@ def main() -> None:
             shares = " | ".join(f"{found.share(name):.3f}" for name in QUANTITIES)
             row = f"| {task}, {sequences} / {batches} | {shares} |"
             row += f" {found.worst('C'):.2f} | {found.worst('Δ'):.2f} | {found.missing} "
-            row += f"| {found.ceiling:.2f} | {np.mean(found.ceilings):.2f} |"
+            row += f"| {found.ceiling:.2f} | {np.mean(found.ceilings) if found.ceilings else np.nan:.2f} |"
             tables[0].append(row)
             cells = " | ".join("" if pair is None else f"{pair[0]:.2f}: {pair[1]:.2f}" for pair in found.reliability())
             tables[1].append(f"| {task}, {sequences} / {batches} | {cells} |")

@@ -43,8 +43,8 @@ class Coverage:
     true: list[NDArray[np.bool_]] = field(default_factory=list)
 
     def share(self, quantity: str) -> float:
-        """Mean coverage."""
-        return float(np.mean(self.held[quantity]))
+        """Mean coverage; NaN where no sample had an interval."""
+        return float(np.mean(self.held[quantity])) if self.held[quantity] else np.nan
 
     def worst(self, quantity: str) -> float:
         """Coverage of the component that is covered least often."""

@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,9 +76,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=main.__doc__)
     options.add_argument("run", type=Path, help="such as runs/ioi-seed42")
     found = of_run(options.parse_args().run, 2)
-    joint = {role: values.astype(np.int8) for role, values in found.together.items()}
     norms, drops = found.norms.astype(np.float32), found.drops.astype(np.int8)
-    np.savez_compressed(PROMPTS, norms=norms, drops=drops, members=json.dumps(found.members), **joint)
+    kept: dict[str, Any] = {role: values.astype(np.int8) for role, values in found.together.items()}
+    np.savez_compressed(PROMPTS, norms=norms, drops=drops, members=json.dumps(found.members), **kept)
 
 
 if __name__ == "__main__":
