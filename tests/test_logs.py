@@ -77,7 +77,6 @@ def test_the_tiny_run_has_numbers_and_nulls_to_log(tracked: list[dict[str, Any]]
     values = [expected(record) for record in tracked]
     assert values[0]["gap/rho/mean"] is None
     assert values[-1]["gap/rho/mean"] is not None
-    assert any(values[-1][f"gap/ceiling/{baseline}"] is not None for baseline in BASELINES)  # machines differ in which
     assert any(value["role/heroes"] or value["role/bloats"] for value in values)  # machines differ in which
 
 

@@ -47,7 +47,8 @@ class Setup:
             raise ValueError(f"`positions` must be different ones; got {', '.join(map(str, self.positions))}.")
         if self.baseline == Baseline.OPTIMAL and self.positions != "all":
             raise ValueError(
-                f"`positions` must be all for the baseline optimal, whose constants are found with every position replaced; got {self.positions}."
+                "`positions` must be all for the baseline optimal, whose constants are found with every position replaced; "
+                f"got {self.positions}."
             )
         if self.direction not in ("noising", "denoising"):
             raise ValueError(f"`direction` must be noising or denoising; got {self.direction!r}.")
