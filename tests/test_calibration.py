@@ -12,8 +12,8 @@ from gcgap.importance.gap import Judgement
 
 @pytest.mark.parametrize(("sequences", "batches"), [(100, 10), (20, 10)])
 def test_intervals_of_prompts_hold_the_truth(sequences: int, batches: int) -> None:
-    of, rng = population("prompts"), np.random.default_rng(1)
-    found = coverage(of.norms, of.drops, sequences, batches, 60, rng, Judgement(resamples=400))
+    of, rng = population("prompts by log-probability"), np.random.default_rng(1)
+    found = coverage(of, sequences, batches, 60, rng, Judgement(resamples=400))
     for quantity in ("G", "C", "Δ"):  # the mean over 20 components: standard errors near 0.01
         assert found.share(quantity) > 0.91
     assert found.share("ρ") > 0.85  # 60 samples: standard error 0.03

@@ -269,11 +269,12 @@ def test_the_whole_gap_of_noisy_data_is_that_of_the_reference() -> None:
         pull = float(np.mean([deltas[i] for deltas in every])) - found.delta[i]
         middle = np.percentile([deltas[i] for deltas in every], [2.5, 97.5])
         assert [low, high] == pytest.approx([middle[0] - 2 * max(pull, 0), middle[1] - 2 * min(pull, 0)])
-    rhos = [reference.spearman(g, c) for g, c in zip(G.T.tolist(), C[0].T.tolist(), strict=True)]
+    raw = np.array([reference.spearman(g, c) for g, c in zip(G.T.tolist(), C[0].T.tolist(), strict=True)])
+    divided = raw
     for own, drawn in ((mean_g, G), (mean_c, C[0])):
-        agreement = np.mean([reference.spearman(own, one) for one in drawn.T.tolist()])
-        rhos = [rho / agreement for rho in rhos]
-    assert found.ci == pytest.approx(np.clip(np.percentile(rhos, [2.5, 97.5]), -1, 1).tolist())
+        divided = divided / np.mean([reference.spearman(own, one) for one in drawn.T.tolist()])
+    ends = np.array([np.percentile(rhos, [2.5, 97.5]) for rhos in (raw, np.clip(divided, -1, 1))])
+    assert found.ci == pytest.approx([min(ends[:, 0]), max(ends[:, 1])])
     assert found.rho is not None
     assert found.ceiling is not None
     assert found.corrected == found.rho / found.ceiling
@@ -469,9 +470,9 @@ def test_the_interval_of_the_ceiling_is_a_jackknife_over_tenths_of_both() -> Non
 
 
 def test_an_interval_of_delta_is_extended_to_where_ranks_were_pulled_from() -> None:
-    draws = np.array([[0.0, 1, 2, 3, 4], [0.0, 1, 2, 3, 4], [0.0, 1, 2, 3, 4]])
-    found = delta_intervals(np.array([2.0, 4.0, -1.0]), draws, Judgement(confidence=0.5))
-    assert found.tolist() == [[1, 3], [1, 7], [-5, 3]]
+    draws = np.tile(np.arange(5.0), (8, 1))
+    found = delta_intervals(np.array([2.0, 4.0, -1.0, 5.0, 2, 2, 2, 2]), draws, Judgement(confidence=0.5))
+    assert found[:4].tolist() == [[1, 3], [1, 7], [-5, 3], [1, 7]]  # the last one at the largest difference of 8 ranks
 
 
 def test_a_perfect_gradient_is_limited_by_noise_to_the_ceiling() -> None:

@@ -344,14 +344,16 @@ def delta_intervals(
     """
     pull = draws.mean(-1) - delta
     low, high = np.array([judgement.interval(row) for row in draws]).T
-    return np.stack([low - 2 * np.maximum(pull, 0), high - 2 * np.minimum(pull, 0)], -1)
+    ends = np.stack([low - 2 * np.maximum(pull, 0), high - 2 * np.minimum(pull, 0)], -1)
+    return np.clip(ends, 1 - len(delta), len(delta) - 1)
 
 
 def rho_interval(ranks: tuple[Array, Array], draws: tuple[Array, Array], judgement: Judgement) -> tuple[list[float] | None, str]:
     """The interval of Spearman's rho from the ranks of both estimates, (component,), and of their draws, (component, resample).
 
     Draws carry the noise of the estimates and as much again, which takes from every rank correlation. How much is seen between
-    the draws and the estimates themselves; the correlations of draws are divided by it, so that they centre at the estimate.
+    the draws and the estimates themselves, and the correlations of draws are divided by it. The interval holds their middle and
+    that of the undivided ones: where the order of components without an effect is noise, division goes too far.
 
     Returns:
         The interval, or None and the reason.
@@ -363,7 +365,8 @@ def rho_interval(ranks: tuple[Array, Array], draws: tuple[Array, Array], judgeme
     least = min(agreements)
     if least < LEAST_AGREEMENT:
         return None, f"no interval: resamples rank the components otherwise than the data (mean rank correlation {least:.2f})"
-    return judgement.interval(np.clip(star / np.prod(agreements), -1, 1)), ""
+    ends = np.array([judgement.interval(star), judgement.interval(np.clip(star / np.prod(agreements), -1, 1))])
+    return [float(ends[:, 0].min()), float(ends[:, 1].max())], ""
 
 
 def _counts(G: Array, C: Array, delta: Array, judgement: Judgement, share: float) -> dict[str, int | float]:

@@ -12,7 +12,7 @@ from calibrate.selection import curse, set_coverage
 from gcgap.importance.gap import Judgement
 
 LABELS = {"bloat": "Bloats", "hero": "Heroes"}
-TASKS = ("sort", "reverse", "prompts")
+TASKS = ("sort", "reverse", "prompts", "prompts by log-probability")
 SIZES = ((500, 50), (100, 10), (20, 10), (10, 10), (100, 2))
 
 
@@ -28,7 +28,7 @@ def main() -> None:
         of = population(task)
         for sequences, batches in SIZES:
             rng = np.random.default_rng([0, sequences, batches])
-            found = coverage(of.norms, of.drops, sequences, batches, repeats, rng, Judgement())
+            found = coverage(of, sequences, batches, repeats, rng, Judgement())
             shares = " | ".join(f"{found.share(name):.3f}" for name in QUANTITIES)
             row = f"| {task}, {sequences} / {batches} | {shares} |"
             row += f" {found.worst('C'):.2f} | {found.worst('Δ'):.2f} | {found.missing} "
@@ -36,6 +36,8 @@ def main() -> None:
             tables[0].append(row)
             cells = " | ".join("" if pair is None else f"{pair[0]:.2f}: {pair[1]:.2f}" for pair in found.reliability())
             tables[1].append(f"| {task}, {sequences} / {batches} | {cells} |")
+            if not of.members:
+                continue
             tables[2] += selection_rows(of, task, sequences, batches, repeats, rng)
             tables[3] += held_rows(of, task, sequences, repeats, rng) if batches > 2 else []  # other batches are the same here
     print("| sequences / batches | G | C | Δ | ρ | ceiling | worst C | worst Δ | no interval of ρ | true ceiling | estimated |")

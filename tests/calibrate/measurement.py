@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrate.populations import Population
 from gcgap.importance.gap import (
     ROLES,
     Array,
@@ -66,9 +67,10 @@ def repeated(samples: Array, size: int, rng: np.random.Generator) -> float:
 
 
 def coverage(
-    norms: Array, drops: Array, sequences: int, batches: int, repeats: int, rng: np.random.Generator, judgement: Judgement
+    of: Population, sequences: int, batches: int, repeats: int, rng: np.random.Generator, judgement: Judgement
 ) -> Coverage:
-    """That of samples of a population, gradient norms (component, batch) and exact-match drops (component, sequence)."""
+    """That of samples of a population."""
+    norms, drops = of.norms, of.drops
     G, C = norms.mean(-1), drops.mean(-1)
     delta, threshold = rank_difference(G, C), judgement.role_threshold(len(G))
     ceiling = float(np.sqrt(repeated(norms, batches, rng) * repeated(drops, sequences, rng)))
@@ -77,7 +79,7 @@ def coverage(
     for _ in range(repeats):
         own = norms[:, rng.integers(0, norms.shape[1], batches)], drops[:, rng.integers(0, drops.shape[1], sequences)]
         star_g = draws_of_means(own[0], judgement.resamples, rng)
-        (star_c,) = draws_of_drops(own[1][None], [1.0], judgement.resamples, rng)
+        (star_c,) = draws_of_drops(own[1][None], [of.unit], judgement.resamples, rng)
         ranks = rank(star_g, axis=0), rank(star_c, axis=0)
         differences = ranks[0] - ranks[1]
         estimated = rank_difference(own[0].mean(-1), own[1].mean(-1))
