@@ -30,7 +30,8 @@ LENGTH = 8
 class Population:
     """Gradient norms as trained (component, batch) and drops under mean ablation (component, sequence).
 
-    Drops come in a `unit`, or in none (0). `together` has the joint drops (sequence,) of the true Heroes and Bloats, and `members` who these are.
+    Drops come in a `unit`, or in none (0). `together` has the joint drops (sequence,) of the true Heroes and Bloats, and
+    `members` who these are.
     """
 
     norms: Array
