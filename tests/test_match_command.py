@@ -64,7 +64,7 @@ def test_a_known_permutation_is_recovered(shipped: Transformer) -> None:
     for one, other in zip(first, second, strict=True):
         assert torch.allclose(one[expected], other, atol=1e-9)
         for layer in (np.repeat(range(4), 4), np.zeros(16, int)):
-            assert partners(similarity(other.numpy(), one.numpy()), layer).tolist() == expected.tolist()
+            assert partners(similarity(other.numpy(), one.numpy()), layer, np.random.default_rng(0)).tolist() == expected.tolist()
 
 
 def test_drops_are_those_of_one_head_at_a_time(shipped: Transformer) -> None:
@@ -167,7 +167,12 @@ def test_the_command_writes_a_record_that_a_report_shows(
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Heads between seeds: sorting" in text
     assert MatchingRecord.read(tmp_path / "report" / "matching-sort.json")["runs"] == record["runs"]
-    assert main(["report", str(out), "--out", str(tmp_path / "alone")]) == 0
+    capsys.readouterr()
+    assert main(["report", str(out), str(out), "--out", str(tmp_path / "alone")]) == 0
+    assert "index.html: 1 record of matched heads." in capsys.readouterr().out
+    (tmp_path / "matching-folder.json").mkdir()
+    assert main(["match", *map(str, two), "--out", str(tmp_path / "matching-folder.json"), "--force"]) == 2
+    assert "is a folder" in capsys.readouterr().err
     (group,) = with_matchings(gather(two), [record])
     evidence = heads_not_layers(group)
     assert "Matched by where they look" in evidence.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import paper_runs
@@ -11,13 +12,14 @@ import pytest
 from paper_runs import BASELINES
 from scipy.stats import rankdata
 
+from gcgap.records.matching_record import MatchingRecord
 from gcgap.records.record import Record
 from gcgap.report.blocks import Drawing, Table
 from gcgap.report.contents import contents
 from gcgap.report.figures_gauges import gauges
 from gcgap.report.tables_gauges import gauge_answers_table
 from gcgap.study.claims import CLAIMS, verdicts
-from gcgap.study.evidence import collapse, identities, missed, shortcut
+from gcgap.study.evidence import MATCHED_BY, collapse, heads_not_layers, identities, missed, shortcut
 from gcgap.study.gauge_views import GAUGES, TRAINED, in_gauge, verdicts_by_gauge, with_gauges
 from gcgap.study.groups import Group, MeasuredRun, default_settings
 from gcgap.study.roles import component_arrays
@@ -119,6 +121,18 @@ def test_what_removing_sets_costs_is_asked_of_the_roles_as_trained_alone() -> No
     assert {one.claim.title for one in found["balanced"]} == {claim.title for claim in CLAIMS} - removing
     seen = in_gauge(group(flipped()), "balanced").runs[0].final
     assert not {"joint", "pruning", "layers", "attribution"} & seen.data.keys()
+
+
+def test_matched_heads_whose_roles_are_as_trained_are_not_asked_in_a_gauge() -> None:
+    roles = {role: {"shared": 4.0, "by_chance": 1.0, "p_value": 1e-4} for role in ("hero", "bloat")}
+    data = {"task": "sort", "runs": [None] * 5, "by": {MATCHED_BY: {"roles": roles}}}
+    matching = object.__new__(MatchingRecord)
+    object.__setattr__(matching, "data", data)
+    whole = replace(group(flipped()), matchings=(matching,))
+    assert "Matched by" in heads_not_layers(whole).text
+    for verdicts_in in verdicts_by_gauge([whole]).values():
+        (own,) = [one for one in verdicts_in if one.claim.evidence is heads_not_layers]
+        assert "Matched by" not in own.by_protocol["default"].text
 
 
 def test_runs_without_gauges_are_counted_and_never_mixed_in() -> None:

@@ -36,7 +36,16 @@ def test_partners_have_the_largest_sum_and_stay_in_their_layer() -> None:
     alike = np.random.default_rng(0).normal(size=(6, 6))
     for layer, groups in ((LAYER, ([0, 1, 2], [3, 4, 5])), (np.zeros(6, int), (list(range(6)),))):
         best = [max(itertools.permutations(one), key=lambda to, one=one: sum(alike[one, to])) for one in groups]
-        assert partners(alike, layer).tolist() == list(itertools.chain(*best))
+        assert partners(alike, layer, np.random.default_rng(1)).tolist() == list(itertools.chain(*best))
+
+
+def test_equal_heads_have_partners_by_lot_and_not_by_number() -> None:
+    """Where all heads are alike, partners in the own layer would be an effect of how ties are broken."""
+    found = match([[np.ones((6, 8, 1))] for _ in range(5)], LAYER, np.random.default_rng(1))
+    assert found["own_layer_p_value"] > 0.05
+    assert found["own_layer"]["value"] < 0.8
+    assert found["halves_agree"]["value"] < 0.8
+    assert found["itself"] < 1
 
 
 def test_functions_in_another_order_are_found_again() -> None:

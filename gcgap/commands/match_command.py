@@ -167,9 +167,11 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _check_out(out: Path, force: bool) -> None:
-    """Raise a ValueError if a file is in the way."""
+    """Raise a ValueError if something is in the way."""
     if not out.exists():
         return
+    if out.is_dir():
+        raise ValueError(f"`{out}` is a folder; give `--out` the name of a file.")
     if not force:
         raise ValueError(f"`{out}` is there already. Replace it with `--force`, or give another `--out`.")
     check_replaceable(out)

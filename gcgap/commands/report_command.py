@@ -96,4 +96,5 @@ def write_report(paths: list[Path], out: Path, records: bool = False, attention:
     found = [f"{pluralise(runs, 'run')} in {pluralise(len(groups), 'group')}"] * bool(groups)
     attributed = pluralise(sum(len(group.records) for group in methods), "attribution record")
     found += [f"{attributed} in {pluralise(len(methods), 'group')}"] * bool(methods)
+    found += [f"{pluralise(len(matchings), 'record')} of matched heads"] * bool(matchings)
     console.print(f"{out / 'index.html'}: {', '.join(found)}.", highlight=False, markup=False, soft_wrap=True)

@@ -35,6 +35,6 @@ class MatchingRecord(RecordFile):
 
 
 def matching_files(paths: Iterable[Path]) -> list[Path]:
-    """Every file at or below the paths that has the name of a record of matched heads."""
+    """Every file at or below the paths, each once, that has the name of a record of matched heads."""
     below = (sorted(path.rglob(NAMES)) if path.is_dir() else [path] for path in paths)
-    return [path for found in below for path in found if path.match(NAMES)]
+    return list({path.resolve(): path for found in below for path in found if path.match(NAMES)}.values())

@@ -17,7 +17,7 @@ GAUGED = (
     "The same weights with every head written down otherwise, which changes G alone: W_V and W_O of each head in balance, or W_O "
     "with orthonormal columns. Each claim is asked again by its own rule, with G, ρ and roles of that gauge; p is that of the "
     "test in the rule. What removing sets of Heroes or Bloats costs was measured for the roles as trained alone, so such claims "
-    "are asked of those only."
+    "are asked of those only. Matched heads have roles as trained alone too, and count in the first column only."
 )
 
 

@@ -47,10 +47,14 @@ def verdicts_by_gauge(groups: Sequence[Group]) -> dict[str, list[Verdict]]:
 
 
 def with_gauges(group: Group) -> Group:
-    """A group without measured runs that have no gauges, and without the checkpoints of runs where one of those has none."""
+    """A group without measured runs that have no gauges, and without the checkpoints of runs where one of those has none.
+
+    Nor has it matched heads, whose roles are those as trained, of all runs.
+    """
     kept = [run for run in group.runs if run.final.skipped is not None or has_gauges(run.final)]
     whole = [all(has_gauges(record) for record in run.tracked if record["components"]) for run in kept]
-    return replace(group, runs=tuple(run if all_ else replace(run, tracked=()) for run, all_ in zip(kept, whole, strict=True)))
+    runs = tuple(run if all_ else replace(run, tracked=()) for run, all_ in zip(kept, whole, strict=True))
+    return replace(group, runs=runs, matchings=())
 
 
 def in_gauge(group: Group, gauge: str) -> Group:

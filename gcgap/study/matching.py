@@ -36,12 +36,16 @@ def similarity(first: Array, second: Array) -> Array:
     return 2 * (a @ b.T) / np.where(size > 0, size, 1)
 
 
-def partners(alike: Array, layer: Indices) -> Indices:
-    """The partner of every head, among those of its own layer; with one layer for all, among all of them."""
+def partners(alike: Array, layer: Indices, rng: np.random.Generator) -> Indices:
+    """The partner of every head, among those of its own layer; with one layer for all, among all of them.
+
+    `rng` decides between equal ones: by number they would be partners in the own layer, which says nothing.
+    """
     found = np.zeros(len(layer), dtype=np.int64)
     for one in np.unique(layer):
         (heads,) = np.nonzero(layer == one)
-        found[heads] = heads[linear_sum_assignment(alike[np.ix_(heads, heads)], maximize=True)[1]]
+        others = rng.permutation(heads)
+        found[heads] = others[linear_sum_assignment(alike[np.ix_(heads, others)], maximize=True)[1]]
     return found
 
 
@@ -51,7 +55,7 @@ def match(profiles: Sequence[Profile], layer: Indices, rng: np.random.Generator)
     Args:
         profiles: Of each run, two or more: arrays (head, sequence, ...) of the same sequences, whose similarities are averaged.
         layer: The layer of each head.
-        rng: Draws the permutations behind p-values, `PERMUTATIONS` each.
+        rng: Draws the permutations behind p-values, `PERMUTATIONS` each; decides between equal partners.
 
     Returns:
         Plain values. `within` and `anywhere` have the partners of each pair of runs, within layers and among all heads, made on
@@ -64,11 +68,11 @@ def match(profiles: Sequence[Profile], layer: Indices, rng: np.random.Generator)
     pairs = list(combinations(range(n), 2))
     parts = [[[block[:, start::2] for block in one] for one in profiles] for start in (0, 1)]
     halves = [_pooled(part) for part in parts]
-    whole = _pooled(profiles)
-    within = [partners(whole[i, j], layer) for i, j in pairs]
-    anywhere = [partners(whole[i, j], all_heads) for i, j in pairs]
-    made = [[partners(one[i, j], layer) for i, j in pairs] for one in halves]
-    far = [[partners(one[i, j], all_heads) for i, j in pairs] for one in halves]
+    whole, ties = _pooled(profiles), rng.spawn(1)[0]
+    within = [partners(whole[i, j], layer, ties) for i, j in pairs]
+    anywhere = [partners(whole[i, j], all_heads, ties) for i, j in pairs]
+    made = [[partners(one[i, j], layer, ties) for i, j in pairs] for one in halves]
+    far = [[partners(one[i, j], all_heads, ties) for i, j in pairs] for one in halves]
     of_other, own = list(zip(made, reversed(halves), strict=True)), np.arange(len(layer))
     same_layer = layer[:, None] == layer
     values = {
@@ -84,7 +88,7 @@ def match(profiles: Sequence[Profile], layer: Indices, rng: np.random.Generator)
     by_layer = [_by_layer(they, like, pairs, layer) for they, like in of_other]
     found["by_layer"] = [{"matched": float(m), "random": float(r)} for m, r in np.mean(by_layer, 0)]
     means = [[[block.mean(1) for block in one] for one in part] for part in parts]
-    again = [(partners(_alike(a, b), all_heads) == own).mean() for a, b in zip(*means, strict=True)]
+    again = [(partners(_alike(a, b), all_heads, ties) == own).mean() for a, b in zip(*means, strict=True)]
     found |= {"itself": float(np.mean(again)), "own_layer_p_value": _layers_p(far, pairs, layer, n, rng)}
     found["functions_p_value"] = exchanged(halves, layer, rng)
     return found | {name: [one.tolist() for one in of] for name, of in (("within", within), ("anywhere", anywhere))}
