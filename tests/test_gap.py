@@ -469,6 +469,17 @@ def test_the_interval_of_the_ceiling_is_a_jackknife_over_tenths_of_both() -> Non
     assert [logit(end) - logit(ceiling.value) for end in ceiling.ci] == pytest.approx([-reach, reach], rel=1e-6)
 
 
+def test_a_ceiling_without_noise_or_of_too_few_samples_has_no_interval_but_a_reason() -> None:
+    rng = np.random.default_rng(0)
+    sure = np.arange(8.0)[:, None] + 0.01 * rng.normal(size=(8, 40))
+    for norms, why in ((sure, "in no random halves do ranks differ"), (sure[:, :8], "without a tenth of the data there is none")):
+        ceiling, reason = noise_ceiling(norms, sure, Judgement(), rng)
+        assert ceiling is not None
+        assert ceiling.value == pytest.approx(1, abs=1e-8)
+        assert ceiling.ci is None
+        assert why in reason
+
+
 def test_an_interval_of_delta_is_extended_to_where_ranks_were_pulled_from() -> None:
     draws = np.tile(np.arange(5.0), (8, 1))
     found = delta_intervals(np.array([2.0, 4.0, -1.0, 5.0, 2, 2, 2, 2]), draws, Judgement(confidence=0.5))

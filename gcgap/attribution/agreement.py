@@ -150,7 +150,7 @@ def with_intervals(
     defined = not alike and entry["rho"] is not None
     interval = {"ci": judgement.interval(star) if defined else None, "no_ci": no_ci}
     value, ci = ceiling or (None, None)
-    return entry | interval | {"ceiling": value, "ceiling_ci": ci, "no_ceiling": why or None}
+    return entry | interval | {"ceiling": value, "ceiling_ci": ci, "no_ceiling": why if ceiling is None else None}
 
 
 def bootstrapped(samples: Mapping[str, Array], judgement: Judgement, rng: np.random.Generator) -> dict[str, Array]:

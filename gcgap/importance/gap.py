@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 ROLES = ("hero", "bloat", "aligned")
 HALVES = 100  # random halvings behind a split-half reliability
 LEAST_HALVED = 8  # samples that can be halved twice
+SURELY = 1e-7  # what a ceiling without noise lacks of 1, for rounding
 BLOCKS = 10  # that the jackknife leaves out, one after another
 SMOOTHING = 0.4  # sequences; docs/calibration.md has the coverage that it gives
 LEAST_AGREEMENT = 0.25  # of draws with the estimate, in ranks: below it rho has no interval
@@ -289,7 +290,7 @@ def measure_gap(
 
 
 def noise_ceiling(norms: Array, drops: Array, judgement: Judgement, rng: np.random.Generator) -> tuple[Ceiling | None, str]:
-    """sqrt(reliability of G x reliability of C) with its interval, or None and the reason.
+    """sqrt(reliability of G x reliability of C) with its interval; None for what there is not, and the reason.
 
     The interval is Student's, on the logit scale, from a jackknife that leaves out a tenth of the batches or of the sequences.
     """
@@ -305,12 +306,12 @@ def noise_ceiling(norms: Array, drops: Array, judgement: Judgement, rng: np.rand
         variances.append(None if None in rest else (len(rest) - 1) * np.var(np.log(np.array(rest, float))) / 4)
     value = float(np.sqrt(both[0] * both[1]))
     if None in variances:
-        return Ceiling(value, None), ""
-    error = np.sqrt(np.sum(variances)) / max(
-        1 - value, 1e-9
-    )  # of its logit, whose derivative by its logarithm is 1 / (1 - value)
+        return Ceiling(value, None), "no interval of the noise ceiling: without a tenth of the data there is none"
+    if 1 - value < SURELY:
+        return Ceiling(value, None), "no interval of the noise ceiling: in no random halves do ranks differ"
+    error = np.sqrt(np.sum(variances)) / (1 - value)  # of its logit, whose derivative by its logarithm is 1 / (1 - value)
     reach = stats.t.ppf((1 + judgement.confidence) / 2, BLOCKS - 1) * error
-    return Ceiling(value, [float(expit(logit(min(value, 1 - 1e-9)) + sign * reach)) for sign in (-1, 1)]), ""
+    return Ceiling(value, [float(expit(logit(value) + sign * reach)) for sign in (-1, 1)]), ""
 
 
 def missed(G: Array, C: Array, k: int) -> float:
