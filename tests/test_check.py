@@ -17,7 +17,7 @@ import gcgap.commands.check_command as command
 from gcgap.cli import main
 from gcgap.data.batches import Source
 from gcgap.measurement.hook_audit import LEAVES, OWN, SILENT, SUM, HookError, audit
-from gcgap.measurement.symmetries import INVARIANT, Moved
+from gcgap.measurement.symmetries import INVARIANT, OUTPUT_NORMS, Moved
 from gcgap.models.families import find_wiring
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.transformer import Decoder, Origin, Transformer
@@ -216,7 +216,30 @@ def test_what_moves_and_must_not_is_marked_and_fails(monkeypatch: pytest.MonkeyP
     assert main(["check", "x"]) == 1
     out = capsys.readouterr().out
     assert out.count("50.0% !") == sum("head scale" in names for names in INVARIANT.values())
-    assert "biases folded: not applied, W_O has no bias" in out
+    assert "biases folded, not for this model: W_O has no bias" in out
+
+
+REASONS = {
+    "olmo": (
+        *(f"{name}, not for this model: `clip_qkv` clips values" for name in ("head scale", "head matrix", "biases folded")),
+        "gains folded, not for this model: norms have no gain",
+    ),
+    "gemma2": ("biases folded, not for this model: values have no bias", f"gains folded: {OUTPUT_NORMS}"),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_what_a_family_has_not_is_a_reason_and_no_failure(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = families.network(name, vocab_size=104)
+    wrapped = Pretrained(network, find_wiring(network.config))
+    wrapped.origin = Origin(SOURCE)
+    monkeypatch.setattr(command, "_load", lambda options: (wrapped, name))
+    assert main(["check", "x"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(reason in out for reason in REASONS[name])
+    assert out.count("not for this model") == sum("not for this model" in reason for reason in REASONS[name])
 
 
 @pytest.mark.parametrize(

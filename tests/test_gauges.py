@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import gcgap
 from gcgap.attribution.methods import METHODS
@@ -270,12 +271,32 @@ def test_methods_that_no_head_scale_moves() -> None:
     assert {"gradient_balanced", "gradient_value_output", "weight_times_gradient"} <= set(METHODS)
 
 
-CLIPPED = "olmo"  # its values are clipped
+class InFloat64(TorchFunctionMode):
+    """Float64 wherever a network asks for float32, as some norms do always."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        wide = {torch.float32: torch.float64}
+        args = tuple(wide.get(one, one) if isinstance(one, torch.dtype) else one for one in args)
+        return func(*args, **{key: wide.get(one, one) if key == "dtype" else one for key, one in (kwargs or {}).items()})
 
 
-@pytest.mark.parametrize("name", [name for name in families.CONFIGS if name != CLIPPED])
-def test_symmetries_of_every_family_leave_the_logits(name: str) -> None:
-    network = families.network(name).double()
+NO_BIAS, NO_GAIN = {"biases": "values have no bias"}, {"gains": "norms have no gain"}
+CLIPPED = dict.fromkeys(("matrix", "biases"), "`clip_qkv` clips values")
+BIASED = ("gpt2", "gpt_neox", "gpt_neox, one after the other", "phi", "qwen2")
+CASES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    *((name, {}, {} if name in BIASED else NO_BIAS) for name in families.CONFIGS if name != "olmo"),
+    ("olmo", {}, NO_GAIN | CLIPPED),
+    ("olmo", {"clip_qkv": None}, NO_GAIN | NO_BIAS),
+    ("olmo2", {"attention_bias": True}, {}),
+    ("gemma", {"attention_bias": True}, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "without"), CASES)
+def test_symmetries_of_every_family_leave_the_logits(name: str, settings: dict[str, Any], without: dict[str, str]) -> None:
+    network = families.network(name, **settings).double()
     model = Pretrained(network, find_wiring(network.config))
     wiring, tokens = Wiring.of(model), torch.arange(2, 12).reshape(2, 5)
     size, generator = wiring.value.group, torch.Generator().manual_seed(2)
@@ -287,27 +308,37 @@ def test_symmetries_of_every_family_leave_the_logits(name: str) -> None:
         "biases": fold_biases,
         "permuted": lambda model, wiring: permute_heads(model, wiring, [heads] * wiring.n_layers),
     }
-    assert has_head_scales(model, wiring, tokens)
-    applied = set()
+    assert has_head_scales(model, wiring, tokens) == (not wiring.not_linear)
+    before = model.state_dict()
     for what, change in changes.items():
         changed = copy.deepcopy(model)
-        try:
-            change(changed, wiring)
-        except gauges.NotApplicableError:
+        if what in without:
+            with pytest.raises(gauges.NotApplicableError, match=without[what]):
+                change(changed, wiring)
             continue
-        applied.add(what)
-        assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), changed.parameters(), strict=True))
-        assert apart(model, changed, tokens) < 1e-5, what  # some norms compute in float32 always
-    assert "matrix" in applied
-    assert ("permuted" in applied) == (not name.startswith("olmo"))
-    assert ("gains" in applied) == (not name.startswith(("olmo", "gemma")))
-    assert ("biases" in applied) == name.startswith(("gpt2", "gpt_neox", "phi"))
+        change(changed, wiring)
+        assert any(not torch.equal(before.get(key, one), one) for key, one in changed.state_dict().items())
+        with InFloat64():
+            assert apart(model, changed, tokens) < 1e-12, what
 
 
-def test_clipped_values_are_found_not_to_be_linear() -> None:
-    network = families.network(CLIPPED).double()
+BEHIND = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "vision", "multi_modal")  # no stream is read through these
+
+
+@pytest.mark.parametrize("name", [name for name in families.CONFIGS if name != "olmo"])
+def test_every_gain_on_the_stream_is_folded_and_a_tied_embedding_stays(name: str) -> None:
+    network = families.network(name).double()
     model = Pretrained(network, find_wiring(network.config))
-    assert not has_head_scales(model, Wiring.of(model), torch.arange(2, 12).reshape(2, 5))
+    wiring, embedding = Wiring.of(model), network.get_input_embeddings().weight.clone()
+    fold_gains(model, wiring)
+    assert torch.equal(network.get_input_embeddings().weight, embedding)
+    written = {str(one).format(layer=layer) for one in (wiring.attention_norm, wiring.mlp) for layer in range(2)}
+    norms: dict[str, Any] = {name: one for name, one in model.named_modules() if "norm" in name.lower() or ".ln_" in name}
+    folded = [one for name, one in norms.items() if name not in written and not any(part in name for part in BEHIND)]
+    assert len(folded) == len(wiring.norms[:-1]) * 2 + 1
+    for norm in folded:
+        gain = norm.weight + wiring.gain_offset
+        assert torch.equal(gain, torch.ones_like(gain))
 
 
 def test_heads_that_share_values_share_one_change() -> None:

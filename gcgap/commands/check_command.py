@@ -106,7 +106,8 @@ def symmetry_table(found: list[Moved], name: str) -> WholeTable:
     from gcgap.measurement.symmetries import INVARIANT, TOLERANCE
     from gcgap.report.terminal import WholeTable
 
-    untested = [f"{one.name}: not applied, {one.reason}" for one in found if one.reason]
+    untested = [f"{one.name}, not for this model: {one.reason}" for one in found if one.reason]
+    untested += [f"{one.name}: {one.note}" for one in found if one.note]
     legend = f"largest change over the largest value; =: less than {TOLERANCE:g}; !: must not move"
     grid = WholeTable(
         title=escape(name), caption=escape("\n".join([legend, *untested])), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)

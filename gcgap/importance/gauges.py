@@ -143,7 +143,12 @@ class NotApplicableError(ValueError):
 
 @torch.no_grad()
 def change_heads(model: Decoder, wiring: Wiring, matrices: Sequence[Float[Tensor, "d_head d_head"]]) -> None:
-    """W_V -> A W_V, b_V -> A b_V, W_O -> W_O A^-1 in place, with an A for each of `head_groups`."""
+    """W_V -> A W_V, b_V -> A b_V, W_O -> W_O A^-1 in place, with an A for each of `head_groups`.
+
+    Raises:
+        NotApplicableError: Something between values and W_O is not linear.
+    """
+    _check_linear(wiring)
     for group, A in zip(head_groups(model, wiring), matrices, strict=True):
         A = A.to(group.value)
         inverse = torch.linalg.inv(A)
@@ -156,42 +161,59 @@ def change_heads(model: Decoder, wiring: Wiring, matrices: Sequence[Float[Tensor
 
 @torch.no_grad()
 def fold_gains(model: Decoder, wiring: Wiring) -> None:
-    """Gains g of norms become 1, and what reads them is multiplied by g, in place.
+    """Gains g of norms become 1, and what reads them is multiplied by g, in place; a tied unembedding is untied first.
 
     Raises:
-        NotApplicableError: The wiring names no norms, or a gain is 0.
+        NotApplicableError: The wiring names no norms, or one has no gain, or a gain is 0.
     """
     if not wiring.norms:
         raise NotApplicableError("the family declares no norms whose gains can be folded")
     layers = range(wiring.n_layers)
     folded = {norm.format(layer=layer): (norm, readers, layer) for norm, readers in wiring.norms for layer in layers}
     for norm, readers, layer in folded.values():  # the last norm, which is of no layer, once
-        gain, bias = wiring.weight(model, norm, layer), getattr(wiring.module(model, norm, layer), "bias", None)
+        module = wiring.module(model, norm, layer)
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if weight is None:
+            raise NotApplicableError("norms have no gain")
+        gain = weight + wiring.gain_offset
         if bool((gain == 0).any()):
             raise NotApplicableError(f"a gain of {norm.format(layer=layer)} is 0")
         for reader in readers:
-            is_linear = isinstance(wiring.module(model, reader, layer), nn.Linear)  # else (in, out), as Conv1D
-            wiring.weight(model, reader, layer).mul_(gain if is_linear else gain[:, None])
+            reading, own = wiring.module(model, reader, layer), wiring.weight(model, reader, layer)
+            if sum(other._parameters.get("weight") is own for other in model.modules()) > 1:
+                reading.weight = own = nn.Parameter(own.clone(), own.requires_grad)
+            own.mul_(gain if isinstance(reading, nn.Linear) else gain[:, None])  # else (in, out), as Conv1D
         if isinstance(bias, Tensor):
             bias.div_(gain)
-        gain.fill_(1)
+        weight.fill_(1 - wiring.gain_offset)
 
 
 @torch.no_grad()
 def fold_biases(model: Decoder, wiring: Wiring) -> None:
     """The values' biases become 0 and what heads write because of them, W_O b_V, is added to the bias of W_O, in place.
 
+    A linear W_O without a bias is given one.
+
     Raises:
-        NotApplicableError: Values have no bias, or W_O has none that could take it.
+        NotApplicableError: Values have no bias, or W_O can have none, or something between them is not linear.
     """
-    biases = [getattr(wiring.module(model, wiring.out_projection, layer), "bias", None) for layer in range(wiring.n_layers)]
+    _check_linear(wiring)
     for group in head_groups(model, wiring):
-        bias = biases[group.layer]
-        if group.bias is None or not isinstance(bias, Tensor):
-            raise NotApplicableError(f"{'values have' if group.bias is None else 'W_O has'} no bias")
+        if group.bias is None:
+            raise NotApplicableError("values have no bias")
+        module = wiring.module(model, wiring.out_projection, group.layer)
+        if isinstance(module, nn.Linear) and module.bias is None:
+            module.bias = nn.Parameter(module.weight.new_zeros(module.out_features), module.weight.requires_grad)
+        if not isinstance(bias := getattr(module, "bias", None), Tensor):
+            raise NotApplicableError("W_O has no bias")
         for output in group.outputs:
             bias.add_(output @ group.bias)
         group.bias.zero_()
+
+
+def _check_linear(wiring: Wiring) -> None:
+    if wiring.not_linear:
+        raise NotApplicableError(f"{wiring.not_linear}, which is not linear")
 
 
 @torch.no_grad()
@@ -205,7 +227,7 @@ def permute_heads(model: Decoder, wiring: Wiring, orders: Sequence[Sequence[int]
         raise NotApplicableError("the family does not declare where queries and keys of single heads are")
     n = wiring.n_heads
     for layer, order in enumerate(orders):
-        for slices in (wiring.query, wiring.key, wiring.value, wiring.output):
+        for slices in (wiring.query, wiring.key, wiring.value, wiring.output, *wiring.permuted):
             module = wiring.module(model, slices.module, layer)
             sides = [(wiring.weight(model, slices.module, layer), slices)]
             if slices is not wiring.output and isinstance(bias := getattr(module, "bias", None), Tensor):

@@ -47,6 +47,8 @@ SIZES = Protocol(
 TOLERANCE = 1e-5
 """Of the largest logit, or of a quantity's largest value: more has moved. Parts of some families compute in float32 always."""
 
+OUTPUT_NORMS = "not the gains of norms behind heads and MLPs, because what they put out is added to the residual stream"
+
 Change = Callable[[Decoder, Wiring], None]
 """Changes the weights of a model in place."""
 
@@ -58,6 +60,7 @@ class Moved:
     Args:
         name: Of the symmetry.
         reason: Why it was not applied; empty if it was.
+        note: What it leaves out; empty if nothing.
         logits: The largest change of a logit, as a share of the largest logit.
         quantities: The largest change of each quantity over components, as a share of its largest value.
     """
@@ -66,6 +69,7 @@ class Moved:
     reason: str = ""
     logits: float = 0.0
     quantities: Mapping[str, float] | None = None
+    note: str = ""
 
     @property
     def is_wrong(self) -> bool:
@@ -130,7 +134,8 @@ def symmetries(model: Decoder, length: int | None = None) -> list[Moved]:
         after = quantities(changed, wiring, source, length)
         there = was if name == "heads permuted" else slice(None)
         moved = {key: _apart(before[key][there], values) for key, values in after.items()}
-        found.append(Moved(name, "", _apart(logits, _logits(changed, batch)), moved))
+        note = OUTPUT_NORMS if name == "gains folded" and wiring.attention_norm else ""
+        found.append(Moved(name, "", _apart(logits, _logits(changed, batch)), moved, note))
     return found
 
 

@@ -11,6 +11,7 @@ right at any value (`KNOWN`: the network itself computes it, between the places 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -51,6 +52,7 @@ def gpt2(config: Any) -> Wiring:
         norms=(
             ("transformer.h.{layer}.ln_1", ("transformer.h.{layer}.attn.c_attn",)),
             ("transformer.h.{layer}.ln_2", ("transformer.h.{layer}.mlp.c_fc",)),
+            ("transformer.ln_f", ("lm_head",)),
         ),
     )
 
@@ -58,7 +60,10 @@ def gpt2(config: Any) -> Wiring:
 @family("gpt_neox")
 def gpt_neox(config: Any) -> Wiring:
     """GPT-NeoX (Pythia): one matrix has query, key and value of head 0, then those of head 1, and so on."""
+    from transformers import GPTNeoXForCausalLM
+
     n_heads = config.num_attention_heads
+    unembedding = next(iter(GPTNeoXForCausalLM._tied_weights_keys)).removesuffix(".weight")  # `embed_out`, later `lm_head`
     return Wiring(
         config.num_hidden_layers,
         n_heads,
@@ -72,6 +77,7 @@ def gpt_neox(config: Any) -> Wiring:
         norms=(
             ("gpt_neox.layers.{layer}.input_layernorm", ("gpt_neox.layers.{layer}.attention.query_key_value",)),
             ("gpt_neox.layers.{layer}.post_attention_layernorm", ("gpt_neox.layers.{layer}.mlp.dense_h_to_4h",)),
+            ("gpt_neox.final_layer_norm", (unembedding,)),
         ),
     )
 
@@ -94,6 +100,7 @@ def gpt_neo(config: Any) -> Wiring:
         norms=(
             ("transformer.h.{layer}.ln_1", readers),
             ("transformer.h.{layer}.ln_2", ("transformer.h.{layer}.mlp.c_fc",)),
+            ("transformer.ln_f", ("lm_head",)),
         ),
     )
 
@@ -113,42 +120,52 @@ def phi(config: Any) -> Wiring:
         mlp_down="model.layers.{layer}.mlp.fc2",
         query=Slices(readers[0]),
         key=Slices(readers[1], blocks=groups, group=n_heads // groups),
-        norms=(("model.layers.{layer}.input_layernorm", (*readers, "model.layers.{layer}.mlp.fc1")),),
+        norms=(
+            ("model.layers.{layer}.input_layernorm", (*readers, "model.layers.{layer}.mlp.fc1")),
+            ("model.final_layernorm", ("lm_head",)),
+        ),
     )
 
 
-@family("llama", "mistral", "qwen2", "qwen3", has_gains=True)
-@family("gemma", "olmo")
-@family("gemma2", "gemma3_text", normalises=True)
-@family("olmo2", "olmo3", normalises=True, permutes=False)
-@family("gemma3", normalises=True, layers="model.language_model.layers")
+@family("llama", "mistral", "qwen2", "qwen3", "olmo")
+@family("gemma", gain_offset=1.0)
+@family("gemma2", "gemma3_text", gain_offset=1.0, normalises=True)
+@family("gemma3", gain_offset=1.0, normalises=True, within="model.language_model")
+@family("olmo2", "olmo3", normalises=True, reads_stream=True)
 def llama(
-    config: Any, normalises: bool = False, layers: str = "model.layers", has_gains: bool = False, permutes: bool = True
+    config: Any, gain_offset: float = 0.0, normalises: bool = False, within: str = "model", reads_stream: bool = False
 ) -> Wiring:
     """Llama and what is built like it.
 
-    Gemma 2 and 3 and OLMo 2 and 3 normalise what heads and MLP put out before it is added. OLMo 2 and 3 also normalise the
-    queries of all heads together. Gains of Gemma are 1 + weight, and OLMo has none, so none are folded.
+    Gemma 2 and 3 and OLMo 2 and 3 normalise what heads and MLP put out before it is added. In OLMo 2 and 3 these read the stream
+    itself, without a norm, and queries and keys of all heads are normalised together. OLMo can clip queries, keys and values.
     """
-    text, layer = config.get_text_config(), f"{layers}.{{layer}}"
+    text, layer = config.get_text_config(), f"{within}.layers.{{layer}}"
     n_heads, groups = text.num_attention_heads, text.num_key_value_heads
-    readers = tuple(f"{layer}.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj"))
+    shared = Slices(f"{layer}.self_attn.v_proj", blocks=groups, group=n_heads // groups)
+    query, key = Slices(f"{layer}.self_attn.q_proj"), replace(shared, module=f"{layer}.self_attn.k_proj")
+    before_mlp = "pre_feedforward_layernorm" if normalises else "post_attention_layernorm"
     norms = (
-        (f"{layer}.input_layernorm", readers),
-        (f"{layer}.post_attention_layernorm", (f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj")),
+        (f"{layer}.input_layernorm", (query.module, key.module, shared.module)),
+        (f"{layer}.{before_mlp}", (f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj")),
+        (f"{within}.norm", ("lm_head",)),
     )
+    together = replace(query, module=f"{layer}.self_attn.q_norm"), replace(key, module=f"{layer}.self_attn.k_norm")
     return Wiring(
         text.num_hidden_layers,
         n_heads,
         out_projection=f"{layer}.self_attn.o_proj",
         mlp=f"{layer}.post_feedforward_layernorm" if normalises else f"{layer}.mlp",
-        value=Slices(f"{layer}.self_attn.v_proj", blocks=groups, group=n_heads // groups),
+        value=shared,
         output=Slices(f"{layer}.self_attn.o_proj", axis=1),
         mlp_down=f"{layer}.mlp.down_proj",
         attention_norm=f"{layer}.post_attention_layernorm" if normalises else None,
-        query=Slices(readers[0]) if permutes else None,
-        key=Slices(readers[1], blocks=groups, group=n_heads // groups) if permutes else None,
-        norms=norms if has_gains else (),
+        query=query,
+        key=key,
+        permuted=together if reads_stream else (),
+        norms=norms[-1:] if reads_stream else norms,
+        gain_offset=gain_offset,
+        not_linear="`clip_qkv` clips values" if getattr(text, "clip_qkv", None) is not None else "",
     )
 
 

@@ -184,6 +184,7 @@ def _below(prefix: str, wiring: Wiring) -> Wiring:
         wiring,
         **{name: path and prefix + path for name, path in paths.items()},
         **{name: part and replace(part, module=prefix + part.module) for name, part in parts.items()},
+        permuted=tuple(replace(part, module=prefix + part.module) for part in wiring.permuted),
         norms=tuple((prefix + norm, tuple(prefix + reader for reader in readers)) for norm, readers in wiring.norms),
     )
 

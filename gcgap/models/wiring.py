@@ -94,7 +94,10 @@ class Wiring:
         attention_norm: The module that normalises what all heads write before it is added to the stream, if there is one.
         query: The heads' parts of W_Q; None where heads cannot be permuted, or it is not known how. Only `gcgap check` asks.
         key: The heads' parts of W_K, as `query`.
+        permuted: Other weights that have a part of each head, which move with it. Only `gcgap check` asks.
         norms: Norms whose gain can be folded into the modules that read them, with the names of those. Only `gcgap check` asks.
+        gain_offset: What these norms add to their weight to have the gain.
+        not_linear: What between values and W_O is not linear in the values; empty if nothing. Only `gcgap check` asks.
     """
 
     n_layers: int
@@ -107,7 +110,10 @@ class Wiring:
     attention_norm: str | None = None
     query: Slices | None = None
     key: Slices | None = None
+    permuted: tuple[Slices, ...] = ()
     norms: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    gain_offset: float = 0.0
+    not_linear: str = ""
 
     @classmethod
     def of(cls, model: Decoder) -> Wiring:
