@@ -174,6 +174,11 @@ def test_the_command_writes_a_record_that_a_report_shows(
     assert main(["match", *map(str, two), "--out", str(tmp_path / "matching-folder.json"), "--force"]) == 2
     assert "is a folder" in capsys.readouterr().err
     (group,) = with_matchings(gather(two), [record])
+    assert "Roles are not compared" not in said
+    (two[0] / "gap" / "final.json").rename(kept := tmp_path / "final.json")
+    assert main([*arguments, "--force"]) == 0
+    assert "Roles are not compared" in " ".join(capsys.readouterr().out.split())
+    kept.rename(two[0] / "gap" / "final.json")
     evidence = heads_not_layers(group)
     assert "Matched by where they look" in evidence.text
     assert "Matched" not in heads_not_layers(replace(group, matchings=())).text

@@ -200,6 +200,8 @@ def test_chosen_components_are_summed_on_sequences_that_did_not_choose_them() ->
     assert top_two_cost(arrays, "hero") == pytest.approx(0.1 + 0.101)  # of L0_H0 and L0_H1, which C still chooses
     chance = top_two_cost_by_selection(arrays, "hero", np.random.default_rng(0))
     assert chance == pytest.approx(0.2, abs=0.02)
+    del one.final["components"][-1]["held_out"]
+    assert top_two_cost(component_arrays(one.final, "mean"), "hero") is None  # never in part from the sequences that chose
     runs = held_out([run("sort", i, bloats=0.1 + shake, random=0.2) for i, shake in enumerate(SHAKE)])
     assert superadditivity(group(runs)).numbers["joint / sum of random pairs"].mean == pytest.approx(4)
 

@@ -28,6 +28,8 @@ they look), and say what is stable: layers, functions, or nothing. Roles come fr
 LEAST = 4  # sequences: two in each half
 BY = {"drops": (0,), "looks": (1,), "both": (0, 1)}
 """Which parts of a profile heads are matched by."""
+NO_ROLES = """Roles are not compared: that needs a gap/final.json of one protocol for every run, not a skipped one
+(`gcgap measure RUN/checkpoints/last.ckpt` makes it)."""
 DIGITS = 4  # of the means of heads in a record
 
 
@@ -75,6 +77,8 @@ def run(arguments: list[str]) -> int:
     record = MatchingRecord(found).write(out, compact=True)
     console.print(matching_grid(record))
     console.print(f"{matching_sentence(record)} {out}", highlight=False, markup=False)
+    if record["group"] is None:
+        console.print(NO_ROLES, highlight=False, markup=False)
     return 0
 
 

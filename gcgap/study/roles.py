@@ -28,7 +28,7 @@ class ComponentArrays:
         G: Gradient magnitudes.
         C: Causal importances (share of sequences).
         judgement: How the record turns ranks into roles.
-        held_out: C on sequences that chose no role; None where the record has none.
+        held_out: C on sequences that chose no role; None where the record is older than them, NaN where it has only some.
     """
 
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ def component_arrays(record: Record, baseline: str) -> ComponentArrays:
         np.array([component["gradient"]["value"] for component in of]),
         np.array([component["causal"][baseline]["exact_match"]["value"] for component in of]),
         Judgement(protocol["threshold"], protocol["strict"], protocol["ranks"], protocol["confidence"], protocol["resamples"]),
-        np.array(apart) if len(apart) == len(of) else None,
+        np.array(apart if len(apart) == len(of) else [np.nan] * len(of)) if record.is_held_out else None,
     )
 
 
