@@ -24,7 +24,8 @@ from gcgap.training.usage import ArgumentParser, UsageError, add_import_option, 
 
 TEXT = """Heads of a layer have no order, so that L1_H0 of one seed is not that of another. Match the heads of
 several runs by what they do on the same sequences (what their removal costs at each position, where
-they look), and say what is stable: layers, functions, or nothing. Roles come from each run's gap/final.json."""
+they look), and say what is stable: layers, functions, or nothing. Roles come from each run's
+gap/final.json."""
 LEAST = 4  # sequences: two in each half
 BY = {"drops": (0,), "looks": (1,), "both": (0, 1)}
 """Which parts of a profile heads are matched by."""

@@ -134,7 +134,7 @@ class Sizes:
         sequences: Evaluation sequences per length, the same ones for the base and every ablated accuracy.
         resamples: Bootstrap resamples behind every interval (at least 100); as many permutations behind every p-value.
         random_pairs: Pairs of components drawn at random, whose pruning is what pruning of the top two is compared with.
-        inside: Also measure what every single component causes on other sequences: held-out ones, and in distribution.
+        inside: Also measure every component on other sequences: held-out ones, and in distribution.
     """
 
     gradient_batches: int = 50
