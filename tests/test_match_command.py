@@ -123,6 +123,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for seed in (1, 2):
         home = base / f"sort-seed{seed}"
         model = load(SHIPPED)
+        assert isinstance(model, Transformer)
         content = torch.load(next((SHIPPED / "checkpoints").glob("step=*.ckpt")), weights_only=True)
         changed = permuted(model) if seed == 2 else model
         content["state_dict"] = {f"model.{name}": value for name, value in changed.state_dict().items()}

@@ -16,6 +16,7 @@ from bench.subject import Reference
 from bench.timing import Rows
 from gcgap.data.batches import Purpose, Source
 from gcgap.importance import ablation as causal
+from gcgap.importance import optimal
 from gcgap.importance.activity import activation_norms, attention_entropies
 from gcgap.importance.baselines import mean_activations, replacements
 from gcgap.importance.gradient import gradient_norms
@@ -46,7 +47,7 @@ def of_stages() -> dict[str, int]:
     batch = of.source.batch(Purpose.EVALUATION, LONGEST, causal.CHUNK * causal.LARGER)
     sets = [causal.Intervention(frozenset([i]), baseline) for baseline in BASELINES for i in range(of.n)]
     made = (of.model, of.wiring, of.source, batch, BASELINES, of.mean, 2, of.protocol.batch_size)
-    other = replacements(*made)
+    other = replacements(*made, optimal=of.mean)  # of the same shape
 
     def ablations() -> object:
         return causal.ablated_scores(of.model, of.wiring, batch, causal.bound(sets, other))
@@ -60,6 +61,10 @@ def of_stages() -> dict[str, int]:
         f"ablations on a CPU, chunks of {causal.CHUNK} sequences": ablations,
     }
     found |= {name: weights + peak(call) for name, call in stages.items()}
+    steps, optimal.STEPS = optimal.STEPS, 2  # as much as all of them
+    constants = peak(lambda: optimal.optimal_activations(of.model, of.wiring, gradients, of.mean))
+    optimal.STEPS = steps
+    found[f"constants of optimal ablation, {optimal.ROWS} sequences for each component of a layer"] = weights + constants
     small, causal.CHUNK, causal.ROWS = (causal.CHUNK, causal.ROWS), causal.CHUNK * causal.LARGER, causal.ROWS * causal.LARGER
     found[f"ablations on a GPU, chunks of {causal.CHUNK} sequences"] = weights + peak(ablations)
     causal.CHUNK, causal.ROWS = small
