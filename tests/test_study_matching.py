@@ -59,6 +59,14 @@ def test_functions_in_another_order_are_found_again() -> None:
     assert len(found["within"]) == len(found["anywhere"]) == 10
 
 
+def test_a_function_in_another_layer_counts_there_and_under_its_number() -> None:
+    kinds = np.random.default_rng(0).normal(size=(len(LAYER), SEQUENCES, POSITIONS))
+    found = match([[kinds], [kinds[[3, 1, 2, 0, 4, 5]]]], LAYER, np.random.default_rng(1))
+    assert found["own_layer"]["value"] == pytest.approx(4 / 6)  # the first heads of both layers have changed places
+    assert found["same_number"]["value"] == pytest.approx(4 / 6, abs=0.05)
+    assert found["anywhere"] == [[3, 1, 2, 0, 4, 5]]
+
+
 def test_partners_are_valued_on_the_sequences_that_did_not_choose_them() -> None:
     """Heads that share nothing have the best partners of chance on one half, and nothing on the other."""
     found = match(runs(5, np.random.default_rng(0), functions=False), LAYER, np.random.default_rng(1))
