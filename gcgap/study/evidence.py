@@ -238,7 +238,9 @@ def heads_not_layers(group: Group) -> Evidence:
             f"{one['shared']:.2f} {label}, by chance {one['by_chance']:.2f} (p = {one['p_value']:.2g})"
             for label, one in by_role.items()
         )
-        text += f" Matched by where they look, whatever their number, heads of two seeds share {said} ({count} trainings)."
+        known = {run.final["checkpoint_sha256"] for run in group.measured("sort")}
+        which = "these" if known >= {one["checkpoint_sha256"] for one in matching["runs"]} else "other trainings than these"
+        text += f" Matched by where they look, whatever their number, heads of two seeds share {said} ({count} runs, {which})."
         p_values += [one["p_value"] for one in by_role.values()]
         numbers |= {f"{label} shared by matched heads": Summary(count, one["shared"]) for label, one in by_role.items()}
     p = min(1.0, len(p_values) * min(p_values))
