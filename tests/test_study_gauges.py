@@ -125,7 +125,7 @@ def test_what_removing_sets_costs_is_asked_of_the_roles_as_trained_alone() -> No
 
 def test_matched_heads_whose_roles_are_as_trained_are_not_asked_in_a_gauge() -> None:
     roles = {role: {"shared": 4.0, "by_chance": 1.0, "p_value": 1e-4} for role in ("hero", "bloat")}
-    data = {"task": "sort", "runs": [None] * 5, "by": {MATCHED_BY: {"roles": roles}}}
+    data = {"task": "sort", "runs": [{"checkpoint_sha256": str(i)} for i in range(5)], "by": {MATCHED_BY: {"roles": roles}}}
     matching = object.__new__(MatchingRecord)
     object.__setattr__(matching, "data", data)
     whole = replace(group(flipped()), matchings=(matching,))
