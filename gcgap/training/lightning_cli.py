@@ -86,9 +86,11 @@ class RunConfig(SaveConfigCallback):
 class GapCLI(LightningCLI):
     """LightningCLI with gcgap's keys: `data`, `model`, `protocol`, `target`, `trainer` and `seed_everything`."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, args: list[str], **options: Any) -> None:
+        of_all = LightningCLI.subcommands()
+        self.subcommands = lambda: {args[0]: of_all[args[0]]}  # a parser takes long to build, and no other one is used
         with ExitStack() as self.surroundings:
-            super().__init__(**options)
+            super().__init__(args=args, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The protocol, the accuracy target, one seed for everything, and modules of tasks."""
@@ -289,11 +291,11 @@ SETTINGS: dict[str, Any] = {
 
 
 class ConfigOnly(GapCLI):
-    """Resolves configs of `gcgap fit` and runs nothing."""
+    """Resolves configs of `gcgap fit` and runs nothing; `command` is another one, for its help."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str = "fit") -> None:
         quieten()
-        super().__init__(**SETTINGS, args=["fit"])
+        super().__init__(**SETTINGS, args=[command])
 
     def _set_seed(self) -> None:
         """Draw from no generator."""
@@ -422,7 +424,7 @@ def run(arguments: list[str]) -> int:
     """Run one of LightningCLI's subcommands."""
     quieten()
     if {"-h", "--help"} & set(arguments):
-        print(short_help(ConfigOnly()._parser(arguments[0]), arguments[0]))
+        print(short_help(ConfigOnly(arguments[0])._parser(arguments[0]), arguments[0]))
         return 0
     arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
     try:
