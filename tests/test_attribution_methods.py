@@ -64,7 +64,7 @@ def problem(model: Transformer | None = None, seed: int = 0, metric: str = "log_
     """Four sequences of a small bent network, whose components are replaced by what they put out on others."""
     drop = a_drop(model, metric=DIFFERENTIABLE[Metric(metric)])
     zero = zero_activations(drop.model, drop.wiring)
-    changed: dict[str, Any] = {"metric": metric, "steps": 2, "pairs": 1, "gradient_batches": FISHER} | settings
+    changed: dict[str, Any] = {"metric": metric, "steps": 2, "pairs": 1, "probes": 2, "gradient_batches": FISHER} | settings
     gradients = SOURCE.batches(Purpose.GRADIENT, LENGTH, BATCHES, ROWS)
     return Problem(drop.batch, drop, replace(drop, replacement=lambda rows: zero), gradients, Attribution(**changed), seed)
 
@@ -275,6 +275,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     *((name, "steps", 3) for name in (*OF_A_PATH, "joint_ig")),
     *((name, "difference", 0.1) for name in NAMES if name.endswith("_differences")),
     ("shapley_value", "pairs", 2),
+    ("hvp_probes", "probes", 3),
     ("screen_flag_fix", "budget", 2),
     ("fisher_trace", "gradient_batches", 1),
     *((name, "metric", "logit_difference") for name in INTERVENING if name != "shapley_exact_match"),
@@ -294,6 +295,8 @@ PASSES: dict[str, tuple[float, float, float]] = {
     "gate_gradient": (1, 1, 0),
     "hvp": (N, N, N),
     "hvp_differences": (2 * N, 2 * N, 0),
+    "hvp_probes": (1, 1, 2),
+    "hvp_by_layer": (1, 1, 2),
     "joint_hvp": (1, 1, 1),
     "joint_hvp_differences": (2, 2, 0),
     "multi_step_hvp": (2 * N, 2 * N, 2 * N),
@@ -362,6 +365,7 @@ def test_methods_come_in_the_order_that_was_asked_for() -> None:
         ({"steps": 0}, "`attribution.steps` must be at least 1; got 0."),
         ({"pairs": 0}, "`attribution.pairs` must be at least 1; got 0."),
         ({"gradient_batches": -1}, "`attribution.gradient_batches` must be at least 1; got -1."),
+        ({"probes": 0}, "`attribution.probes` must be at least 1; got 0."),
         ({"budget": -1}, "`attribution.budget` must be 0 or more forward passes; got -1."),
         ({"difference": 0.0}, "`attribution.difference` must be between 0 and 0.5; got 0.0."),
         ({"difference": 0.5}, "`attribution.difference` must be between 0 and 0.5; got 0.5."),

@@ -80,7 +80,12 @@ def compared_with_exact(
             {name: _mean(of[i], draws[prefix + name][i], judgement) for name, of in samples.items()} for i in range(len(kinds))
         ]
 
-    return Comparison(of_each(exact, "exact effect, "), of_each(scores), methods)
+    entries = of_each(scores)
+    for one in rows:
+        if one.errors is not None:
+            for entry, error in zip(entries, one.errors.tolist(), strict=True):
+                entry[one.method.name]["error_of_draws"] = error
+    return Comparison(of_each(exact, "exact effect, "), entries, methods)
 
 
 def _mean(samples: Array, draws: Array, by: Judgement) -> Entry:

@@ -113,20 +113,25 @@ class Drop:
 
     @torch.enable_grad()
     def hessian_product(
-        self, xi: Float[Tensor, "*sequence component"], v: Float[Tensor, " component"]
-    ) -> tuple[Float[Tensor, "component sequence"], Float[Tensor, "component sequence"]]:
-        """Gradient g of D at xi, and H v, by double backward: one pass more for all components."""
+        self, xi: Float[Tensor, "*sequence component"], *directions: Float[Tensor, "*sequence component"], held: bool = False
+    ) -> tuple[Float[Tensor, "component sequence"], ...]:
+        """Gradient g of D at xi, and H v for each direction v, by double backward: one pass more each, for all components.
+
+        A direction is the same for all sequences, or each has its own. With `held` changes, see `gated`, H has the same diagonal,
+        and off it only the network's own curvature.
+        """
+        each = [v.expand(self.sequences, -1) for v in directions]
 
         def one(gates: Tensor, rows: slice) -> Tensor:
             gates.requires_grad_(True)
-            g = _derivative(self._metric(gates, rows), gates, again=True)
-            return -self.sign * torch.stack([g, _second(g @ v.to(g), gates)])
+            g = _derivative(self._metric(gates, rows, held), gates, again=True)
+            products = [_second(g * v[rows].to(g), gates, again=v is not each[-1]) for v in each]
+            return -self.sign * torch.stack([g, *products])
 
         self.passes.forward += 1
         self.passes.backward += 1
-        self.passes.double_backward += 1
-        g, hv = self._by_rows(one, xi, curved=True)
-        return g, hv
+        self.passes.double_backward += len(directions)
+        return tuple(self._by_rows(one, xi, curved=True))
 
     @torch.enable_grad()
     def path_derivatives(
@@ -181,8 +186,8 @@ class Drop:
             self._given[key] = self.replacement(rows)
         return self._given[key]
 
-    def _metric(self, gates: Float[Tensor, "row component"], rows: slice) -> Float[Tensor, " row"]:
-        with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where):
+    def _metric(self, gates: Float[Tensor, "row component"], rows: slice, held: bool = False) -> Float[Tensor, " row"]:
+        with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where, held=held):
             logits = self.model(self.inputs(rows), self.last)
         return self.metric(logits, *self.answers(rows))
 
@@ -242,8 +247,8 @@ def _derivative(value: Float[Tensor, " row"], gates: Tensor, again: bool = False
     return torch.autograd.grad(value.sum(), gates, create_graph=again)[0]
 
 
-def _second(first: Tensor, gates: Tensor) -> Tensor:
+def _second(first: Tensor, gates: Tensor, again: bool = False) -> Tensor:
     """Derivative of a first derivative; exactly zero where that is constant, as autograd knows of a linear function."""
     if not first.requires_grad:
         return torch.zeros_like(gates)
-    return torch.autograd.grad(first.sum(), gates, materialize_grads=True)[0]
+    return torch.autograd.grad(first.sum(), gates, retain_graph=again, materialize_grads=True)[0]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gcgap.attribution import paths, workflow
+from gcgap.attribution import paths, probes, workflow
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.sets import single_drops
 from gcgap.data.batches import Batch, Purpose, generator
@@ -52,6 +52,7 @@ class Problem:
         gradients: The batches of the paper's gradient magnitude.
         settings: How finely.
         seed: Seed of everything random.
+        errors: What methods that draw find out: by name the standard error of each component's score from their draws alone.
     """
 
     clean: Batch
@@ -60,6 +61,7 @@ class Problem:
     gradients: Sequence[Batch]
     settings: Attribution
     seed: int
+    errors: dict[str, Float[Tensor, " component"]] = field(default_factory=dict)
 
     def random(self, index: int) -> np.random.Generator:
         """A random generator of its own for each index."""
@@ -76,6 +78,7 @@ class Method:
         estimates: What its scores estimate: `drop` (D(e_i), in the metric's units), `shapley`, or None if they only rank.
         run: Scores of a problem.
         text: One sentence.
+        small: Whether it is run by default of models with few components only: it takes passes for each of them, or layer.
     """
 
     name: str
@@ -83,17 +86,20 @@ class Method:
     estimates: str | None
     run: Callable[[Problem], Scores]
     text: str
+    small: bool = False
 
 
 METHODS: dict[str, Method] = {}
 
 
-def method(family: str, estimates: str | None = None) -> Callable[[Callable[[Problem], Scores]], Callable[[Problem], Scores]]:
+def method(
+    family: str, estimates: str | None = None, small: bool = False
+) -> Callable[[Callable[[Problem], Scores]], Callable[[Problem], Scores]]:
     """Register a function under its name; the first paragraph of its docstring is its text."""
 
     def register(run: Callable[[Problem], Scores]) -> Callable[[Problem], Scores]:
         text = (inspect.getdoc(run) or "").partition("\n\n")[0]
-        METHODS[run.__name__] = Method(run.__name__, family, estimates, run, text)
+        METHODS[run.__name__] = Method(run.__name__, family, estimates, run, text, small)
         return run
 
     return register
@@ -112,11 +118,9 @@ def find_methods(names: Sequence[str]) -> list[Method]:
 
 
 def default_methods(model: Decoder | None = None) -> tuple[str, ...]:
-    """All; of a model with many components none that takes backward passes, or sampled orders, for each component by itself."""
-    if model is None or len(Wiring.of(model).components) <= PAIR_LIMIT:
-        return tuple(METHODS)
-    own = [name for name, one in METHODS.items() if one.family in ("curvature", "path") and one.estimates == "drop"]
-    return tuple(name for name, one in METHODS.items() if name not in own and one.family != "sets")
+    """All; of a model with many components none of those for models with few."""
+    few = model is None or len(Wiring.of(model).components) <= PAIR_LIMIT
+    return tuple(name for name, one in METHODS.items() if few or not one.small)
 
 
 @method("exact", "drop")
@@ -219,7 +223,7 @@ def gate_gradient(p: Problem) -> Scores:
 # By the gates, second order.
 
 
-@method("curvature", "drop")
+@method("curvature", "drop", small=True)
 def hvp(p: Problem) -> Scores:
     """Attribution patching plus half of each component's own curvature, by double backward.
 
@@ -229,7 +233,7 @@ def hvp(p: Problem) -> Scores:
     return slope + curvature / 2
 
 
-@method("curvature", "drop")
+@method("curvature", "drop", small=True)
 def hvp_differences(p: Problem) -> Scores:
     """As hvp, with the curvature from differences of gradients: works with fused kernels.
 
@@ -238,6 +242,28 @@ def hvp_differences(p: Problem) -> Scores:
     h = p.settings.difference
     before, after = (p.drop.path_derivatives(t)[0] for t in (-h, h))
     return (before + after) / 2 + (after - before) / (4 * h)
+
+
+@method("curvature", "drop")
+def hvp_probes(p: Problem) -> Scores:
+    """As hvp, with the curvatures of all components from double backwards in random signs, one for each probe.
+
+    HVP by probes: g_i + mean over probes of v_i (H v)_i / 2, with v_i = +-1 drawn for each sequence and component
+    """
+    found = probes.curvatures(p.drop, p.settings.probes, p.random(3))
+    if found.error is not None:
+        p.errors["hvp_probes"] = found.error / 2
+    return found.slope + found.own / 2
+
+
+@method("curvature", "drop", small=True)
+def hvp_by_layer(p: Problem) -> Scores:
+    """As hvp_probes, with one probe for each layer, so that no layer disturbs the curvatures of another.
+
+    HVP by layer: g_i + v_i (H v)_i / 2, v_j = +-1 in the layer of i and 0 elsewhere
+    """
+    found = probes.curvatures_by_layer(p.drop, p.random(4))
+    return found.slope + found.own / 2
 
 
 @method("curvature", "shapley")
@@ -262,7 +288,7 @@ def joint_hvp_differences(p: Problem) -> Scores:
     return (before + after) / 2 + (after - before) / (4 * h)
 
 
-@method("curvature", "drop")
+@method("curvature", "drop", small=True)
 def multi_step_hvp(p: Problem) -> Scores:
     """Second-order steps along each component's own path.
 
@@ -285,7 +311,7 @@ def _integrated(rule: str, p: Problem) -> Scores:
 for _rule in paths.RULES:
     _name = f"ig_{_rule}"
     _text = f"Integrated gradients along each component's own path, {_rule} rule."
-    METHODS[_name] = Method(_name, "path", "drop", partial(_integrated, _rule), _text)
+    METHODS[_name] = Method(_name, "path", "drop", partial(_integrated, _rule), _text, small=True)
 
 
 @method("path", "shapley")
@@ -294,13 +320,13 @@ def joint_ig(p: Problem) -> Scores:
     return paths.joint_integrated_gradients(p.drop, paths.midpoint, p.settings.steps)
 
 
-@method("sets", "shapley")
+@method("sets", "shapley", small=True)
 def shapley_value(p: Problem) -> Scores:
     """Mean marginal drop over sampled orders in antithetic pairs."""
     return paths.shapley_values(p.drop, p.settings.pairs, p.random(0))
 
 
-@method("sets")
+@method("sets", small=True)
 def shapley_exact_match(p: Problem) -> Scores:
     """As shapley_value, of exact match."""
     return paths.shapley_values(replace(p.drop, metric=exact_match), p.settings.pairs, p.random(0))

@@ -88,11 +88,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of one method, shape (component, sample), and their cost."""
+    """Scores of one method, shape (component, sample), their cost, and standard errors (component,) from its draws, if known."""
 
     method: Method
     samples: Array
     cost: Cost
+    errors: Array | None = None
 
 
 def forward_seconds(drop: Drop) -> float:
@@ -133,13 +134,13 @@ def scored(
     found, partial = [], partial or Partial()
     for method in methods:
         kept = partial(method.name, lambda method=method: _run(method, problem, unit))
-        found.append(Scored(method, kept["samples"], Cost(*kept["cost"].tolist())))
+        found.append(Scored(method, kept["samples"], Cost(*kept["cost"].tolist()), kept.get("errors")))
         done(method.name)
     return found
 
 
 def _run(method: Method, problem: Problem, unit: float) -> Arrays:
-    """Scores of one method, (component, sample), and its cost in the order of the fields of `Cost`."""
+    """Scores of one method, (component, sample), its cost in the order of the fields of `Cost`, and errors if it has them."""
     before = asdict(problem.drop.passes)
     samples, seconds = timed(lambda: method.run(problem))
     bad = samples.isfinite().all(-1).logical_not().nonzero()
@@ -147,4 +148,5 @@ def _run(method: Method, problem: Problem, unit: float) -> Arrays:
         name = problem.drop.wiring.components[int(bad[0])].name
         raise FloatingPointError(f"The score of {name} by {method.name} is not finite.")
     passes = [count - before[kind] for kind, count in asdict(problem.drop.passes).items()]
-    return {"samples": samples.to(torch.float64).numpy(), "cost": np.array([*passes, seconds / unit, seconds])}
+    errors = {"errors": problem.errors[method.name].numpy()} if method.name in problem.errors else {}
+    return {"samples": samples.to(torch.float64).numpy(), "cost": np.array([*passes, seconds / unit, seconds])} | errors

@@ -45,8 +45,11 @@ def mix(
     gate: Float[Tensor, "rows ..."],
     other: Float[Tensor, "group ..."],
     where: Bool[Tensor, " all_pos"] | None = None,
+    held: bool = False,
 ) -> Tensor:
     """(1 - gate) own + gate other, exactly `own` at 0 and exactly `other` at 1; `own` at positions that `where` leaves out.
+
+    If `held`, other - own counts as a constant in derivatives: own + gate (other - own).
 
     `other` may have one row, or a number of rows that divides that of `own`: it is then reused for each group of rows. Where
     `own` holds only the last positions, the last ones of `other` and of `where` are used.
@@ -55,7 +58,8 @@ def mix(
     weight, other = gate.unflatten(0, (-1, rows)).unsqueeze(2).to(own), other.to(own)
     if where is not None:
         weight = weight * where[-kept:].to(own.device).reshape(-1, *[1] * (own.dim() - 2))
-    return torch.lerp(own.unflatten(0, (-1, rows)), other[:, -kept:], weight).flatten(0, 1)
+    own, other = own.unflatten(0, (-1, rows)), other[:, -kept:]
+    return (own + weight * (other - own.detach()) if held else torch.lerp(own, other, weight)).flatten(0, 1)
 
 
 @contextmanager
@@ -91,6 +95,7 @@ def gated(
     site: Site = Site.COMPONENT,
     where: Bool[Tensor, " pos"] | None = None,
     layers: Iterable[int] | None = None,
+    held: bool = False,
 ) -> Iterator[None]:
     """Inside this `with`, `model` runs as M(xi), each row of the batch under its own gates.
 
@@ -104,6 +109,7 @@ def gated(
         site: Where a head is replaced.
         where: Positions at which gates act; all by default.
         layers: The only layers whose gates act, closed ones too; by default those with an open gate.
+        held: Count the changes a - z as constants in derivatives, so that they do not depend on the gates below.
 
     Raises:
         NotFiredError: The model never ran a module that an open gate is at.
@@ -124,11 +130,11 @@ def gated(
         heads, mlp = wiring.columns(layer)
         if asked or bool(gates[:, heads].any()):
             _check_finite(replacement.heads[layer].transpose(0, 2), components[heads])
-            act = partial(_heads_gated, wiring.n_heads, gates[:, heads], replacement.heads[layer], where)
+            act = partial(_heads_gated, wiring.n_heads, gates[:, heads], replacement.heads[layer], where, held)
             places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), side, act)
         if asked or bool(gates[:, mlp].any()):
             _check_finite(replacement.mlps[layer].unsqueeze(0), components[mlp : mlp + 1])
-            act = partial(mix, gate=gates[:, mlp : mlp + 1], other=replacement.mlps[layer], where=where)
+            act = partial(mix, gate=gates[:, mlp : mlp + 1], other=replacement.mlps[layer], where=where, held=held)
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
     with _hooked(places):
         yield
@@ -156,8 +162,8 @@ def skip_mlp(
     return middle + replacement.mlps[layer][:, -middle.shape[1] :].to(down.dtype)  # as the MLP would have put it out
 
 
-def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, z: Tensor) -> Tensor:
-    return mix(z.unflatten(-1, (n_heads, -1)), xi.unsqueeze(-1), other, where).flatten(-2)
+def _heads_gated(n_heads: int, xi: Tensor, other: Tensor, where: Tensor | None, held: bool, z: Tensor) -> Tensor:
+    return mix(z.unflatten(-1, (n_heads, -1)), xi.unsqueeze(-1), other, where, held).flatten(-2)
 
 
 def _check_finite(values: Float[Tensor, "component ..."], components: Sequence[Component]) -> None:

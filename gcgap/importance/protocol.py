@@ -197,6 +197,7 @@ class Attribution:
         steps: Nodes of every path, K.
         difference: Step h of finite differences, a share of the way from the untouched to the replaced output.
         pairs: Antithetic pairs of orders per sequence behind Shapley values.
+        probes: Draws of random signs behind curvatures by probes, each a double backward; two or more have a standard error.
         budget: Forward passes that Screen-Flag-Fix may spend on exact effects.
         gradient_batches: Of the protocol's gradient batches, those whose sequences the Fisher trace visits one by one.
     """
@@ -206,11 +207,12 @@ class Attribution:
     steps: int = 4
     difference: float = 0.02
     pairs: int = 2
+    probes: int = 4
     budget: int = 10
     gradient_batches: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("steps", "pairs", "gradient_batches"):
+        for name in ("steps", "pairs", "probes", "gradient_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`attribution.{name}` must be at least 1; got {getattr(self, name)}.")
         if self.budget < 0:
