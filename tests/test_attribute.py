@@ -538,7 +538,7 @@ def test_attribution_is_a_block_of_the_protocol(make: Callable[[Path], Protocol]
     assert found.attribution == Attribution(("attribution_patching", "joint_hvp"), Metric.LOGIT_DIFFERENCE, 3)
     plain = found.to_dict()
     assert plain["attribution"] == {"methods": SETTINGS["methods"], "metric": "logit_difference", "steps": 3} | {
-        name: getattr(Attribution(), name) for name in ("difference", "pairs", "budget", "gradient_batches")
+        name: getattr(Attribution(), name) for name in ("difference", "pairs", "probes", "budget", "gradient_batches")
     }
     assert found.tracked().attribution == found.attribution
     assert json.loads(json.dumps(plain)) == plain
