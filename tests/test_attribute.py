@@ -567,16 +567,23 @@ def test_fit_tracks_methods_in_records_and_tensorboard(tmp_path: Path) -> None:
     assert "attribution/rho_log_prob/attribution_patching" in tags
 
 
-def test_fit_refuses_an_unknown_method_before_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(tiny.arguments(tmp_path / "run", **{"protocol.attribution.methods": "[magic]"})) == 2
-    said = capsys.readouterr().err
-    assert "`methods` must be among" in said
-    assert "'magic'" in said
+@pytest.mark.parametrize(
+    ("method", "texts"),
+    [("magic", ("`methods` must be among", "'magic'")), ("eap_ig", ("eap_ig needs a corrupted input", "got mean"))],
+)
+def test_fit_refuses_a_method_that_cannot_run_before_it_writes(
+    method: str, texts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tiny.arguments(tmp_path / "run", **{"protocol.attribution.methods": f"[{method}]"})) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(text in said for text in texts)
     assert not list((tmp_path / "run").rglob("*.json"))
 
 
 def test_all_methods_are_the_default_of_a_call() -> None:
     from gcgap.attribution.setup import default_protocol
 
-    assert default_protocol().attribution.methods == tuple(METHODS)
+    of_ablation = tuple(name for name, one in METHODS.items() if not one.corrupts)
+    assert default_protocol().attribution.methods == of_ablation
+    assert default_protocol(None, None, Baseline.PATCH_TOKEN).attribution.methods == tuple(METHODS)
     assert default_protocol().sequences == 128

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from handmade import CLOSE, LENGTH, PARTS, ROWS, SOURCE, WIRING, N, a_drop, bent_model, exact, level_of
+from handmade import CLOSE, LENGTH, PARTS, ROWS, SOURCE, WIRING, N, a_drop, bent_model, exact, level_of, other_inputs
 from torch import Tensor, nn
 
 import gcgap
@@ -28,7 +28,7 @@ from gcgap.cli import main
 from gcgap.data.batches import Purpose, Source
 from gcgap.importance.baselines import activations_on, zero_activations
 from gcgap.importance.gates import Activations
-from gcgap.importance.protocol import Attribution, Metric, Protocol
+from gcgap.importance.protocol import Attribution, Baseline, Metric, Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.transformer import Decoder, Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord
@@ -41,8 +41,8 @@ NAMES = list(METHODS)
 PAGE = Path(str(gcgap.__file__)).parent.parent / "docs" / "attribution.md"
 BATCHES, FISHER = 3, 2
 ESTIMATES = [name for name in NAMES if METHODS[name].estimates is not None]
-OF_ONE = [name for name in NAMES if METHODS[name].estimates == "drop"]
-OF_A_PATH = [name for name in NAMES if METHODS[name].family == "path" and METHODS[name].estimates == "drop"] + ["multi_step_hvp"]
+OF_ONE = [name for name in NAMES if METHODS[name].estimates == "drop" and not METHODS[name].corrupts]
+OF_A_PATH = [name for name in OF_ONE if METHODS[name].family == "path"] + ["multi_step_hvp"]
 INTERVENING = [name for name in NAMES if METHODS[name].family not in ("weights", "control")]
 
 
@@ -66,7 +66,9 @@ def problem(model: Transformer | None = None, seed: int = 0, metric: str = "log_
     zero = zero_activations(drop.model, drop.wiring)
     changed: dict[str, Any] = {"metric": metric, "steps": 2, "pairs": 1, "probes": 2, "gradient_batches": FISHER} | settings
     gradients = SOURCE.batches(Purpose.GRADIENT, LENGTH, BATCHES, ROWS)
-    return Problem(drop.batch, drop, replace(drop, replacement=lambda rows: zero), gradients, Attribution(**changed), seed)
+    return Problem(
+        drop.batch, drop, replace(drop, replacement=lambda rows: zero), gradients, Attribution(**changed), seed, other_inputs()
+    )
 
 
 def run(name: str, *arguments: Any, **changes: Any) -> Tensor:
@@ -272,7 +274,7 @@ def test_shapley_values_of_exact_match_are_of_exact_match(trained: Transformer, 
 
 
 CHANGES: list[tuple[str, str, Any]] = [
-    *((name, "steps", 3) for name in (*OF_A_PATH, "joint_ig")),
+    *((name, "steps", 3) for name in (*OF_A_PATH, "joint_ig", "eap_ig")),
     *((name, "difference", 0.1) for name in NAMES if name.endswith("_differences")),
     ("shapley_value", "pairs", 2),
     ("hvp_probes", "probes", 3),
@@ -303,6 +305,7 @@ PASSES: dict[str, tuple[float, float, float]] = {
     **dict.fromkeys([name for name in NAMES if name.startswith("ig_")], (2 * N, 2 * N, 0)),
     "ig_trapezoid": (3 * N, 3 * N, 0),
     "joint_ig": (2, 2, 0),
+    "eap_ig": (5, 2, 0),
     "shapley_value": (2 * (N + 1), 0, 0),
     "shapley_exact_match": (2 * (N + 1), 0, 0),
     **dict.fromkeys(("gradient", "gradient_output", "gradient_raw", "weight_times_gradient"), (BATCHES, BATCHES, 0)),
@@ -324,7 +327,7 @@ def test_passes_are_those_that_the_method_needs(name: str) -> None:
 
 def test_every_method_gets_its_own_cost_in_passes_and_in_units_of_a_forward_pass() -> None:
     one, done, names = problem(), [], ["joint_hvp", "attribution_patching", "layer_index", "exact"]
-    found = scored(one, find_methods(names), unit=0.25, done=done.append)
+    found = scored(one, find_methods(names, Baseline.MEAN), unit=0.25, done=done.append)
     assert done == names
     for of, name in zip(found, names, strict=True):
         assert of.method is METHODS[name]
@@ -340,7 +343,7 @@ def test_passes_over_weights_are_counted_by_their_sequences() -> None:
     gradients = SOURCE.batches(Purpose.GRADIENT, LENGTH, 8, 2)  # 16 sequences, four times those of the evaluation
     for name, passes in (("gradient", 4.0), ("fisher_trace", 2.0)):  # of the first four batches, as many samples as batches
         one = replace(problem(gradient_batches=4), gradients=gradients)
-        (found,) = scored(one, find_methods([name]), unit=1.0)
+        (found,) = scored(one, find_methods([name], Baseline.MEAN), unit=1.0)
         assert found.samples.shape == (N, 8)
         assert (found.cost.forward, found.cost.backward) == (passes, passes)
 
@@ -352,11 +355,11 @@ def test_the_unit_of_cost_is_the_time_of_a_forward_pass() -> None:
 @pytest.mark.parametrize("names", [["attribution"], ["exact", "hvpp"], [""]])
 def test_an_unknown_method_is_refused_with_the_known_ones(names: list[str]) -> None:
     with pytest.raises(ValueError, match=r"`methods` must be among exact, gradient, .*; got '(attribution|hvpp|)'\.$"):
-        find_methods(names)
+        find_methods(names, Baseline.MEAN)
 
 
 def test_methods_come_in_the_order_that_was_asked_for() -> None:
-    assert [one.name for one in find_methods(["joint_hvp", "exact"])] == ["joint_hvp", "exact"]
+    assert [one.name for one in find_methods(["joint_hvp", "exact"], Baseline.MEAN)] == ["joint_hvp", "exact"]
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,9 @@ def attribute(
         FloatingPointError: A score is not finite; the text names component and method.
     """
     origin = known_origin(model, task, origin)
-    setup, protocol = setup or _usual_setup(origin.source, protocol), _with_methods(protocol, model, origin.source)
-    methods = find_methods(protocol.attribution.methods)
+    setup = setup or _usual_setup(origin.source, protocol)
+    protocol = _with_methods(protocol, model, origin.source, setup.baseline)
+    methods = find_methods(protocol.attribution.methods, setup.baseline)
     model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, WINDOW_SEQUENCES)
     if length is None:
         found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
@@ -134,12 +135,12 @@ def _usual_setup(source: Source, protocol: Protocol | None) -> Setup:
     return setup
 
 
-def _with_methods(protocol: Protocol | None, model: Decoder, source: Source) -> Protocol:
-    """The protocol, by default that of `gcgap attribute`, with the methods that suit a model if it names none."""
-    protocol = protocol or default_protocol(model, source)
+def _with_methods(protocol: Protocol | None, model: Decoder, source: Source, baseline: Baseline) -> Protocol:
+    """The protocol, by default that of `gcgap attribute`, with the methods that suit model and baseline if it names none."""
+    protocol = protocol or default_protocol(model, source, baseline)
     if protocol.attribution.methods:
         return protocol
-    return replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model)))
+    return replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model, baseline)))
 
 
 def _kept(partial: Path | None, record: Mapping[str, Any], setup: Setup) -> Partial:
@@ -188,7 +189,7 @@ def track(
     protocol, components = subject.protocol, subject.wiring.components
     index = 1 + len(components)  # beyond the batches that unpaired drops are measured on
     problem = Setup(baseline).problem(subject, subject.batch(subject.length, protocol.sequences, index))
-    rows = scored(problem, find_methods(protocol.attribution.methods), forward_seconds(problem.drop))
+    rows = scored(problem, find_methods(protocol.attribution.methods, baseline), forward_seconds(problem.drop))
     exact = {name: causal[name] for name in EFFECTS}
     found = compared_with_exact([component.kind for component in components], rows, exact, Judgement.of(protocol), rng)
     return {"baseline": str(baseline), "methods": found.methods}, found.scores

@@ -22,17 +22,18 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gcgap.attribution import paths, probes, workflow
 from gcgap.attribution.drop import Drop
+from gcgap.attribution.input_path import input_gradients, token_embedding
 from gcgap.attribution.sets import single_drops
 from gcgap.data.batches import Batch, Purpose, generator
 from gcgap.importance.activity import activation_norms
 from gcgap.importance.gauges import gauged_norms
 from gcgap.importance.gradient import gradient_norms, over_batches
-from gcgap.importance.protocol import Attribution
+from gcgap.importance.protocol import Attribution, Baseline
 from gcgap.importance.scores import exact_match
 from gcgap.models.transformer import Decoder
 from gcgap.models.wiring import Wiring
@@ -52,6 +53,7 @@ class Problem:
         gradients: The batches of the paper's gradient magnitude.
         settings: How finely.
         seed: Seed of everything random.
+        other: Of activation patching the corrupted inputs (or for denoising the clean ones); None for ablation.
         errors: What methods that draw find out: by name the standard error of each component's score from their draws alone.
     """
 
@@ -61,6 +63,7 @@ class Problem:
     gradients: Sequence[Batch]
     settings: Attribution
     seed: int
+    other: Int[Tensor, "sequence pos"] | None = None
     errors: dict[str, Float[Tensor, " component"]] = field(default_factory=dict)
 
     def random(self, index: int) -> np.random.Generator:
@@ -79,6 +82,7 @@ class Method:
         run: Scores of a problem.
         text: One sentence.
         small: Whether it is run by default of models with few components only: it takes passes for each of them, or layer.
+        corrupts: Whether it needs a corrupted input, which activation patching has and ablation has not.
     """
 
     name: str
@@ -87,40 +91,46 @@ class Method:
     run: Callable[[Problem], Scores]
     text: str
     small: bool = False
+    corrupts: bool = False
 
 
 METHODS: dict[str, Method] = {}
 
 
 def method(
-    family: str, estimates: str | None = None, small: bool = False
+    family: str, estimates: str | None = None, small: bool = False, corrupts: bool = False
 ) -> Callable[[Callable[[Problem], Scores]], Callable[[Problem], Scores]]:
     """Register a function under its name; the first paragraph of its docstring is its text."""
 
     def register(run: Callable[[Problem], Scores]) -> Callable[[Problem], Scores]:
         text = (inspect.getdoc(run) or "").partition("\n\n")[0]
-        METHODS[run.__name__] = Method(run.__name__, family, estimates, run, text, small)
+        METHODS[run.__name__] = Method(run.__name__, family, estimates, run, text, small, corrupts)
         return run
 
     return register
 
 
-def find_methods(names: Sequence[str]) -> list[Method]:
+def find_methods(names: Sequence[str], baseline: Baseline) -> list[Method]:
     """The methods of these names.
 
     Raises:
-        ValueError: A name is not registered.
+        ValueError: A name is not registered, or the method needs a corrupted input and the baseline has none.
     """
     for name in names:
         if name not in METHODS:
             raise ValueError(f"`methods` must be among {', '.join(METHODS)}; got {name!r}.")
+        if METHODS[name].corrupts and baseline.corruption is None:
+            raise ValueError(
+                f"`methods`: {name} needs a corrupted input, which a baseline patch_* has; got {baseline}. Leave it out."
+            )
     return [METHODS[name] for name in names]
 
 
-def default_methods(model: Decoder | None = None) -> tuple[str, ...]:
-    """All; of a model with many components none of those for models with few."""
+def default_methods(model: Decoder | None = None, baseline: Baseline = Baseline.MEAN) -> tuple[str, ...]:
+    """All that the baseline has the inputs for; of a model with many components none of those for models with few."""
     few = model is None or len(Wiring.of(model).components) <= PAIR_LIMIT
-    return tuple(name for name, one in METHODS.items() if few or not one.small)
+    corrupted = baseline.corruption is not None and (model is None or token_embedding(model) is not None)
+    return tuple(name for name, one in METHODS.items() if (few or not one.small) and (corrupted or not one.corrupts))
 
 
 @method("exact", "drop")
@@ -318,6 +328,13 @@ for _rule in paths.RULES:
 def joint_ig(p: Problem) -> Scores:
     """Integrated gradients along the path on which all gates open together, midpoint rule (Aumann-Shapley)."""
     return paths.joint_integrated_gradients(p.drop, paths.midpoint, p.settings.steps)
+
+
+@method("path", "drop", corrupts=True)
+def eap_ig(p: Problem) -> Scores:
+    """Gradients averaged while the embedding moves from the clean to the corrupted input, times the change of the output."""
+    assert p.other is not None, "`find_methods` lets it run with a corrupted input only"
+    return input_gradients(p.drop, p.other, p.settings.steps)
 
 
 @method("sets", "shapley", small=True)

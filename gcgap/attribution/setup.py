@@ -111,7 +111,9 @@ class Setup:
         p, drop = subject.protocol, self.drop(subject, clean)
         zero = zero_activations(subject.model, subject.wiring)
         gradients = subject.source.batches(Purpose.GRADIENT, subject.length, p.gradient_batches, p.batch_size)
-        return Problem(clean, drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, subject.source.seed)
+        seed = subject.source.seed
+        other = self.other_inputs(clean, seed)
+        return Problem(clean, drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, seed, other)
 
 
 def default_setup(source: Source) -> Setup:
@@ -119,9 +121,9 @@ def default_setup(source: Source) -> Setup:
     return Setup(Baseline.MEAN if source.only_length is None else Baseline.PATCH_PROMPT)
 
 
-def default_protocol(model: Decoder | None = None, source: Source | None = None) -> Protocol:
+def default_protocol(model: Decoder | None = None, source: Source | None = None, baseline: Baseline = Baseline.MEAN) -> Protocol:
     """Fewer sequences than C takes, since curvature costs more than ablation; of prompts fewer batches too."""
-    protocol = Protocol(sequences=128, attribution=Attribution(methods=default_methods(model)))
+    protocol = Protocol(sequences=128, attribution=Attribution(methods=default_methods(model, baseline)))
     if source is None or source.only_length is None:
         return protocol
     few = min(PROMPTED.mean_batches, source.most_batches or PROMPTED.mean_batches)

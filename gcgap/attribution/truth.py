@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.known_circuits import KNOWN, Known
-from gcgap.attribution.methods import METHODS, Method, Problem, find_methods
+from gcgap.attribution.methods import METHODS, Method, Problem, default_methods, find_methods
 from gcgap.attribution.recovery import KIND, SCHEMA, area_under_roc, clear_area, cmd, cpr, faithfulness, summary, verdict
 from gcgap.attribution.scoring import forward_seconds, scored
 from gcgap.attribution.sets import Set, set_drops
@@ -51,7 +51,7 @@ def truth(
 
     Args:
         names: Known models; all by default.
-        methods: Names of methods; all by default.
+        methods: Names of methods; by default all that need no corrupted input.
         baselines: What replaces an ablated output: zero, mean.
         sequences: Evaluation sequences.
         settings: How finely methods work; its own list of methods plays no part.
@@ -66,12 +66,12 @@ def truth(
         ValueError: An unknown name, or none at all; or a number that cannot be.
         FloatingPointError: A score is not finite; the text names method, model and component.
     """
-    names, methods = list(KNOWN if names is None else names), list(METHODS if methods is None else methods)
+    names, methods = list(KNOWN if names is None else names), list(default_methods() if methods is None else methods)
     for key, asked, all_of in (("names", names, KNOWN), ("baselines", baselines, BASELINES), ("methods", methods, METHODS)):
         _check(key, asked, all_of)
     if sequences < 1 or seed < 0:
         raise ValueError(f"`sequences` must be at least 1 and `seed` at least 0; got {sequences} and {seed}.")
-    settings, chosen = replace(settings or Attribution(), methods=tuple(methods)), find_methods(methods)
+    settings, chosen = replace(settings or Attribution(), methods=tuple(methods)), find_methods(methods, Baseline.ZERO)
     plain = asdict(settings) | {"methods": methods, "sequences": sequences, "seed": seed, "hair": CLEAR_LEAD}
     models = {name: _model(KNOWN[name](), chosen, baselines, sequences, settings, seed, done) for name in names}
     record: dict[str, Any] = {"kind": KIND, "schema": SCHEMA, "settings": plain, "models": models}

@@ -164,7 +164,7 @@ def _attribute_known(options: argparse.Namespace) -> int:
     if record.exists() and not options.force:
         raise UsageError(f"`{record}` is there already; replace it with `--force`.")
     from gcgap.attribution.known_circuits import KNOWN
-    from gcgap.attribution.methods import METHODS, find_methods
+    from gcgap.attribution.methods import default_methods, find_methods
     from gcgap.attribution.truth import BASELINES, truth
     from gcgap.report.circuit_tables import known_table
     from gcgap.report.write import OF_TRUTH, check_files, write_truth
@@ -172,7 +172,7 @@ def _attribute_known(options: argparse.Namespace) -> int:
     check_folder(options.out, "--out")
     check_replaceable(record)
     check_files(options.out / "known", OF_TRUTH, options.force)
-    find_methods(methods := options.methods or tuple(METHODS))
+    find_methods(methods := options.methods or default_methods(), BASELINES[0])
     settings, console = Attribution(**{name: getattr(options, name) for name in SETTINGS}), Console()
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(methods))
@@ -198,9 +198,11 @@ def _of_run(path: Path, options: argparse.Namespace) -> list[Target]:
         raise UsageError(f"{wrong}.\nRename it, or copy the right one to its place.")
     home = run_directory(checkpoint) if options.out is None else options.out / run_directory(checkpoint).name
     part = [path.stem] if path.is_file() and path.stem != "last" else []
-    protocol = _protocol(options, default_protocol() if options.methods else default_protocol(load_of_run(checkpoint)))
+    model = None if options.methods else load_of_run(checkpoint)
+    protocols = [_protocol(options, default_protocol(model, None, one.baseline), one) for one in setups]
     records = [home / FOLDER / f"{_record_name(one, options, part)}.json" for one in setups]
-    return [Target(checkpoint, record, protocol, options.length, one) for record, one in zip(records, setups, strict=True)]
+    each = zip(records, protocols, setups, strict=True)
+    return [Target(checkpoint, record, protocol, options.length, one) for record, protocol, one in each]
 
 
 def _of_model(options: argparse.Namespace) -> list[Target]:
@@ -211,13 +213,19 @@ def _of_model(options: argparse.Namespace) -> list[Target]:
     pretrained = PretrainedOptions.of(vars(options))
     model = pretrained.load(options.revision)
     setups = _setups(options, default_setup(model.origin.source))
-    protocol = replace(_protocol(options, default_protocol(model, model.origin.source)), precision=pretrained.precision)
+    protocols = [
+        replace(
+            _protocol(options, default_protocol(model, model.origin.source, one.baseline), one), precision=pretrained.precision
+        )
+        for one in setups
+    ]
     home = (options.out or Path("runs")) / pretrained.run / FOLDER
     part = [f"revision={plain(options.revision)}"] if options.revision else []
     part += [f"precision={pretrained.precision}"] if options.precision else []
     records = [home / f"{_record_name(one, options, part)}.json" for one in setups]
     named = {"run": pretrained.run, "revision": options.revision}
-    return [Target(model, record, protocol, pretrained.length, one, named) for record, one in zip(records, setups, strict=True)]
+    each = zip(records, protocols, setups, strict=True)
+    return [Target(model, record, protocol, pretrained.length, one, named) for record, protocol, one in each]
 
 
 def _setups(options: argparse.Namespace, usual: Setup) -> list[Setup]:
@@ -230,11 +238,11 @@ def _setups(options: argparse.Namespace, usual: Setup) -> list[Setup]:
     return [Setup(Baseline(name), options.direction, options.positions) for name in names]
 
 
-def _protocol(options: argparse.Namespace, usual: Protocol) -> Protocol:
+def _protocol(options: argparse.Namespace, usual: Protocol, setup: Setup) -> Protocol:
     """The usual protocol with what the options say laid over it."""
     from gcgap.attribution.methods import find_methods
 
-    find_methods(methods := options.methods or usual.attribution.methods)
+    find_methods(methods := options.methods or usual.attribution.methods, setup.baseline)
     shared: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS}
     return replace(usual, sequences=options.sequences, attribution=Attribution(methods=methods, **shared))
 

@@ -63,7 +63,7 @@ def mix(
 
 
 @contextmanager
-def _hooked(places: dict[str, tuple[nn.Module, str, Act]]) -> Iterator[None]:
+def hooked(places: dict[str, tuple[nn.Module, str, Act]]) -> Iterator[None]:
     """Let `act` change (or only see) the input or output of each named module for the length of a `with`."""
     fired: set[str] = set()
 
@@ -136,7 +136,7 @@ def gated(
             _check_finite(replacement.mlps[layer].unsqueeze(0), components[mlp : mlp + 1])
             act = partial(mix, gate=gates[:, mlp : mlp + 1], other=replacement.mlps[layer], where=where, held=held)
             places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", act)
-    with _hooked(places):
+    with hooked(places):
         yield
 
 
@@ -191,7 +191,7 @@ def recorded(model: nn.Module, wiring: Wiring, keep: Act = lambda value: value) 
         places[f"heads of layer {layer}"] = (wiring.module(model, wiring.out_projection, layer), "input", by_head)
         whole = partial(_see, seen.mlps, None, keep)
         places[f"MLP of layer {layer}"] = (wiring.module(model, wiring.mlp, layer), "output", whole)
-    with _hooked(places):
+    with hooked(places):
         yield seen
 
 

@@ -67,7 +67,7 @@ def measure(
     """
     origin = known_origin(model, task, origin)
     protocol = protocol or (Protocol() if origin.source.only_length is None else PROMPTED)
-    find_methods(protocol.attribution.methods)
+    find_methods(protocol.attribution.methods, protocol.baselines[0])
     model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, sharing=sharing)
     if length is None:
         return Record(record | skipped(protocol, record["accuracy"]) | {"seconds": seconds.by_stage})

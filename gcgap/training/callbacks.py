@@ -82,7 +82,7 @@ class GapTracker(Checkpoint):
         data.source.check_context([length], n_ctx, "protocol.tracking.length")
         data.source.check_ood([length], "protocol.tracking.length")
         Wiring.of(model.model).check_sets(self.protocol.sets)
-        find_methods(self.protocol.attribution.methods)
+        find_methods(self.protocol.attribution.methods, self.protocol.baselines[0])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Learn what is measured and where files go."""
