@@ -30,6 +30,7 @@ CLOSE: dict[str, Any] = {"atol": 1e-11, "rtol": 1e-9}
 THEIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "log_prob": reference.log_prob,
     "logit_difference": reference.logit_difference,
+    "probability_difference": reference.probability_difference,
     "logits": lambda logits, targets: logits,
 }
 

@@ -136,8 +136,8 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 def scores(logits: Tensor, targets: Tensor) -> list[list[float]]:
-    """Exact match, mean log-probability, token accuracy and mean logit difference, each a list over sequences."""
-    exact, log_prob, accuracy, difference = [], [], [], []
+    """Exact match, mean log-probability, token accuracy, mean logit and probability difference, each a list over sequences."""
+    exact, log_prob, accuracy, difference, probabilities = [], [], [], [], []
     for row, wanted in zip(log_softmax(logits.double()).tolist(), targets.tolist(), strict=True):
         right = [of.index(max(of)) == token for of, token in zip(row, wanted, strict=True)]
         exact.append(float(all(right)))
@@ -145,7 +145,9 @@ def scores(logits: Tensor, targets: Tensor) -> list[list[float]]:
         accuracy.append(sum(right) / len(right))
         best = [max(value for other, value in enumerate(of) if other != token) for of, token in zip(row, wanted, strict=True)]
         difference.append(sum(of[token] - other for of, token, other in zip(row, wanted, best, strict=True)) / len(wanted))
-    return [exact, log_prob, accuracy, difference]
+        pairs = [(math.exp(of[token]), math.exp(other)) for of, token, other in zip(row, wanted, best, strict=True)]
+        probabilities.append(sum(own - other for own, other in pairs) / len(wanted))
+    return [exact, log_prob, accuracy, difference, probabilities]
 
 
 def greedy(next_logits: Callable[[Tensor], Tensor], prompt: list[int], steps: int) -> list[int]:
@@ -285,6 +287,16 @@ def logit_difference(logits: Tensor, targets: Tensor) -> Tensor:
     means = []
     for row, wanted in zip(logits, targets, strict=True):
         gaps = [of[t] - torch.cat([of[:t], of[t + 1 :]]).max() for of, t in zip(row, wanted.tolist(), strict=True)]
+        means.append(torch.stack(gaps).mean())
+    return torch.stack(means)
+
+
+def probability_difference(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over tokens of the target's probability minus that of the likeliest other."""
+    means = []
+    for row, wanted in zip(logits, targets, strict=True):
+        shares = [of.exp() / of.exp().sum() for of in row]
+        gaps = [of[t] - torch.cat([of[:t], of[t + 1 :]]).max() for of, t in zip(shares, wanted.tolist(), strict=True)]
         means.append(torch.stack(gaps).mean())
     return torch.stack(means)
 

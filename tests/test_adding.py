@@ -62,7 +62,7 @@ NEW_METRIC: Lines = {
 
 
 METRICS = """,
-        "logit_difference), strict": "first_token, logit_difference), strict",
+        "logit_difference, probability_difference), strict": "first_token, logit_difference, probability_difference), strict",
         "    logit_difference: Float": '    first_token: Float[Tensor, "*_"]\n    logit_difference: Float',
     },
 }

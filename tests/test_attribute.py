@@ -222,7 +222,7 @@ def effects_by_hand(model: Transformer, source: Source, setup: Setup, index: int
 
     before, sign = means({}), -1 if setup.direction == "denoising" else 1
     drops = [[sign * (b - a) for b, a in zip(before, means({part: here}), strict=True)] for part in PARTS]
-    order = ("exact_match", "log_prob", "token_accuracy", "logit_difference")
+    order = ("exact_match", "log_prob", "token_accuracy", "logit_difference", "probability_difference")
     return {name: [drop[i] for drop in drops] for i, name in enumerate(order)}
 
 

@@ -372,7 +372,10 @@ def test_methods_come_in_the_order_that_was_asked_for() -> None:
         ({"budget": -1}, "`attribution.budget` must be 0 or more forward passes; got -1."),
         ({"difference": 0.0}, "`attribution.difference` must be between 0 and 0.5; got 0.0."),
         ({"difference": 0.5}, "`attribution.difference` must be between 0 and 0.5; got 0.5."),
-        ({"metric": "loss"}, "`attribution.metric` must be one of log_prob, logit_difference; got 'loss'."),
+        (
+            {"metric": "loss"},
+            "`attribution.metric` must be one of log_prob, logit_difference, probability_difference; got 'loss'.",
+        ),
         ({"methods": ("hvp", "exact", "hvp")}, "`attribution.methods` must be different ones; got hvp, exact, hvp."),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_batch_gives_what_its_rows_give_one_by_one(chunk: int, rows: int, monk
     monkeypatch.setattr(causal, "CHUNK", chunk)
     monkeypatch.setattr(causal, "ROWS", rows)
     together = torch.stack(list(ablated_scores(model, WIRING, batch, bound(asked, found))[1]))
-    assert together.shape == (4, len(asked), 19)
+    assert together.shape == (5, len(asked), 19)
     for row in range(0, 19, 3):
         alone = {baseline: row_of(give, row) for baseline, give in found.items()}
         one = rank_slice(batch, row, 19, "rows")

@@ -26,11 +26,12 @@ from gcgap.attribution.sets import single_drops
 from gcgap.attribution.setup import Setup, default_protocol
 from gcgap.cli import main
 from gcgap.data.batches import Purpose
-from gcgap.data.ioi import WORDS, word_ids
+from gcgap.data.ioi import NAMES, WORDS, word_ids
 from gcgap.data.prompt_tasks import find_prompts
 from gcgap.importance.baselines import mean_activations, zero_activations
 from gcgap.importance.experiment import Experiment
-from gcgap.importance.protocol import PROMPTED, Attribution, Baseline
+from gcgap.importance.protocol import PROMPTED, Attribution, Baseline, Metric
+from gcgap.importance.scores import FUNCTIONS
 from gcgap.measurement.measure import measure
 from gcgap.models.families import find_wiring
 from gcgap.models.loading import load_pretrained
@@ -167,6 +168,44 @@ def test_prompts_of_a_file_are_measured_whatever_their_lengths(saved: Path, tmp_
     first.write_bytes(second.read_bytes())
     codes = [attributed(saved, tmp_path, "--prompts", str(one), "--metric", "logit_difference") for one in (path, kept)]
     assert sorted(codes) == [0, 2], "a record of other prompts is not taken for one of these"
+
+
+def test_a_file_of_another_project_with_sets_of_answers_is_attributed_and_measured(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, names = tmp_path / "theirs.json", NAMES[:20]
+    rows = [
+        {
+            "clean": f"Then, {name} left the store. Today, {name} showed a ring to",
+            "corrupt": f"Then, {name} left the hotel. Today, {name} showed a ring to",
+            "answers": [" Mary", " John"],
+            "wrong_answers": [" Paul"] if i % 2 else [" Paul", " Susan", " Ruth"],
+        }
+        for i, name in enumerate(names)
+    ]
+    path.write_text(json.dumps({"prompts": [*rows, rows[0]]}))
+    metric = "probability_difference"
+    own = ("--prompts", str(path), "--metric", metric, "--prefix", "Today, ", "--twins", "random", "--methods", "exact,hvp")
+    assert attributed(saved, tmp_path / "out", *own) == 0
+    assert f"1 of 21 prompts of `{path}` are left out; prompt 21: no prompt may be there twice" in capsys.readouterr().err
+    record = only(tmp_path / "out", AttributionRecord)
+    assert record["protocol"].items() >= {"prefix": "Today, ", "twins": "random"}.items()
+    assert record["prompts"]["file"]["format"] == "ACDC (auto-circuit)"
+    model = load_pretrained(saved, prompts=str(path), prefix="Today, ", twins="random")
+    batch = model.origin.source.batch(attribution.Purpose.EVALUATION, 0, 8)
+    mary, john, *wrong = (word_ids(name)[0] for name in ("Mary", "John", "Paul", "Susan", "Ruth"))
+    numbers = [int(place.removeprefix("prompt ")) - 1 for place in record["prompts"]["file"]["evaluation"]]
+    assert batch.inputs[:, 0].eq(word_ids("Today")[0]).all()
+    found = 0.0
+    with torch.no_grad():
+        for number, row in zip(numbers, model(batch.inputs, 1)[:, 0].softmax(-1), strict=True):
+            found += float(row[mary] + row[john] - row[wrong[: len(rows[number]["wrong_answers"])]].sum()) / len(numbers)
+        value = FUNCTIONS[Metric(metric)](model(batch.inputs, batch.last), *batch.answers(slice(None), torch.device("cpu")))
+    assert float(value.mean()) == pytest.approx(found, abs=1e-6)
+    assert all(metric in one["exact"] for one in record["components"])
+    assert measured(saved, tmp_path / "gap", *own[:2], "--protocol.baselines=[patch_prompt]") == 0
+    gap = only(tmp_path / "gap")
+    assert gap["components"][0]["causal"]["patch_prompt"][metric]["value"] is not None
 
 
 def test_an_interrupted_attribution_goes_on_where_it_was(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,9 +470,14 @@ def test_revisions_are_checkpoints_of_one_run_and_equal_weights_are_told(
         (["attribute", "--memory", "0", "checkpoints/sort-seed42"], "`--memory` belongs to `--model`"),
         (["attribute", "--revision", "step0", "checkpoints/sort-seed42"], "`--revision` belongs to `--model`"),
         (["attribute", "--model", "{saved}", "checkpoints/sort-seed42"], "and only one of them"),
-        (["attribute", "--model", "{saved}", "--prompts", "nothing"], "`--prompts` must be one of greater_than, induction, ioi"),
-        (["attribute", "--model", "{saved}", "--prompts", "greater_than"], "needs a tokenizer that makes a year"),
+        (
+            ["attribute", "--model", "{saved}", "--prompts", "nothing"],
+            "`--prompts` must be one of facts, greater_than, induction, ioi",
+        ),
+        (["attribute", "--model", "{saved}", "--prompts", "greater_than"], "needs a tokenizer that splits a year"),
         (["attribute", "--model", "{saved}", "--prompts", "induction", "--length", "2"], "`length` must be 0 for induction"),
+        (["attribute", "--model", "{saved}", "--twins", "other"], "`--twins` must be own or random; got 'other'"),
+        (["measure", "--model", "{saved}", "--chat"], "`--chat` needs a tokenizer with a chat template; this one has none"),
         (["attribute", "--model", "{saved}", "--baseline", "patch_swap"], "`patch_swap` needs sequences of integers"),
         (
             ["attribute", "checkpoints/sort-seed42", "--baseline", "patch_prompt", "--out", "{out}"],

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_tokens import pieces
+from toy_tokens import VOCABULARY, pieces
 
+from gcgap.data.facts import RELATIONS
+from gcgap.data.framing import Framing
 from gcgap.data.ioi import CLOSINGS, FILLERS, NAMES, OBJECTS, OPENINGS, PLACES, WORDS, ioi, split, word_ids
-from gcgap.data.prompt_tasks import CENTURIES, HALF, greater_than, induction, single_token_names, two_digit_years
-from gcgap.data.prompt_tokens import encoded
+from gcgap.data.prompt_tasks import CENTURIES, HALF, PROMPTS, greater_than, induction, single_token_names, years_of
+from gcgap.data.prompt_tokens import Vocabulary, encoded
 
 seeds = st.integers(0, 2**32)
-YEARS = {"11": ["02", "50", "99"], "17": ["31", "32"]}
+YEARS = {"11": {"00": (1,), "01": (2,), "02": (3,), "50": (4,), "99": (5,)}, "17": {"01": (2,), "31": (6, 7), "32": (6, 8)}}
 
 
 @given(seeds, st.integers(0, 20), st.integers(0, 14), st.integers(3, len(NAMES)))
@@ -138,44 +140,55 @@ def test_too_few_names_or_a_negative_length_are_refused() -> None:
 
 
 @given(seeds)
-def test_the_right_year_is_later_and_the_wrong_one_is_not(seed: int) -> None:
+def test_all_later_years_are_right_and_all_others_wrong(seed: int) -> None:
     for prompt in greater_than(np.random.default_rng(seed), 20, YEARS):
         clean, corrupted = str(prompt.clean), str(prompt.corrupted)
         found = re.fullmatch(r"The \w+ lasted from the year (\d\d)(\d\d) to the year (\d\d)", clean)
         assert found
         century, year, again = found.groups()
         assert century == again
-        assert {year, prompt.answer, prompt.wrong} <= set(YEARS[century])
-        assert int(prompt.answer) > int(year) >= int(prompt.wrong or 99)
+        assert year in set(YEARS[century]) - {"00", "01"}
+        assert prompt.answer == tuple(tokens for one, tokens in YEARS[century].items() if one > year)
+        assert prompt.wrong == tuple(tokens for one, tokens in YEARS[century].items() if one <= year)
+        assert prompt.answer
         assert corrupted == clean.replace(f"{century}{year}", f"{century}01")
 
 
-def test_every_pair_of_years_comes() -> None:
+def test_every_year_but_the_last_comes() -> None:
     prompts = greater_than(np.random.default_rng(0), 300, YEARS)
-    found = {(str(prompt.clean)[-2:], str(prompt.clean).split(" to ")[0][-2:], prompt.answer, prompt.wrong) for prompt in prompts}
-    assert found == {("17", "31", "32", "31"), ("11", "02", "50", "02"), ("11", "02", "99", "02")} | {
-        ("11", "50", "99", wrong) for wrong in ("02", "50")
-    }
+    found = {(str(prompt.clean)[-2:], str(prompt.clean).split(" to ")[0][-2:]) for prompt in prompts}
+    assert found == {("17", "31"), ("11", "02"), ("11", "50")}
 
 
-def test_years_are_those_that_are_a_century_and_two_digits() -> None:
-    every = [f"{year:02}" for year in range(2, 100)]
-    assert two_digit_years(pieces) == dict.fromkeys(CENTURIES, every)
+def test_years_are_those_that_go_on_after_the_century_as_the_corrupted_one_does() -> None:
+    every = [f"{year:02}" for year in range(100)]
+    assert {century: list(of) for century, of in years_of(pieces).items()} == dict.fromkeys(CENTURIES, every)
 
     def uneven(text: str) -> list[int]:  # 1145 is one token, 1201 is, and of the 1300s all but 1301 and 1377
         text = re.sub(r"\b(1145|1201|13(?!(01|77)\b)(?=\d))", lambda found: "y" * len(found[0]), text)
         return pieces(text, r" ?y+\d*| ?\d\d?| ?[a-zA-Z]+|.")
 
-    found = two_digit_years(uneven)
+    found = years_of(uneven)
     assert set(found) == set(CENTURIES) - {"12", "13"}
-    assert found["11"] == [year for year in every if year != "45"]
+    assert list(found["11"]) == [year for year in every if year != "45"]
     for prompt in greater_than(np.random.default_rng(0), 50, found):
-        encoded(prompt, uneven)
+        assert len(encoded(prompt, uneven).steps) == 1
 
 
-def test_a_tokenizer_without_two_digit_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"for at least 10 years; got 0\. .* such as GPT-2's"):
-        two_digit_years(lambda text: pieces(text, r" ?\d| ?[a-zA-Z]+|."))
+def test_a_tokenizer_of_single_digits_scores_years_digit_by_digit() -> None:
+    def digits(text: str) -> list[int]:
+        return pieces(text, r"\d| ?[a-zA-Z]+|.")
+
+    years = years_of(digits)
+    assert set(map(len, years["17"].values())) == {2}
+    for prompt in greater_than(np.random.default_rng(0), 50, years):
+        tens, ones = str(prompt.clean).split(" to ")[0][-2:]
+        first, *second = (
+            [{d for d in range(10) if digits(f"{d}")[-1] in tokens} for tokens in step] for step in encoded(prompt, digits).steps
+        )
+        both = ones != "9"
+        assert first == [set(range(int(tens) + 1, 10)), set(range(int(tens) + (not both)))]
+        assert second == [[set(range(int(ones) + 1, 10)), set(range(int(ones) + 1))]] * both
 
 
 def test_ten_years_that_a_tokenizer_splits_are_enough_and_nine_are_not() -> None:
@@ -185,9 +198,23 @@ def test_ten_years_that_a_tokenizer_splits_are_enough_and_nine_are_not() -> None
 
         return encode
 
-    assert two_digit_years(split_up_to(1111)) == {"11": [f"{year:02}" for year in range(2, 12)]}
+    assert [list(of) for of in years_of(split_up_to(1111)).values()] == [[f"{year:02}" for year in range(12)]]
     with pytest.raises(ValueError, match="for at least 10 years; got 9"):
-        two_digit_years(split_up_to(1110))
+        years_of(split_up_to(1110))
+
+
+def test_facts_swap_the_subject_for_one_with_another_answer() -> None:
+    assert sum(map(len, RELATIONS.values())) == 100
+    prompts = PROMPTS["facts"].maker(pieces, Vocabulary(VOCABULARY), Framing())
+    assert isinstance(prompts, list)
+    assert len(prompts) == len(set(prompts)) == 100
+    for prompt in prompts:
+        sentence, facts = next((s, of) for s, of in RELATIONS.items() if re.fullmatch(s.format(".*"), str(prompt.clean)))
+        true = {sentence.format(subject): f" {answer}" for subject, answer in facts.items()}
+        assert (true[str(prompt.clean)], true[str(prompt.corrupted)]) == (prompt.answer, prompt.wrong)
+        encoded(prompt, pieces)  # equally many tokens, and answers that differ
+    with pytest.raises(ValueError, match="facts needs at least 30 whose answer is one token, of 100; this tokenizer has 0"):
+        PROMPTS["facts"].maker(lambda text: list(map(ord, text)), Vocabulary(VOCABULARY), Framing())
 
 
 @given(seeds, st.integers(0, 8), st.integers(HALF + 3, 500), st.sampled_from([(), (1,), (3, 0)]))

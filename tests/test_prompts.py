@@ -15,8 +15,9 @@ from mutants import EDITS, Edit, corrupted
 
 from gcgap.data.batches import NOTHING
 from gcgap.data.corruption import corrupt
+from gcgap.data.prompt_formats import read_prompts
 from gcgap.data.prompt_tokens import Vocabulary, as_batch, check_vocabulary, encoded, next_token, token_ids
-from gcgap.data.prompts import Encoded, Prompt, read_prompts
+from gcgap.data.prompts import Encoded, Prompt
 
 LINE = {"clean": "a b", "corrupted": "a c", "answer": " d", "wrong": " e"}
 ids = st.integers(0, 10**6)
@@ -59,7 +60,7 @@ def test_a_file_gives_back_the_prompts_that_were_written(
     path = tmp_path_factory.mktemp("prompts") / "mine.jsonl"
     kept = [{key: value for key, value in line.items() if key not in missing} for line in lines]
     path.write_bytes(end.join(json.dumps(line, ensure_ascii=ascii_only) for line in kept).encode())
-    for line, prompt in zip(kept, read_prompts(path), strict=True):
+    for line, prompt in zip(kept, read_prompts(path).prompts, strict=True):
         back = {key: list(value) if isinstance(value, tuple) else value for key, value in prompt._asdict().items()}
         assert {key: value for key, value in back.items() if value is not None} == line
 
@@ -94,7 +95,9 @@ def test_a_file_gives_back_the_prompts_that_were_written(
         (LINE | {"answer": True}, "`answer` must be .*; got True"),
         (LINE | {"answer": -1}, "`answer` must be .*; got -1"),
         (LINE | {"answer": 1.5}, "`answer` must be .*; got 1.5"),
-        (LINE | {"answer": [1]}, "`answer` must be .*; got [1]"),
+        (LINE | {"answer": []}, "`answer` must be one answer or several; got []"),
+        (LINE | {"answer": [1, [2]]}, "`answer` must be a text or a token id (0 or larger), and not empty; got [2]"),
+        (LINE | {"wrong": [" e", ""]}, "`wrong` must be a text or a token id"),
         (LINE | {"wrong": None}, "`wrong` must be .*; got None. Give one of them, or leave the key out"),
     ],
 )
@@ -115,11 +118,11 @@ def test_a_key_that_only_later_lines_have_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_bom_before_a_file_is_no_part_of_it(tmp_path: Path) -> None:
-    plain = read_prompts(written(tmp_path, LINE, LINE))
+    plain = read_prompts(written(tmp_path, LINE, LINE)).prompts
     path = tmp_path / "windows.jsonl"
     path.write_text(f"{json.dumps(LINE)}\r\n" * 2, encoding="utf-8-sig", newline="")
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")
-    assert read_prompts(path) == plain
+    assert read_prompts(path).prompts == plain
 
 
 def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_a_corrupted_file_is_read_or_refused_by_name(tmp_path_factory: pytest.Te
     path.write_bytes(corrupted("".join(json.dumps(LINE) + "\n" for _ in range(4)).encode(), edits))
     refusal = ""
     try:
-        found = read_prompts(path)
+        found = read_prompts(path).prompts
     except ValueError as error:
         found, refusal = [], str(error)
     assert found or refusal.startswith(f"`{path}`")

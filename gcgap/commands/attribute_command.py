@@ -48,7 +48,7 @@ def build_parser() -> AttributeParser:
     add("--list-methods", action="store_true", help="print the methods, each with one sentence")
     baselines = f"what replaces an output, any of {', '.join(Baseline)} (default mean, for prompts patch_prompt); "
     add("--baseline", type=_names, help=f"{baselines}several, separated by commas, make several records")
-    metric = "what is differentiated: log_prob (nats per scored token) or logit_difference"
+    metric = "what is differentiated: log_prob (nats per scored token), logit_difference or probability_difference"
     add("--metric", default=usual.metric, help=f"{metric} (default {usual.metric})")
     direction = "noising, or denoising: clean outputs in the corrupted run (patch_* baselines only)"
     add("--direction", default="noising", help=f"{direction} (default noising)")

@@ -31,7 +31,10 @@ class PretrainedOptions:
     """A model and its prompts, as the options of a command name them; each field with a text is an option."""
 
     model: str = option("", "a name on the Hugging Face hub, such as gpt2, or a directory")
-    prompts: str = option("ioi", "ioi (default), greater_than, induction, or JSON lines of clean, corrupted, answer and wrong")
+    prompts: str = option("ioi", "ioi (default), greater_than, facts, induction, or a file of prompts")
+    prefix: str = option("", "text before every prompt")
+    chat: bool = option(False, "put each prompt into the model's chat template, as what a user says")
+    twins: str = option("own", "own (default), or random tokens where corrupted prompts differ")
     seed: int = option(42, "seed of everything random (default 42)")
     length: int = 0
     precision: str = "float32"
@@ -56,7 +59,8 @@ class PretrainedOptions:
         prompts, file = plain(Path(self.prompts).stem), Path(self.prompts)
         if file.is_file() and self.prompts not in PROMPTS:
             prompts += f"-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
-        return f"{plain(name)}-{prompts}-seed{self.seed}"
+        around = [f"prefix-{hashlib.sha256(self.prefix.encode()).hexdigest()[:8]}"] * bool(self.prefix) + ["chat"] * self.chat
+        return "-".join([plain(name), prompts, *around, *[self.twins] * (self.twins != "own"), f"seed{self.seed}"])
 
     def load(self, revision: str | None) -> Any:
         """The model, with its prompts for origin."""

@@ -58,7 +58,9 @@ class Batch(NamedTuple):
     Only positions where `scored` is true (y and END) count. `world_scored` is the number of scored tokens of the whole
     global batch, so that ranks that hold slices of it can form the exact global mean.
 
-    Prompts may also have a wrong answer, the token that the scored one is held against, and a corrupted twin of `inputs`.
+    Prompts may also have a wrong answer, the token that the scored one is held against, and a corrupted twin of `inputs`. Where
+    several answers are right, `sets` has for each scored position the right tokens, then the wrong ones if there are any, filled
+    up with NOTHING. They count if the tokens of the scored positions before are the targets.
     """
 
     inputs: Int[Tensor, "batch pos"]
@@ -67,11 +69,12 @@ class Batch(NamedTuple):
     world_scored: int
     wrong: Int[Tensor, " batch"] | None = None
     corrupted: Int[Tensor, "batch pos"] | None = None
+    sets: Int[Tensor, "batch last kinds most"] | None = None
 
     def rows(self, which: slice) -> Batch:
         """Some rows of the same global batch."""
-        wrong, corrupted = (None if part is None else part[which] for part in (self.wrong, self.corrupted))
-        return Batch(self.inputs[which], self.targets[which], self.scored[which], self.world_scored, wrong, corrupted)
+        more = (None if part is None else part[which] for part in (self.wrong, self.corrupted, self.sets))
+        return Batch(self.inputs[which], self.targets[which], self.scored[which], self.world_scored, *more)
 
     @property
     def last(self) -> int:
@@ -79,7 +82,7 @@ class Batch(NamedTuple):
         return int(self.scored[0].sum())
 
     def answers(self, which: slice, device: torch.device, times: int = 1) -> tuple[Tensor, ...]:
-        """Targets (row, last) at the scored positions, of which every row has as many, and the wrong answers (row,), if known.
+        """Targets (row, last) at the scored positions, of which every row has as many; and the sets, or the wrong answers (row,).
 
         Args:
             which: Rows.
@@ -87,7 +90,8 @@ class Batch(NamedTuple):
             times: The rows are repeated, all of them, so many times.
         """
         targets = self.targets[which][self.scored[which]].unflatten(0, (-1, self.last)).to(device).repeat(times, 1)
-        return (targets,) if self.wrong is None else (targets, self.wrong[which].to(device).repeat(times))
+        against = self.wrong if self.sets is None else self.sets
+        return (targets,) if against is None else (targets, torch.cat([against[which].to(device)] * times))
 
 
 def check_seed(seed: Any, key: str) -> int:

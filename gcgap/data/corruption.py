@@ -106,7 +106,8 @@ def corrupt(prompt: Encoded, random: np.random.Generator, words: np.ndarray, spe
     Raises:
         ValueError: There is no token between the first and the last that can change, or no other token.
     """
-    places = [place for place, token in enumerate(prompt.clean[1:-1], start=1) if token not in special]
+    inner = prompt.clean[1 : len(prompt.clean) - max(1, len(prompt.steps))]
+    places = [place for place, token in enumerate(inner, start=1) if token not in special]
     if not places:
         raise ValueError(
             "`clean` must have at least 3 tokens for one between the first and the last, and not special, to be changed at "
@@ -117,3 +118,19 @@ def corrupt(prompt: Encoded, random: np.random.Generator, words: np.ndarray, spe
         raise ValueError(f"there must be another token that text can give; got only {words.tolist()}. Give `corrupted`.")
     token = int(random.choice(others))
     return prompt._replace(corrupted=(*prompt.clean[:place], token, *prompt.clean[place + 1 :]))
+
+
+def with_random_tokens(prompt: Encoded, random: np.random.Generator, words: np.ndarray) -> Encoded:
+    """The prompt with random tokens in its corrupted twin, wherever that differs from the clean one.
+
+    They are different from the clean and from the corrupted ones, and so no mistake is suggested. Zhang and Nanda (2023,
+    arXiv:2309.16042) compare the two kinds of twins.
+    """
+    assert prompt.corrupted is not None
+    twin = list(prompt.corrupted)
+    for place, pair in enumerate(zip(prompt.clean, prompt.corrupted, strict=True)):
+        if pair[0] != pair[1]:
+            if not len(others := np.setdiff1d(words, pair)):
+                raise ValueError(f"there must be another token that text can give; got only {words.tolist()}. Use own twins.")
+            twin[place] = int(random.choice(others))
+    return prompt._replace(corrupted=tuple(twin))

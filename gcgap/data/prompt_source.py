@@ -29,6 +29,8 @@ class Parts:
     Args:
         prompts: All of them, none twice.
         seed: Seed of all streams.
+        file: What a record says of the file that they are from.
+        places: Where each stands in it.
 
     Raises:
         ValueError: There are too few.
@@ -36,6 +38,8 @@ class Parts:
 
     prompts: tuple[Encoded, ...]
     seed: int
+    file: dict[str, Any] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.prompts) < FEWEST_PROMPTS:
@@ -63,6 +67,10 @@ class Parts:
         part = generator(self.seed, purpose, 0, 0).permutation(part)
         return [self.prompts[i] for i in part[index * each : (index + 1) * each]]
 
+    def evaluated(self, size: int) -> list[str]:
+        """Where the first prompts of the evaluation stand in the file, in their order."""
+        return [self.places[i] for i in self._part(Purpose.EVALUATION, 0)[:size]] if self.places else []
+
     @property
     def most_batches(self) -> int:
         """Batches of means or gradients at most, each of one prompt."""
@@ -84,6 +92,7 @@ class PromptSource(Source):
         draw: Gives the prompts of a batch; equal arguments give equal ones.
         given_length: Filler sentences of every prompt, 0 where there are none.
         file_sha256: Hash of the file that the prompts are from, if they are from one.
+        around: What was put around the prompts, and of which kind their twins are, where that was asked for.
 
     Raises:
         ValueError: A seed below 0 or of more than 32 bits.
@@ -94,6 +103,7 @@ class PromptSource(Source):
     draw: Draw
     given_length: int = 0
     file_sha256: str | None = None
+    around: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_seed(self.seed, "seed")
@@ -111,7 +121,13 @@ class PromptSource(Source):
 
     def as_record(self) -> dict[str, Any]:
         """What the protocol of a record says of the data."""
-        return super().as_record() | {"prompts_sha256": self.file_sha256}
+        return super().as_record() | {"prompts_sha256": self.file_sha256} | self.around
+
+    def describe_file(self, size: int) -> dict[str, Any]:
+        """What a record says of the file of the prompts, and where the first ones of the evaluation stand in it."""
+        if not isinstance(self.draw, Parts) or not self.draw.file:
+            return {}
+        return {"file": self.draw.file | {"evaluation": self.draw.evaluated(size)}}
 
     def check_ood(self, lengths: Iterable[int], key: str) -> None:
         """Raise a ValueError unless every length is the source's own: prompts have no other, and no training lengths."""

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gcgap.data.answer_sets import Step, Tokens, steps_of
 from gcgap.data.batches import NOTHING, Batch
 from gcgap.data.prompts import Encoded, Prompt
 
@@ -53,8 +55,8 @@ def encoded(prompt: Prompt, encode: Encode) -> Encoded:
     """The tokens of a prompt.
 
     Raises:
-        ValueError: An answer is not one token in its place, right after the clean prompt; the answers are equal; or clean and
-            corrupted are equal or have unequal numbers of tokens.
+        ValueError: An answer is not one token in its place, right after the clean prompt; the answers are equal, or sets that
+            cannot be told apart in one pass; or clean and corrupted are equal or have unequal numbers of tokens.
     """
     clean, corrupted = (token_ids(text, encode) if isinstance(text, str) else text for text in (prompt.clean, prompt.corrupted))
     if not clean:
@@ -66,11 +68,33 @@ def encoded(prompt: Prompt, encode: Encode) -> Encoded:
         )
     if clean == corrupted:
         raise ValueError(f"`clean` and `corrupted` must differ, or patching does nothing; got the same tokens, {list(clean)}.")
+    if isinstance(prompt.answer, tuple) or isinstance(prompt.wrong, tuple):
+        return _with_sets(prompt, clean, corrupted, encode)
     answer = _answer(prompt.clean, "answer", prompt.answer, encode)
     wrong = None if prompt.wrong is None else _answer(prompt.clean, "wrong", prompt.wrong, encode)
     if wrong == answer:
         raise ValueError(f"`wrong` must differ from `answer`; got {prompt.wrong!r}, the token {wrong}, for both. Change one.")
     return Encoded(clean, corrupted, answer, wrong)
+
+
+def _with_sets(prompt: Prompt, clean: Tokens, corrupted: Tokens | None, encode: Encode) -> Encoded:
+    """The tokens of a prompt with several answers; both its texts go on with the tokens between scored positions."""
+
+    def tokens(key: str, given: Any) -> list[Tokens]:
+        several = given if isinstance(given, tuple) else () if given is None else (given,)
+        return [one if isinstance(one, tuple) else _tail(prompt.clean, key, one, encode) for one in several]
+
+    read, steps = steps_of(tokens("answer", prompt.answer), tokens("wrong", prompt.wrong))
+    wrong = next((step.wrong[0] for step in reversed(steps) if step.wrong), None)
+    return Encoded((*clean, *read), None if corrupted is None else (*corrupted, *read), steps[-1].right[0], wrong, steps)
+
+
+def _tail(clean: str | Tokens, key: str, answer: str | int, encode: Encode) -> Tokens:
+    if not isinstance(answer, str) or not isinstance(clean, str):
+        return (_answer(clean, key, answer, encode),)
+    if tail := tail_tokens(clean, answer, encode):
+        return tail
+    return (_answer(clean, key, answer, encode),)  # says why not
 
 
 def _answer(clean: str | tuple[int, ...], key: str, answer: str | int, encode: Encode) -> int:
@@ -111,16 +135,24 @@ def token_ids(text: str, encode: Encode) -> tuple[int, ...]:
 
 def next_token(context: str, text: str, encode: Encode) -> int | None:
     """The token that `text` adds to those of `context`; None if it adds another number of them, changes those, or is unknown."""
+    tail = tail_tokens(context, text, encode)
+    return tail[0] if len(tail) == 1 else None
+
+
+def tail_tokens(context: str, text: str, encode: Encode) -> Tokens:
+    """The tokens that `text` adds to those of `context`; none if it changes those, or is unknown."""
     try:
         before, after = token_ids(context, encode), token_ids(context + text, encode)
     except UnknownWordsError:
-        return None
-    return after[-1] if after and after[:-1] == before else None
+        return ()
+    return after[len(before) :] if after[: len(before)] == before else ()
 
 
 def check_vocabulary(prompt: Encoded, vocabulary: Vocabulary) -> None:
     """Raise a ValueError unless every token is one of the model's, and the last one is not what ends every text."""
-    largest, size = max(*prompt.clean, *(prompt.corrupted or ()), prompt.answer, prompt.wrong or 0), vocabulary.size
+    answers = (token for step in prompt.steps for tokens in step for token in tokens)
+    largest = max(*prompt.clean, *(prompt.corrupted or ()), prompt.answer, prompt.wrong or 0, *answers)
+    size = vocabulary.size
     if largest >= size:
         raise ValueError(f"a token id must be below {size}, the model's vocabulary; got {largest}. Use its own tokens.")
     ending = vocabulary.ending
@@ -135,27 +167,42 @@ def check_vocabulary(prompt: Encoded, vocabulary: Vocabulary) -> None:
 def as_batch(prompts: Sequence[Encoded]) -> Batch:
     """Prompts side by side, with NOTHING on the right of short ones, where no token can see it; the last token alone is scored.
 
-    `wrong` and `corrupted` are None unless every prompt has them.
+    `wrong` and `corrupted` are None unless every prompt has them. Where a prompt has sets of answers, as many tokens at the end
+    are scored as one of them has steps; others get their answer behind them, where it counts for nothing.
 
     Raises:
         ValueError: There is no prompt.
     """
     if not prompts:
         raise ValueError("a batch must have a prompt; got none.")
-    inputs = _padded([prompt.clean for prompt in prompts])
+    last = max(1, *(len(prompt.steps) for prompt in prompts))
+    more = [[prompt.answer] * (last - max(1, len(prompt.steps))) for prompt in prompts]
+    inputs = _padded([(*prompt.clean, *behind) for prompt, behind in zip(prompts, more, strict=True)])
     targets, scored = torch.full_like(inputs, NOTHING), torch.zeros_like(inputs, dtype=torch.bool)
-    rows, ends = torch.arange(len(prompts)), torch.tensor([len(prompt.clean) - 1 for prompt in prompts])
-    targets[rows, ends], scored[rows, ends] = torch.tensor([prompt.answer for prompt in prompts]), True
+    for row, (prompt, behind) in enumerate(zip(prompts, more, strict=True)):
+        read = (*prompt.clean, *behind, prompt.answer)
+        ends = slice(len(read) - 1 - last, len(read) - 1)
+        targets[row, ends], scored[row, ends] = torch.tensor(read[-last:]), True
     wrong = [prompt.wrong for prompt in prompts if prompt.wrong is not None]
-    twins = [prompt.corrupted for prompt in prompts if prompt.corrupted is not None]
+    twins = [(*p.corrupted, *behind) for p, behind in zip(prompts, more, strict=True) if p.corrupted is not None]
     return Batch(
         inputs,
         targets,
         scored,
-        world_scored=len(prompts),
+        world_scored=len(prompts) * last,
         wrong=torch.tensor(wrong) if len(wrong) == len(prompts) else None,
         corrupted=_padded(twins) if len(twins) == len(prompts) else None,
+        sets=_sets(prompts, last, len(wrong) == len(prompts)) if any(prompt.steps for prompt in prompts) else None,
     )
+
+
+def _sets(prompts: Sequence[Encoded], last: int, with_wrong: bool) -> Tensor:
+    """The right and wrong answers of every prompt at its scored positions, as `Batch.sets` has them."""
+    empty = Step((), ())
+    every = [(p.steps or (Step((p.answer,), () if p.wrong is None else (p.wrong,)),)) for p in prompts]
+    found = [[step[: 1 + with_wrong] for step in (*steps, *[empty] * (last - len(steps)))] for steps in every]
+    most = max(len(tokens) for steps in found for step in steps for tokens in step)
+    return torch.tensor([[[[*t, *[NOTHING] * (most - len(t))] for t in step] for step in steps] for steps in found])
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:

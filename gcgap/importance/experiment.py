@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gcgap.data.batches import Batch, Purpose, Source
+from gcgap.data.prompt_source import PromptSource
 from gcgap.importance.ablation import Intervention, ablated_scores, base_scores, bound, causal_importance, chunk_size
 from gcgap.importance.baselines import Replacement, replacements
 from gcgap.importance.gap import Estimate, interval_of_share
@@ -217,7 +218,8 @@ def _prompt_counts(source: Source, protocol: Protocol) -> dict[str, Any]:
         for purpose, count in ((Purpose.GRADIENT, protocol.gradient_batches), (Purpose.MEAN, protocol.mean_batches))
     }
     tokens = source.batch(Purpose.EVALUATION, length, protocol.sequences).inputs
-    return {"prompts": evaluation | batches | {"evaluation_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest()}}
+    about = source.describe_file(protocol.sequences) if isinstance(source, PromptSource) else {}
+    return {"prompts": evaluation | batches | {"evaluation_sha256": hashlib.sha256(tokens.numpy().tobytes()).hexdigest()} | about}
 
 
 class Stopwatch:

@@ -2,11 +2,11 @@
 
     G_i = 1/B sum_b || dL_b / dW_i ||_F / sqrt(N_i)
 
-L_b is the mean cross entropy over the scored tokens of batch b. W_i is a head's slice of W_V (d_model x d_head), or an MLP's
-down matrix; N_i is its number of entries; biases are left out, as in the paper. Where query heads share their values, each of
-them has the slice of its group, so that they all have the same G; the head's slice of W_O, which it shares with none, can be
-taken instead. G is positive and has the units of loss per
-unit of weight. It measures sensitivity to the *weights*, not to the component's output.
+L_b is the mean cross entropy over the scored tokens of batch b, or the mean of -log P(a right answer) where several are. W_i is a
+head's slice of W_V (d_model x d_head), or an MLP's down matrix; N_i is its number of entries; biases are left out, as in the
+paper. Where query heads share their values, each of them has the slice of its group, so that they all have the same G; the head's
+slice of W_O, which it shares with none, can be taken instead. G is positive and has the units of loss per unit of weight. It
+measures sensitivity to the *weights*, not to the component's output.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gcgap.data.batches import Batch
+from gcgap.importance.scores import log_prob
 from gcgap.models.transformer import Decoder, eval_mode
 from gcgap.models.wiring import Slices, Wiring
 
@@ -107,7 +108,9 @@ def _gradients(model: Decoder, batch: Batch, weights: Sequence[Tensor]) -> Seque
 
 def _loss(model: Decoder, batch: Batch) -> Tensor:
     logits = model(batch.inputs.to(model.device), batch.last)
-    targets, *_ = batch.answers(slice(None), logits.device)
+    targets, *against = batch.answers(slice(None), logits.device)
+    if batch.sets is not None:
+        return -log_prob(logits, targets, *against).mean()
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 

@@ -91,6 +91,7 @@ class Metric(Choice):
     LOG_PROB = "log_prob", "nats per scored token"
     TOKEN_ACCURACY = "token_accuracy", "share of scored tokens"
     LOGIT_DIFFERENCE = "logit_difference", "logits"
+    PROBABILITY_DIFFERENCE = "probability_difference", "probability"
 
     unit: str
 
@@ -103,12 +104,12 @@ class Metric(Choice):
     @property
     def has_gradient(self) -> bool:
         """Whether attribution methods can differentiate it."""
-        return self in (Metric.LOG_PROB, Metric.LOGIT_DIFFERENCE)
+        return self in (Metric.LOG_PROB, Metric.LOGIT_DIFFERENCE, Metric.PROBABILITY_DIFFERENCE)
 
     @property
     def only_prompts(self) -> bool:
         """Whether records hold it for prompts alone."""
-        return self == Metric.LOGIT_DIFFERENCE
+        return self in (Metric.LOGIT_DIFFERENCE, Metric.PROBABILITY_DIFFERENCE)
 
 
 Option = Annotated[T, "chosen by value"]
@@ -193,7 +194,8 @@ class Attribution:
     Args:
         methods: Names of attribution methods; `gcgap attribute --list-methods` prints them.
         metric: What gates are differentiated in: `log_prob`, the mean log-probability of the target (nats per scored token; the
-            loss with its sign turned), or `logit_difference`, the target's logit minus the largest other one.
+            loss with its sign turned), `logit_difference`, the target's logit minus the largest other one, or
+            `probability_difference`, the same of probabilities.
         steps: Nodes of every path, K.
         difference: Step h of finite differences, a share of the way from the untouched to the replaced output.
         pairs: Antithetic pairs of orders per sequence behind Shapley values.

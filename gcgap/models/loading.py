@@ -41,6 +41,9 @@ def load_pretrained(
     prompts: str | None = None,
     seed: int = 42,
     length: int = 0,
+    prefix: str = "",
+    chat: bool = False,
+    twins: str = "own",
     dtype: str = "float32",
     device_map: str | None = None,
     attention: str | None = None,
@@ -53,9 +56,12 @@ def load_pretrained(
     Args:
         name: Its name on the hub, such as `gpt2`, or a directory.
         revision: A branch, tag or commit, such as `step1000` of Pythia; of a directory a directory in it.
-        prompts: What it is measured on: the name of a task (`gcgap.data.prompt_tasks`), or a file of JSON lines.
+        prompts: What it is measured on: the name of a task (`gcgap.data.prompt_tasks`), or a file of prompts.
         seed: Of the prompts.
         length: Of the prompts: filler sentences of `ioi`.
+        prefix: Of the prompts: what each begins with.
+        chat: Each prompt is what a user says in the model's chat template, and the answer begins the reply.
+        twins: `own`, or `random`: corrupted prompts have random tokens where they differ from clean ones.
         dtype: Number format of the weights, such as `bfloat16`; `auto` is the one they were saved in. Logits and everything made
             of them are float32 or wider.
         device_map: Where the weights go, such as `auto` (needs the package accelerate); the CPU by default.
@@ -87,7 +93,7 @@ def load_pretrained(
     model.memory = memory
     if prompts is not None:
         encode, vocabulary = read_tokenizer(where, options, network.config.get_text_config())
-        source = find_prompts(prompts, encode, vocabulary, seed, length)
+        source = find_prompts(prompts, encode, vocabulary, seed, length, prefix=prefix, chat=chat, twins=twins)
         model.origin = Origin(source, None, step_of(revision), weights_sha256(network))
     return model
 

@@ -42,6 +42,17 @@ class Tokenizer:
             raise UnknownWordsError(f"the tokenizer of `{self.name}` does not know all words of {text!r}; write others.")
         return [*self.before, *tokens]
 
+    def chat(self, text: str) -> str | None:
+        """A text as the message of a user, up to where the reply begins; None without a chat template."""
+        if not getattr(self.found, "chat_template", None):
+            return None
+        said = [{"role": "user", "content": text}]
+        return str(self.found.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+
+    def text(self, token: int) -> str:
+        """What a token stands for."""
+        return str(self.found.decode([token], clean_up_tokenization_spaces=False))
+
     def vocabulary(self, size: int) -> Vocabulary:
         """The vocabulary of a model whose embedding has so many rows."""
         return Vocabulary(size, lambda: self._words(size), frozenset(_special(self.found)), self.behind)
@@ -49,7 +60,7 @@ class Tokenizer:
     def _words(self, size: int) -> np.ndarray:
         """The tokens that the tokenizer makes of their own text, and that are neither special nor added."""
         tokens = [token for token in _plain(self.found) if token < size]
-        texts = [self.found.decode([token], clean_up_tokenization_spaces=False) for token in tokens]
+        texts = [self.text(token) for token in tokens]
         again = _ids(self.found, texts) if texts else []
         return np.array([token for token, ids in zip(tokens, again, strict=True) if ids == [token]], dtype=np.int64)
 

@@ -18,7 +18,12 @@ SPREAD = (
     "on a scale on which it cannot leave the range of the number. Of two or three seeds each value is shown instead."
 )
 OTHER_WEIGHTS = "A seed gives other weights in another program: compare the columns, not the rows."
-EFFECTS = {"log_prob": "log-prob", "logit_difference": "logit difference", "exact_match": "exact match"}
+EFFECTS = {
+    "log_prob": "log-prob",
+    "logit_difference": "logit difference",
+    "probability_difference": "probability difference",
+    "exact_match": "exact match",
+}
 
 
 def describe_run(record: Record | AttributionRecord, step: bool = True) -> str:

@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, NoReturn
 
-TEXT = "a module, or a .py file, with tasks or methods of your own; several separated by commas"
+TEXT = "modules or .py files with tasks or methods of your own, by commas"
 
 
 class UsageError(Exception):
