@@ -156,7 +156,7 @@ def short(drop: Drop, size: float) -> Drop:
 
     def between(rows: slice) -> Activations:
         clean, other = own(rows), drop.replacement(rows)
-        mixed = [[torch.lerp(a, b, size) for a, b in zip(*pair, strict=True)] for pair in zip(clean, other, strict=True)]
+        mixed = [[torch.lerp(a, b, size) for a, b in zip(*pair, strict=True)] for pair in zip(clean[:2], other[:2], strict=True)]
         return Activations(*mixed)
 
     return replace(drop, replacement=between)

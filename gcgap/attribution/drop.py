@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gcgap.data.batches import Batch
-from gcgap.importance.ablation import repeated
+from gcgap.importance.ablation import first_changed, repeated
 from gcgap.importance.baselines import Replacement
 from gcgap.importance.gates import Activations, gated
 from gcgap.importance.protocol import Site
@@ -28,7 +29,8 @@ from gcgap.models.transformer import Decoder, Kind, State, frozen_weights
 from gcgap.models.wiring import Wiring
 
 ROWS = 64  # rows of the batch that go through the model together
-KEPT = 16  # pieces of the batch whose replacement is kept
+KEPT = 16  # pieces of the batch whose replacement, and what lies below it, is kept
+Kept = TypeVar("Kept")
 OWN_ROWS = 16  # sequences whose prefix is shared by the own paths of all components
 
 
@@ -67,6 +69,7 @@ class Drop:
     sign: int = 1
     passes: Passes = field(default_factory=Passes)
     _given: dict[tuple[int, int], Activations] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _below: dict[tuple[int, int], list[State]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sequences(self) -> int:
@@ -148,8 +151,7 @@ class Drop:
         with self.frozen_weights(curvature):
             kind: Kind = "double" if curvature else "backward"
             for rows in self.slices(OWN_ROWS, kind):
-                with torch.no_grad():
-                    states = self.model.states(self.inputs(rows), self.last)
+                states = self._states(rows, self._since(rows))
                 size, members = len(states[0][0]), self.wiring.n_heads + 1
                 few = max(1, self.model.fits(members * size, self.batch.inputs.shape[1], kind) // size)
                 own = [
@@ -179,16 +181,36 @@ class Drop:
 
     def given(self, rows: slice) -> Activations:
         """The replacement for some rows; the last few are kept, since for resampling and patching each costs a pass."""
+        return self._keep(self._given, rows, lambda: self.replacement(rows))
+
+    def _keep(self, kept: dict[tuple[int, int], Kept], rows: slice, make: Callable[[], Kept]) -> Kept:
         key = rows.start, rows.stop
-        if key not in self._given:
-            while len(self._given) >= (1 if self.model.memory else KEPT):
-                del self._given[next(iter(self._given))]
-            self._given[key] = self.replacement(rows)
-        return self._given[key]
+        if key not in kept:
+            while len(kept) >= (1 if self.model.memory else KEPT):
+                del kept[next(iter(kept))]
+            kept[key] = make()
+        return kept[key]
+
+    @torch.no_grad()
+    def _states(self, rows: slice, since: int) -> list[State]:
+        """What the model continues from at every layer, at the tokens that can change; the last few are kept."""
+        return self._keep(self._below, rows, lambda: self.model.states(self.inputs(rows), self.last, since))
+
+    def _since(self, rows: slice) -> int:
+        """The first token that open gates can change, where a model need not run those before."""
+        return first_changed(self.model, self.given(rows), self.where)
 
     def _metric(self, gates: Float[Tensor, "row component"], rows: slice, held: bool = False) -> Float[Tensor, " row"]:
+        since, first, state = self._since(rows), 0, None
+        if since or not gates.requires_grad:  # else all of the model has to run
+            if not gates.requires_grad:
+                first = min(gates.any(0).nonzero().flatten().tolist(), default=self.components - 1)
+            state = self._states(rows, since)[self.wiring.components[first].layer]  # of the clean run: no gate is open yet
         with gated(self.model, self.wiring, gates, self.given(rows), self.site, self.where, held=held):
-            logits = self.model(self.inputs(rows), self.last)
+            if state is None:
+                logits = self.model(self.inputs(rows), self.last)
+            else:
+                logits = self.model.forward_from(self.wiring.components[first].layer, state, self.last)
         return self.metric(logits, *self.answers(rows))
 
     def _by_rows(

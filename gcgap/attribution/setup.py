@@ -91,7 +91,7 @@ class Setup:
         if self.direction == "denoising":
             assert self.baseline.corruption is not None
             base = corrupted(clean, Corruption(self.baseline.corruption), subject.source.seed)
-            restored = activations_on(model, wiring, clean.inputs, int(clean.scored[0].sum()))
+            restored = activations_on(model, wiring, clean.inputs, int(clean.scored[0].sum()), base.inputs)
             return Drop(model, wiring, base, restored, metric, p.site, where, sign=-1)
         one = [self.baseline]
         means = subject.mean, p.mean_batches, p.batch_size

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -81,16 +82,17 @@ def ablated_scores(
         for start in range(0, len(batch.inputs), size):
             rows = slice(start, min(start + size, len(batch.inputs)))
             inputs = batch.inputs[rows].to(device)
-            states = model.states(inputs, last)
-            logits = model.forward_from(model.n_layers - 1, states[-1], last)
+            states = cache(partial(model.states, inputs, last))  # by the first token that can change
+            logits = model.forward_from(model.n_layers - 1, states(0)[-1], last)
             base.append(torch.stack(score(logits, *batch.answers(rows, device))))
             ablated.append(base[-1].new_empty(len(Metric), len(interventions), len(inputs)))
             for replacement, places in groups.items():
                 other = replacement(rows)
+                below = states(first_changed(model, other, where))
                 for first, numbers in places.items():
                     for few in _pieces(numbers, max(1, most // len(inputs))):
                         sets = [interventions[number].members for number in few]
-                        changed = ablated_logits(model, wiring, states[first.layer], first, sets, other, site, where, last)
+                        changed = ablated_logits(model, wiring, below[first.layer], first, sets, other, site, where, last)
                         names = [" + ".join(wiring.components[member].name for member in sorted(one)) for one in sets]
                         scores = score(changed, *batch.answers(rows, device, len(few)), names=names)
                         ablated[-1][:, few] = torch.stack(scores).unflatten(1, (len(few), -1))
@@ -178,9 +180,16 @@ def ablated_logits(
         return model.forward_from(first.layer, repeated(state, len(sets)), last)
 
 
+def first_changed(model: Decoder, other: Activations, where: Bool[Tensor, " pos"] | None) -> int:
+    """The first token that a replacement can change, for a model that need not run those before; else 0."""
+    if not model.keeps_tokens:
+        return 0
+    return max(other.since, 0 if where is None else int(where.int().argmax()))
+
+
 def repeated(state: State, times: int) -> State:
     """All rows of a state, so many times."""
-    return tuple(part.repeat(times, *[1] * (part.dim() - 1)) for part in state)
+    return tuple(part.repeat(times, *[1] * (part.dim() - 1)) if isinstance(part, Tensor) else part for part in state)
 
 
 def _pieces(numbers: list[int], size: int) -> list[list[int]]:

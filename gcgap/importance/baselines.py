@@ -83,16 +83,27 @@ def zero_activations(model: Decoder, wiring: Wiring) -> Activations:
     return Activations(heads, [zero(1, 1, model.d_model) for _ in range(wiring.n_layers)])
 
 
-def activations_on(model: Decoder, wiring: Wiring, inputs: Int[Tensor, "batch pos"], last: int) -> Replacement:
-    """Every row's replacement is what the component puts out on the same row of other inputs."""
+def activations_on(
+    model: Decoder, wiring: Wiring, inputs: Int[Tensor, "batch pos"], last: int, instead: Int[Tensor, "batch pos"] | None = None
+) -> Replacement:
+    """Every row's replacement is what the component puts out on the same row of other inputs.
+
+    No token sees later ones, so it is what it replaces where the inputs begin as those that they stand `instead` of.
+    """
 
     @torch.no_grad()
     def rows(index: slice) -> Activations:
         with eval_mode(model), recorded(model, wiring) as seen:
             model(inputs[index].to(model.device), last)
-        return seen
+        return seen._replace(since=0 if instead is None else _first_difference(inputs[index], instead[index]))
 
     return rows
+
+
+def _first_difference(inputs: Int[Tensor, "rows pos"], instead: Int[Tensor, "rows pos"]) -> int:
+    """The first position at which some row differs; the last one if none does."""
+    differs = (inputs != instead).any(0).nonzero()
+    return int(differs[0]) if len(differs) else inputs.shape[1] - 1
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Evaluation:
 
     def on(self, inputs: Int[Tensor, "batch pos"]) -> Replacement:
         """Outputs on other inputs."""
-        return activations_on(self.model, self.wiring, inputs, self.batch.last)
+        return activations_on(self.model, self.wiring, inputs, self.batch.last, self.batch.inputs)
 
 
 def _mean(evaluation: Evaluation) -> Replacement:

@@ -34,6 +34,8 @@ class Activations(NamedTuple):
 
     heads: list[Float[Tensor, "rows pos head d_head"]]
     mlps: list[Float[Tensor, "rows pos d_model"]]
+    since: int = 0
+    """The first position at which they can differ from what they replace."""
 
 
 class NotFiredError(RuntimeError):

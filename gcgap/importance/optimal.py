@@ -58,7 +58,7 @@ def optimal_activations(
         FloatingPointError: A constant is not finite.
     """
     few = [batch.rows(slice(ROWS)) for batch in batches[:BATCHES]]
-    start = torch.cat([torch.stack([value.flatten() for value in part]) for part in mean], -1)  # (layer, heads then MLP)
+    start = torch.cat([torch.stack([value.flatten() for value in part]) for part in mean[:2]], -1)  # (layer, heads then MLP)
 
     def own(mine: slice) -> Tensor:
         with frozen_weights(model):

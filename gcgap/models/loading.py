@@ -162,10 +162,7 @@ def check_forward(model: Pretrained) -> None:
     relative to the largest one. A network that cannot run at all is left to say so when it is measured.
     """
     network: Any = model.network
-    text, length = network.config.get_text_config(), min(8, model.n_ctx or 8)
-    words = torch.tensor([word for word in range(min(10, text.vocab_size)) if word != text.pad_token_id], device=model.device)
-    tokens = words.repeat(length)[:length].repeat(2, 1)
-    tokens[1, -1] = words[length % len(words)]
+    tokens = model.probe()
     near = torch.finfo(network.dtype).eps ** 0.5
     with torch.no_grad():
         try:

@@ -1,7 +1,8 @@
 """A pretrained model as one whose components can be measured: through the model itself, without folding or copying a weight.
 
 Interventions are hooks at the places that the wiring names (`gcgap.importance.gates`), so with all gates closed the logits are
-those of the bare model, bit for bit. How many rows fit into memory together is measured on one row of the model itself.
+those of the bare model, bit for bit. What they leave as it was is run once (`gcgap.models.replay`). How many rows fit into memory
+together is measured on one row of the model itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gcgap.data.batches import NOTHING
 from gcgap.models.families import check_attention, check_values
-from gcgap.models.transformer import Decoder, Kind, eval_mode
+from gcgap.models.replay import Clean, Replay
+from gcgap.models.transformer import Decoder, Kind, State, eval_mode
 from gcgap.models.wiring import Wiring, check_not_compiled
 
 CURVED = ("eager", "sdpa")  # ways of computing attention that have second derivatives; of the second one its math path
@@ -94,11 +97,102 @@ class Pretrained(Decoder):
             raise ValueError(f"`tokens` must be at most {self.n_ctx} per row, the model's context; got {longest}.")
         if last is None:
             return _float(self._logits(tokens.clamp(min=0), there))
-        ends = there.int().cumsum(1).argmax(1, keepdim=True)
-        wanted = ends - torch.arange(last - 1, -1, -1, device=ends.device)
-        made, kept = wanted.unique(return_inverse=True)  # the columns that some row needs
-        logits = _float(self._logits(tokens.clamp(min=0), there, made))
-        return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+        made, kept = _columns(there, last).unique(return_inverse=True)  # those that some row needs
+        return _chosen(_float(self._logits(tokens.clamp(min=0), there, made)), kept)
+
+    def states(self, tokens: Int[Tensor, "batch pos"], last: int | None = None, since: int = 0) -> list[State]:
+        """For every layer the residual stream x below it, its heads' outputs z, and the clean run and the columns of the logits.
+
+        Without replay the tokens themselves, so that nothing is shared.
+        """
+        if not self.keeps_tokens:
+            return super().states(tokens, last)
+        there = tokens != NOTHING
+        _check_rows(there, last or 1)
+        columns = torch.arange(tokens.shape[1])[None] if last is None else _columns(there, last).cpu()
+        first = int(columns.min())
+        clean = self._recorded(tokens, min(since, first))
+        every: list[State] = [(call.x, call.z, clean, columns) for call in clean.calls]
+        x, z, *rest = every[-1]  # the last layer is run for no token before the first whose logits are asked for
+        kept = tokens.shape[1] - first
+        return [*every[:-1], (x[:, -kept:].contiguous(), z[:, -kept:].contiguous(), *rest)]
+
+    def forward_from(self, layer: int, state: State, last: int | None = None) -> Float[Tensor, "batch last vocabulary"]:
+        """Logits at the `last` positions from the state at `layer`."""
+        if not self.keeps_tokens:
+            return super().forward_from(layer, state, last)
+        x, z, clean, columns = state
+        x = self._replay.stream(clean, layer, x, z)
+        made, kept = (columns - (clean.tokens - x.shape[1])).unique(return_inverse=True)
+        logits = _float(self._replay.logits(x[:, made.to(x.device)]))
+        return _chosen(logits, kept.to(logits.device).repeat(len(x) // len(columns), 1))
+
+    @cached_property
+    def _replay(self) -> Replay:
+        cap = getattr(_text(getattr(self.network, "config", None)), "final_logit_softcapping", None)
+        return Replay(self, self.wiring, lambda logits: logits if cap is None else cap * torch.tanh(logits / cap))
+
+    @cached_property
+    def not_replayed(self) -> str:
+        """Why the network is always run whole; empty if it can be entered in its middle.
+
+        The heads of the first, the middle and the last layer are turned round, in whole passes and in replays of all and of a few
+        tokens. Logits may differ by the square root of the format's precision, relative to the largest one.
+        """
+        tokens = self.probe()
+        try:
+            with torch.no_grad(), eval_mode(self):
+                for asked in (0, tokens.shape[1] // 2):
+                    clean = self._recorded(tokens, asked)
+                    since = clean.tokens - clean.calls[0].x.shape[1]
+                    wholes = {}
+                    for layer in (0, self.n_layers // 2, self.n_layers - 1):
+                        with self._turning(layer, since, tokens.shape[1]):
+                            wholes[layer] = self(tokens)[:, since:]
+                    for layer, whole in wholes.items():  # after all whole passes: a layer may read what an earlier replay left
+                        call = clean.calls[layer]
+                        with self._turning(layer, since, tokens.shape[1]):
+                            replayed = self._replay.logits(self._replay.stream(clean, layer, call.x, call.z))
+                        apart, largest = float((whole - replayed).abs().max()), float(whole.abs().max())
+                        if not apart <= torch.finfo(whole.dtype).eps ** 0.5 * largest:
+                            return f"entered at layer {layer} its logits differ by {apart:.2g} from those of a whole pass"
+        except Exception as error:  # whatever a foreign network raises: it runs whole then
+            return f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+        return ""
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether the network can be entered in its middle."""
+        return not self.not_replayed
+
+    def probe(self) -> Int[Tensor, "row pos"]:
+        """Two short rows that differ in their last token."""
+        text = _text(getattr(self.network, "config", None))
+        words = [word for word in range(min(10, getattr(text, "vocab_size", 10))) if word != getattr(text, "pad_token_id", None)]
+        length = min(8, self.n_ctx or 8)
+        tokens = torch.tensor(words, device=self.device).repeat(length)[:length].repeat(2, 1)
+        tokens[1, -1] = words[length % len(words)]
+        return tokens
+
+    @contextmanager
+    def _turning(self, layer: int, since: int, tokens: int) -> Iterator[None]:
+        """Turn the heads of a layer round at the tokens from one on."""
+
+        def turn(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            sign = torch.where(torch.arange(tokens - args[0].shape[1], tokens) < since, 1, -1).to(args[0])
+            return args[0] * sign[:, None], *args[1:]
+
+        hook = self.wiring.module(self, self.wiring.out_projection, layer).register_forward_pre_hook(turn)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _recorded(self, tokens: Tensor, since: int) -> Clean:
+        """A clean run, of whose logits only the last ones are made."""
+        with self._replay.recording(since) as clean:
+            self.run(tokens)
+        return clean
 
     def fits(self, usual: int, tokens: int, kind: Kind) -> int:
         """Rows of so many tokens that run together: `usual`, or fewer where memory is limited."""
@@ -151,6 +245,17 @@ class Pretrained(Decoder):
         if not bool(there[:, 0].all()):  # on its right a row needs no mask, since no token sees what comes after it
             given |= {"attention_mask": there.long(), "position_ids": (there.long().cumsum(1) - 1).clamp(min=0)}
         return self.network(**given)
+
+
+def _columns(there: Bool[Tensor, "batch pos"], last: int) -> Int[Tensor, "batch last"]:
+    """Where the last tokens of every row stand."""
+    ends = there.int().cumsum(1).argmax(1, keepdim=True)
+    return ends - torch.arange(last - 1, -1, -1, device=ends.device)
+
+
+def _chosen(logits: Float[Tensor, "batch made vocabulary"], kept: Int[Tensor, "batch last"]) -> Float[Tensor, "batch last vocabulary"]:
+    """Every row's own columns."""
+    return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 
 
 def _text(config: Any) -> Any:

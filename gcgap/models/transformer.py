@@ -130,8 +130,8 @@ class Block(nn.Module):
 
 Kind = Literal["forward", "backward", "double"]
 """What rows go through a model for: forward, backward, or backward through a backward pass."""
-State = tuple[Tensor, ...]
-"""What a model continues from at some layer; the first axis of every tensor is the row."""
+State = tuple[Any, ...]
+"""What a model continues from at some layer: tensors with the rows along their first axis come first; what follows is shared by rows."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,11 @@ class Decoder(nn.Module):
         """Where tokens go in."""
         return next(self.parameters()).device
 
-    def states(self, tokens: Tokens, last: int | None = None) -> list[State]:
-        """For every layer what `forward_from` continues from: here the tokens themselves, so that nothing is shared."""
+    def states(self, tokens: Tokens, last: int | None = None, since: int = 0) -> list[State]:
+        """For every layer what `forward_from` continues from: here the tokens themselves, so that nothing is shared.
+
+        Whoever continues changes no token before `since`.
+        """
         return [(tokens,)] * self.n_layers
 
     def forward_from(self, layer: int, state: State, last: int | None = None) -> Logits:
@@ -203,6 +206,11 @@ class Decoder(nn.Module):
     def run(self, tokens: Tokens) -> None:
         """Run every layer at every position, for those who look on; logits are not asked for."""
         self(tokens)
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether `states` need not be continued at tokens before the first that changes."""
+        return False
 
     @property
     def shows_patterns(self) -> bool:
@@ -305,7 +313,7 @@ class Transformer(Decoder):
         """Logits of the next token, at the `last` positions (all by default)."""
         return self.forward_from(0, self._state(0, self.embed(tokens), last), last)
 
-    def states(self, tokens: Tokens, last: int | None = None) -> list[State]:
+    def states(self, tokens: Tokens, last: int | None = None, since: int = 0) -> list[State]:
         """For every layer the residual stream x below it and its heads' outputs z: what `forward_from` continues from."""
         states = [self._state(0, self.embed(tokens), last)]
         for layer in range(1, self.n_layers):
