@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +25,9 @@ ROWS, TOKENS = 3, 9
 class Whole(Pretrained):
     """The same model, always run whole."""
 
-    keeps_tokens = False
+    @property
+    def keeps_tokens(self) -> bool:
+        return False
 
 
 def prompts(since: int, padded: bool) -> tuple[Batch, Tensor]:
@@ -84,8 +86,9 @@ def test_layers_run_for_the_tokens_that_can_change_and_not_below_what_changes() 
     batch, other = prompts(5, False)
     assert model.keeps_tokens
     seen: list[tuple[int, int]] = []
-    for number, layer in enumerate(model.network.model.layers):
-        layer.mlp.register_forward_hook(lambda _, args, __, number=number: seen.append((number, args[0].shape[1])))
+    for number in range(model.n_layers):
+        mlp = model.get_submodule(model.wiring.mlp.format(layer=number))
+        mlp.register_forward_hook(lambda _, args, __, number=number: seen.append((number, args[0].shape[1])))
     given = activations_on(model, model.wiring, other, batch.last, batch.inputs)
     ready = given(slice(None))
     seen.clear()
@@ -95,22 +98,31 @@ def test_layers_run_for_the_tokens_that_can_change_and_not_below_what_changes() 
     assert seen == [*clean, (1, 1), *clean, (1, 1)]  # a run that shares layers, the base, one that shares tokens, the replay
 
 
+class Heads(nn.Module):
+    """Heads that sum what all tokens before put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W_V, self.W_O = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.W_O(self.W_V(x).cumsum(1))
+
+
 class Layer(nn.Module):
     """Heads and an MLP that read the residual stream, and whatever `extra` adds."""
 
-    def __init__(self, extra: Any = None) -> None:
+    def __init__(self, extra: Callable[[Tensor], Tensor | int]) -> None:
         super().__init__()
-        self.attention, self.mlp, self.extra = nn.Module(), nn.Linear(8, 8), extra
-        self.attention.W_V, self.attention.W_O = nn.Linear(8, 8), nn.Linear(8, 8)
-        self.attention.forward = lambda x: self.attention.W_O(self.attention.W_V(x).cumsum(1))
+        self.attention, self.mlp, self.extra = Heads(), nn.Linear(8, 8), extra
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(x)
-        return x + self.mlp(x) + (0 if self.extra is None else self.extra(x))
+        return x + self.mlp(x) + self.extra(x)
 
 
 class Foreign(nn.Module):
-    """A network of no family; with `reads` the last layer reads what the first one's MLP has put out."""
+    """A network of no family; with `reads` the last layer reads what the first one's MLP has read."""
 
     def __init__(self, reads: bool) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,9 @@ def load_pretrained(
         check_forward(model)
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise ValueError(f"`{name}` cannot be loaded as a model: {_hint(where, allow_pickle)}{first_lines(error)}") from error
-    model.settings["name"] = str(name)
+    model.settings |= {"name": str(name), "replayed": model.keeps_tokens}
+    if model.not_replayed:
+        warnings.warn(f"`{name}` is run whole for every intervention, which is slow: {model.not_replayed}.", stacklevel=2)
     model.memory = memory
     if prompts is not None:
         encode, vocabulary = read_tokenizer(where, options, network.config.get_text_config())

@@ -253,7 +253,9 @@ def _columns(there: Bool[Tensor, "batch pos"], last: int) -> Int[Tensor, "batch 
     return ends - torch.arange(last - 1, -1, -1, device=ends.device)
 
 
-def _chosen(logits: Float[Tensor, "batch made vocabulary"], kept: Int[Tensor, "batch last"]) -> Float[Tensor, "batch last vocabulary"]:
+def _chosen(
+    logits: Float[Tensor, "batch made vocabulary"], kept: Int[Tensor, "batch last"]
+) -> Float[Tensor, "batch last vocabulary"]:
     """Every row's own columns."""
     return logits.gather(1, kept.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
 

@@ -1,15 +1,15 @@
 """Replay: a network is entered in its middle, with its own modules, from what a clean run of it left there.
 
-What replaces a component of layer l leaves everything below l as it was. In a causal network it leaves every token before the first
-replaced one as it was, too. So one clean run records, for each layer, the residual stream x that enters it, its heads' outputs z
-(the input of W_O), and how the network called it; and from there
+What replaces a component of layer l leaves everything below l as it was. In a causal network it leaves every token before the
+first replaced one as it was, too. So one clean run records, for each layer, the residual stream x that enters it, its heads'
+outputs z (the input of W_O), and how the network called it; and from there
 
 - layer l is called with x, and its attention gives W_O z without running again;
 - the layers above are called as the network called them, with their batch axis repeated, for the tokens from `since` on;
 - keys and values of the tokens before come from the clean run.
 
 No family's mathematics is written again. Whether a network can be entered so (its layers are a plain sequence, and read nothing
-of each other but the residual stream) is found out by running it both ways: `gcgap.models.pretrained` asks `apart`.
+of each other but the residual stream) is found out by running it both ways: see `Pretrained.not_replayed`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MASK = "attention_mask"
 
 
 class Past:
-    """Keys and values of the tokens before, as a layer of transformers asks for them; without any it keeps those that it is told."""
+    """Keys and values of the tokens before, as layers of transformers ask for them; one without any keeps those of a run."""
 
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         self.keys, self.values = keys, values

@@ -131,7 +131,7 @@ class Block(nn.Module):
 Kind = Literal["forward", "backward", "double"]
 """What rows go through a model for: forward, backward, or backward through a backward pass."""
 State = tuple[Any, ...]
-"""What a model continues from at some layer: tensors with the rows along their first axis come first; what follows is shared by rows."""
+"""What a model continues from at some layer: first tensors whose first axis is the row, then what all rows share."""
 
 
 @dataclass(frozen=True)
