@@ -1,16 +1,21 @@
 """What several test files share: small models, and the check that observing changes nothing.
 
-The modules that only compute are imported under jaxtyping's hook, so that every test also checks the shapes in their signatures.
+The modules that only compute are imported under jaxtyping's hook: every test also checks the shapes in their signatures, in the
+first calls of each function.
 """
 
 from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial, wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,13 +23,33 @@ import torch
 from beartype import BeartypeConf, beartype
 from ends import ENDS, fit
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook, jaxtyped
 from pictures import draw_quickly
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from zygote import Zygote
 
 checked = beartype(conf=BeartypeConf(is_random=False))  # by default it draws from Python's generator, which tests watch
+CHECKED = 20  # calls of a function in each test: thousands of later ones have the same shapes, and would take a third of the time
+CALLS: Counter[Callable] = Counter()
+
+
+def at_first(function: Any = None, **options: Any) -> Any:
+    """As jaxtyping's decorator; a function's later calls in the same test are not checked."""
+    if function is None:
+        return partial(at_first, **options)
+    always = jaxtyped(function, **options)
+    if not isinstance(function, FunctionType):
+        return always
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        CALLS[call] += 1
+        return (always if CALLS[call] <= CHECKED else function)(*args, **kwargs)
+
+    return call
+
+
 PURE = [
     "gcgap.data.batches",
     "gcgap.importance.gap",
@@ -33,7 +58,7 @@ PURE = [
     "gcgap.models.transformer",
     "gcgap.data.tasks",
 ]
-with install_import_hook(PURE, "conftest.checked"):
+with patch("jaxtyping.jaxtyped", at_first), install_import_hook(PURE, "conftest.checked"):
     from gcgap.attribution import (
         drop,  # noqa: F401
         paths,  # noqa: F401
@@ -53,6 +78,11 @@ torch.set_num_threads(1)
 settings.register_profile("day", max_examples=25, deadline=None, derandomize=True, database=None)
 settings.register_profile("long", settings.get_profile("day"), max_examples=500)
 settings.load_profile("day")  # --hypothesis-profile=long takes the other one
+
+
+@pytest.fixture(autouse=True)
+def _from_the_first_call() -> None:
+    CALLS.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

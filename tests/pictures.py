@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 USUAL: list[tuple[Any, str, Any]] = []
@@ -34,6 +35,12 @@ def figures() -> Iterator[None]:
     yield
     if USUAL:
         draw_quickly()
+
+
+def write_quickly(patch: pytest.MonkeyPatch) -> None:
+    """Let a report make its figures, but write the same pixel for each."""
+    patch.setattr("gcgap.report.write.png", lambda figure: png([1]))
+    patch.setattr("gcgap.report.write.pdf", lambda figure: b"%PDF")
 
 
 def emergence(columns: list[Any]) -> list[int]:

@@ -33,7 +33,7 @@ from gcgap.training.usage import UsageError
 
 pytestmark = [pytest.mark.robust, *(pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS)]
 
-PATHS = ["../../x", "/tmp/x", "..", "a/../../b", "a\\..\\b", "x\0y", "\n../x", "~/x", "C:/x"]
+PATHS = ["../../x", "/x", "..", "a/../../b", "a\\..\\b", "x\0y", "\n../x", "~/x", "C:/x"]
 EVIL = "<script>alert(1)</script>|\"><img src=x onerror=a()>' [red]$\\frac$ [a](http://x) \\|"
 LINKS = re.compile(r"(?:figures|tables)/[\w=.+-]+/[\w=.+-]+\.(?:pdf|csv)")
 
@@ -227,7 +227,7 @@ def test_values_and_groups_of_a_sweep_stay_in_its_directory(value: str, tmp_path
             read(sweeps.write(tmp_path, **{"configs": {"a": ["tiny.yaml"]}} | {key: {value: ["tiny.yaml"]}}))  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("value", ["../../x", "/tmp/x", ".."])
+@pytest.mark.parametrize("value", ["../../x", "/x", ".."])
 def test_what_is_measured_again_stays_in_its_run(
     value: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.importance.baselines import mean_activations
 from gcgap.importance.gates import gated
 from gcgap.importance.profiles import Look, Profiles, profiles
+from gcgap.importance.protocol import Protocol
 from gcgap.models.checkpoints import load
 from gcgap.models.transformer import Decoder, Transformer
 from gcgap.models.wiring import Wiring
@@ -51,6 +52,14 @@ def profiled(model: Decoder, task: str = "sort", rows: int = 24) -> tuple[Profil
     batch = source.batch(Purpose.EVALUATION, 8, rows)
     means = source.batches(Purpose.MEAN, 8, 2, 32)
     return profiles(model, wiring, batch, mean_activations(model, wiring, means, by_position=False)), batch
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over few sequences, few permutations (tests/test_study_matching.py), no figures of ordinary runs."""
+    monkeypatch.setattr("gcgap.commands.match_command.Protocol", lambda: Protocol(mean_batches=2))
+    monkeypatch.setattr("gcgap.study.matching.PERMUTATIONS", 250)
+    monkeypatch.setattr("gcgap.report.contents._figures", lambda group: [])
 
 
 @pytest.fixture(scope="module")

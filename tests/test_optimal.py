@@ -98,10 +98,14 @@ def test_a_constant_whose_loss_is_known_in_closed_form_is_found() -> None:
 
 
 def test_only_sequences_of_the_means_are_seen_and_the_model_stays_as_it_was(
-    trained: Transformer, source: Source, unchanged: Callable[[nn.Module], AbstractContextManager[None]]
+    trained: Transformer,
+    source: Source,
+    unchanged: Callable[[nn.Module], AbstractContextManager[None]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen, draw = set[Purpose](), Source.batches
     batches = source.batches(Purpose.MEAN, 4, BATCHES + 4, ROWS + 8)
+    monkeypatch.setattr("gcgap.importance.optimal.STEPS", BATCHES + 3)  # each batch once, and some twice
     with unchanged(trained):
         mean, found = found_on(trained, batches)
         _, again = found_on(trained, batches)
@@ -112,10 +116,9 @@ def test_only_sequences_of_the_means_are_seen_and_the_model_stays_as_it_was(
         assert torch.equal(one, other)
         assert torch.equal(one, third)
     drawn: list[Purpose] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Source, "batches", lambda self, purpose, *rest: drawn.append(purpose) or draw(self, purpose, *rest))
-        patch.setattr("gcgap.importance.experiment.optimal_activations", lambda *rest: seen.update(drawn[-1:]) or found)
-        gcgap.measure(trained, length=4, protocol=Protocol(baselines=("optimal",), **SIZES), origin=Origin(source))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(Source, "batches", lambda self, purpose, *rest: drawn.append(purpose) or draw(self, purpose, *rest))
+    monkeypatch.setattr("gcgap.importance.experiment.optimal_activations", lambda *rest: seen.update(drawn[-1:]) or found)
+    gcgap.measure(trained, length=4, protocol=Protocol(baselines=("optimal",), **SIZES), origin=Origin(source))  # pyright: ignore[reportArgumentType]
     assert seen == {Purpose.MEAN}
 
 

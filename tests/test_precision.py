@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_
 pytestmark += [pytest.mark.filterwarnings("ignore:.*AMP with fp16 is not supported on CPU.*")]
 
 SHORT: dict[str, Any] = {"trainer.max_steps": 20, "trainer.val_check_interval": 20, "protocol.tracking.dense_every": 20}
-SHORT |= {"protocol.window": [0.0, 0.95]}
+SHORT |= {"protocol.window": [0.0, 0.95], "protocol.baselines": ["mean"]}
 USED = {"32-true": "32-true", "64-true": "64-true", "bf16-mixed": "bf16-mixed", "16-mixed": "bf16-mixed"}
 
 

@@ -85,8 +85,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gcgap.report.write.FIGURES", {})
     monkeypatch.setattr(measurement, "Protocol", lambda: replace(Protocol(), **SIZES))
     monkeypatch.setattr(measurement, "PROMPTED", measurement.PROMPTED.smallest())
-    monkeypatch.setattr("gcgap.report.write.png", lambda figure: pictures.png([1]))
-    monkeypatch.setattr("gcgap.report.write.pdf", lambda figure: b"%PDF")
+    pictures.write_quickly(monkeypatch)
     paper_runs.predict_quickly(monkeypatch)
 
 
@@ -146,7 +145,7 @@ def test_a_command_of_the_readme_runs(command: str, checkout: Path) -> None:
     arguments = shlex.split(command)[1:]
     verifies = "--verify" in arguments  # the shipped records; 1 on a machine that rounds otherwise than the one they were made on
     for record in (checkout / "checkpoints" / "sort-seed42" / "gap").glob("*.json") if verifies else ():
-        if record.name not in ("step=000500.json", "step=001000.json"):
+        if record.name != "step=001000.json":
             record.unlink()
     before = tiny.files(checkout)
     assert main([*arguments, *([] if verifies else EXTRA.get(arguments[0], []))]) in ((0, 1) if verifies else (0,))
@@ -180,7 +179,7 @@ class Sixfold(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.unembed = nn.Embedding(50_000, 16), nn.Linear(16, 50_000)
+        self.embed, self.unembed = nn.Embedding(toy_tokens.VOCABULARY, 16), nn.Linear(16, toy_tokens.VOCABULARY)
         self.blocks: Any = nn.ModuleList(
             nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(16, 48), "out": nn.Linear(16, 16)}), "mlp": Down(16)})
             for _ in range(6)
@@ -219,7 +218,7 @@ def test_the_python_of_the_page_on_pretrained_models_runs(checkout: Path, monkey
     lines = [{"clean": f"the war of 17{year} and of 17", "answer": str(year), "wrong": str(year - 1)} for year in range(20, 50)]
     (checkout / "mine.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     names = {"network": Sixfold(), "encode": toy_tokens.pieces}
-    exec(own, names)
+    exec(own.replace("50_000", str(toy_tokens.VOCABULARY)), names)
     assert names["model"].d_head == 2
 
 

@@ -123,11 +123,12 @@ def test_another_site_goes_to_a_folder_of_its_own_and_says_so(run: Path) -> None
 
 def test_a_measurement_with_changes_is_skipped_when_it_is_done(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ("--protocol.site=released", "--protocol.sets=[[L0_H0,L1_MLP],[L0_H1]]", "--protocol.window=[0,1]", "--length=5")
-    assert measure(run, *changes) == 0
+    checkpoint = run / "checkpoints" / "step=000150.ckpt"
+    assert measure(checkpoint, *changes) == 0
     after = tiny.files(run)
     capsys.readouterr()
-    assert measure(run, *changes) == 0
-    assert "4 of 4 records" in capsys.readouterr().out
+    assert measure(checkpoint, *changes) == 0
+    assert "1 of 1 records" in capsys.readouterr().out
     assert tiny.files(run) == after
 
 
@@ -172,9 +173,10 @@ def test_full_measures_every_checkpoint_with_the_final_sizes_under_the_window_ru
 
 
 def test_without_full_the_tracked_records_keep_the_sizes_of_tracking(run: Path) -> None:
+    tiny.forget(run, 0, 150)
     assert measure(run, "--protocol.sequences=30") == 0
     found = records(run / "gap" / "sequences=30")
-    assert [found[name]["protocol"]["sequences"] for name in RECORDS] == [40, 40, 40, 30]
+    assert {name: one["protocol"]["sequences"] for name, one in found.items()} == {"step=000300.json": 40, "final.json": 30}
 
 
 def test_one_checkpoint_is_measured_alone(run: Path, original: Path) -> None:
@@ -231,7 +233,7 @@ def test_a_record_of_another_checkpoint_is_replaced_only_by_force(run: Path, cap
     said = refused(run, capsys, run)
     assert "step=000150.json" in said
     assert "--force" in said
-    assert measure(run, "--force") == 0
+    assert measure(path, "--force") == 0
     assert Record.read(run / "gap" / "step=000150.json")["checkpoint_sha256"] == sha256(path)
 
 
@@ -281,7 +283,7 @@ def test_a_record_of_another_protocol_is_replaced_only_by_force(
     protocol = data["protocol"] | change.get("protocol", {})
     Record(data | change | {"protocol": protocol}).write(path)
     assert str(path) in refused(run, capsys, run)
-    assert measure(run, "--force") == 0
+    assert measure(run / "checkpoints" / "step=000150.ckpt", "--force") == 0
     assert numbers(path)["protocol"]["site"] == "component"
     assert numbers(path)["length"] == 4
 

@@ -20,6 +20,7 @@ from gcgap.records.record import Record
 from gcgap.report.blocks import Column, Section, Table
 from gcgap.report.contents import contents
 from gcgap.report.page import page
+from gcgap.report.write import png
 from gcgap.study.groups import gather
 
 FIGURES = ("v3-figure-1", "v3-figure-2", "v3-figure-3", "v3-figure-4", "v3-figure-6-sort", "intervals-sort", "emergence-sort")
@@ -51,6 +52,12 @@ def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         paper_runs.predict_quickly(patch)
         assert main(["report", str(root), "--out", str(out), "--records"]) == 0
     return out
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only `report` draws all of them."""
+    pictures.write_quickly(monkeypatch)
 
 
 def test_a_report_needs_no_torch(root: Path, tmp_path: Path) -> None:
@@ -109,7 +116,7 @@ def test_the_same_run_twice_under_one_protocol_is_refused(root: Path, tmp_path: 
 def test_records_that_cannot_be_of_one_run_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gcgap.report.write.write_report", lambda *_: None)  # figures take long
+    monkeypatch.setattr("gcgap.report.write.write_report", lambda *_: None)
     gap = tmp_path / "run" / "gap"
     final = paper_runs.record("sort", 42).write(gap / "final.json")
     early = paper_runs.record("sort", 42, 50, final=False).write(gap / "step=000050.json")
@@ -168,7 +175,8 @@ def test_shipped_records_are_the_records(root: Path, report: Path) -> None:
     assert len(gcgap.read(report)) == len(gcgap.read(root))
 
 
-def test_the_report_of_shipped_records_is_the_same(tmp_path: Path) -> None:
+def test_the_report_of_shipped_records_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcgap.report.write.png", png)
     run, out = tmp_path / "default" / "sort-seed42" / "gap", tmp_path / "out"
     paper_runs.record("sort", 42).write(run / "final.json")
     for step in (50, 100):

@@ -137,6 +137,7 @@ def test_a_record_under_the_name_of_another_step_is_told(run: Path, capsys: pyte
 
 def test_what_a_config_says_of_training_by_now_changes_no_record(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run may be resumed with more steps or another precision; its config is that of its beginning."""
+    tiny.forget(run, 0, 150)
     config, before = run / "config.yaml", tiny.told(run / "gap" / "final.json")
     assert before["training"]["max_steps"] == 300
     config.write_text(config.read_text().replace("max_steps: 300", "max_steps: 900"))

@@ -75,6 +75,13 @@ def files(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
+def forget(run: Path, *steps: int) -> None:
+    """Take the checkpoints of some steps and their records out of a run."""
+    for step in steps:
+        (run / "checkpoints" / f"step={step:06d}.ckpt").unlink()
+        (run / "gap" / f"step={step:06d}.json").unlink(missing_ok=True)
+
+
 def told(path: Path) -> dict[str, Any]:
     """A record file without what differs between two runs of the same config."""
     return {key: value for key, value in json.loads(path.read_text()).items() if key not in RUN_DEPENDENT}
