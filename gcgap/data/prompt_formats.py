@@ -56,12 +56,12 @@ class Format(NamedTuple):
 
 def _texts(*given: Any) -> tuple[Any, ...]:
     """Answers as texts, also numbers, or lists of them."""
-    return tuple([str(one) for one in of] if isinstance(of, list) else str(of) for of in map(_listed, given))
+    return tuple([str(one) for one in of] if isinstance(of, list) else str(of) for of in given)
 
 
 def _ids(*given: Any) -> tuple[Any, ...]:
     """Answers as token ids of the tokenizer that the file was made for."""
-    return tuple([int(one) for one in of] if isinstance(of, list) else int(of) for of in map(_listed, given))
+    return tuple(int(of) for of in given)
 
 
 def _years(year: Any, _: Any) -> tuple[list[str], list[str]]:
@@ -81,8 +81,8 @@ OWN = Format("gcgap", "clean", "corrupted", "answer", "wrong", lambda *given: gi
 FORMATS = (
     Format("EAP-IG", "clean", "corrupted", "correct_idx", "incorrect_idx", _ids),
     Format("EAP-IG", "clean", "corrupted", "clean_answer_idx", "corrupted_answer_idx", _ids),
-    Format("EAP-IG", "clean", "corrupted", "country_idx", "corrupted_country_idx", _ids),
-    Format("EAP-IG", "clean", "corrupted", "answers_idx", "corrupted_answers_idx", _ids),
+    Format("EAP-IG", "clean", "corrupted", " country", " corrupted_country", _texts),
+    Format("EAP-IG", "clean", "corrupted", " answers", " corrupted_answers", _texts),
     Format("EAP-IG", "clean", "corrupted", "correct_idx", "", _years),
     Format("EAP-IG", "clean", "corrupted", "label", "", _years),
     Format("MIB", "clean", "corrupted", "year", "", _years),
@@ -183,13 +183,16 @@ def _column(row: Any, path: str) -> Any:
 
 
 def _spaced(row: Any, path: str) -> Any:
-    value = _column(row, path.strip())
-    return f" {value}" if path.startswith(" ") else value
+    value, space = _listed(_column(row, path.strip())), path[: path.startswith(" ")]
+    if isinstance(value, list):
+        return [f"{space}{one}" for one in value]
+    return f"{space}{value}" if space else value
 
 
 def _known(names: set[str]) -> str:
-    known = "; ".join(dict.fromkeys(f"{', '.join(sorted(one.columns))} ({one.name})" for one in (OWN, *FORMATS)))
-    return f"its columns must be one of: {known}; got {shown(sorted(names))}. Rename them."
+    known = ", ".join(dict.fromkeys(one.name for one in FORMATS))
+    own = ", ".join(f"`{key}`" for key in KEYS)
+    return f"its columns must be {own}, or those of {known} in docs/pretrained.md; got {shown(sorted(names))}. Rename them."
 
 
 def _numbered(path: Path) -> list[tuple[str, Any]]:

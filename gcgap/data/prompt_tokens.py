@@ -82,17 +82,17 @@ def _with_sets(prompt: Prompt, clean: Tokens, corrupted: Tokens | None, encode: 
 
     def tokens(key: str, given: Any) -> list[Tokens]:
         several = given if isinstance(given, tuple) else () if given is None else (given,)
-        return [one if isinstance(one, tuple) else _tail(prompt.clean, key, one, encode) for one in several]
+        return [one if isinstance(one, tuple) else _tail(prompt.clean, key, one, encode, clean) for one in several]
 
     read, steps = steps_of(tokens("answer", prompt.answer), tokens("wrong", prompt.wrong))
     wrong = next((step.wrong[0] for step in reversed(steps) if step.wrong), None)
     return Encoded((*clean, *read), None if corrupted is None else (*corrupted, *read), steps[-1].right[0], wrong, steps)
 
 
-def _tail(clean: str | Tokens, key: str, answer: str | int, encode: Encode) -> Tokens:
+def _tail(clean: str | Tokens, key: str, answer: str | int, encode: Encode, before: Tokens) -> Tokens:
     if not isinstance(answer, str) or not isinstance(clean, str):
         return (_answer(clean, key, answer, encode),)
-    if tail := tail_tokens(clean, answer, encode):
+    if tail := tail_tokens(clean, answer, encode, before):
         return tail
     return (_answer(clean, key, answer, encode),)  # says why not
 
@@ -139,10 +139,11 @@ def next_token(context: str, text: str, encode: Encode) -> int | None:
     return tail[0] if len(tail) == 1 else None
 
 
-def tail_tokens(context: str, text: str, encode: Encode) -> Tokens:
-    """The tokens that `text` adds to those of `context`; none if it changes those, or is unknown."""
+def tail_tokens(context: str, text: str, encode: Encode, before: Tokens | None = None) -> Tokens:
+    """The tokens that `text` adds to those of `context`, `before` if they are known; none if it changes those, or is unknown."""
     try:
-        before, after = token_ids(context, encode), token_ids(context + text, encode)
+        before = token_ids(context, encode) if before is None else before
+        after = token_ids(context + text, encode)
     except UnknownWordsError:
         return ()
     return after[len(before) :] if after[: len(before)] == before else ()
