@@ -115,6 +115,7 @@ def test_a_sweep_that_is_ended_leaves_no_worker_and_goes_on_to_the_same_bits(
         assert ends(tmp_path / "runs" / name) == ends(uninterrupted / "runs" / name)
 
 
+@pytest.mark.robust
 def test_a_run_that_fails_is_reported_with_its_reason_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
