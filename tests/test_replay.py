@@ -11,10 +11,13 @@ from families import CONFIGS, SHAPE, config, network
 from torch import Tensor, nn
 
 from gcgap.attribution.drop import Drop
+from gcgap.data.answer_sets import Step
 from gcgap.data.batches import NOTHING, Batch
+from gcgap.data.prompt_tokens import as_batch
+from gcgap.data.prompts import Encoded
 from gcgap.importance.ablation import Intervention, ablated_scores
 from gcgap.importance.baselines import activations_on
-from gcgap.importance.scores import logit_difference
+from gcgap.importance.scores import logit_difference, probability_difference
 from gcgap.models.families import find_wiring
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.wiring import Wiring
@@ -79,6 +82,25 @@ def test_effects_at_chosen_tokens_are_those_of_whole_passes() -> None:
         found.append(torch.stack(ablated_scores(model, model.wiring, batch, asked, where=where)[1]))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
     assert found[0].std(1).max() > 0
+
+
+def test_answers_of_several_tokens_are_scored_as_in_whole_passes() -> None:
+    """Of one row two positions are scored, of the other one, and a token that counts for nothing stands behind it."""
+    steps = Step((12, 13), (14,)), Step((10,), (11, 15))
+    rows = [
+        Encoded((5, 6, 7, 8, 3), (5, 6, 4, 8, 3), 10, 11, steps),
+        Encoded((5, 6, 8), (5, 6, 4), 10, 11, (Step((10, 12), (11,)),)),
+    ]
+    batch, found = as_batch(rows), []
+    assert batch.corrupted is not None
+    for model in both("llama"):
+        given = activations_on(model, model.wiring, batch.corrupted, batch.last, batch.inputs)
+        asked = [Intervention(frozenset([member]), given) for member in range(len(model.wiring.components))]
+        slopes, curvatures = Drop(model, model.wiring, batch, given, probability_difference).path_derivatives(0.3, curvature=True)
+        found.append([*map(torch.stack, ablated_scores(model, model.wiring, batch, asked)), slopes, curvatures])
+    for replayed, whole in zip(*found, strict=True):
+        torch.testing.assert_close(replayed, whole, rtol=1e-12, atol=1e-12)
+        assert replayed.isfinite().all()
 
 
 def test_layers_run_for_the_tokens_that_can_change_and_not_below_what_changes() -> None:
