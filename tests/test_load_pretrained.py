@@ -21,8 +21,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from gcgap.models import families as checks
 from gcgap.models import families as declared
 from gcgap.models.families import find_wiring
-from gcgap.models.loading import PREFIXES, load_pretrained, step_of, weights_sha256
+from gcgap.models.loading import load_pretrained, step_of
 from gcgap.models.pretrained import Pretrained
+from gcgap.models.weight_files import PREFIXES, weights_sha256
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def option(default: Any, text: str) -> Any:
 class PretrainedOptions:
     """A model and its prompts, as the options of a command name them; each field with a text is an option."""
 
-    model: str = option("", "a name on the Hugging Face hub, such as gpt2, or a directory")
+    model: str = option("", "a name on the Hugging Face hub, such as gpt2, a directory, or a .gguf file")
     prompts: str = option("ioi", "ioi (default), greater_than, facts, induction, or a file of prompts")
     prefix: str = option("", "text before every prompt")
     chat: bool = option(False, "put each prompt into the model's chat template, as what a user says")
@@ -38,7 +38,7 @@ class PretrainedOptions:
     seed: int = option(42, "seed of everything random (default 42)")
     length: int = 0
     precision: str = "float32"
-    device_map: str | None = option(None, "where the weights go, such as auto with accelerate (default the CPU)")
+    device_map: str | None = option(None, "where the weights go: cpu, cuda, auto (default the GPU where there is one)")
     attention: str | None = option(None, "eager or sdpa (default the model's own; curvature: sdpa's math path)")
     memory: float | None = option(None, "GiB that activations may take (default as many as small models need)")
     trust_remote_code: bool = option(False, "run Python code that comes with the model")
@@ -55,7 +55,7 @@ class PretrainedOptions:
         """Name of the run directory: the model's, the prompts' (a file's with its hash) and the seed; no part leads elsewhere."""
         from gcgap.data.prompt_tasks import PROMPTS
 
-        name = Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
+        name = Path(self.model).resolve().name if Path(self.model).exists() else self.model
         prompts, file = plain(Path(self.prompts).stem), Path(self.prompts)
         if file.is_file() and self.prompts not in PROMPTS:
             prompts += f"-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"

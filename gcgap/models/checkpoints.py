@@ -15,10 +15,10 @@ from torch import Tensor
 from gcgap.data.batches import Layout, Source
 from gcgap.data.tasks import TASKS
 from gcgap.models.families import check_installed, find_wiring
-from gcgap.models.loading import prefix_advice
 from gcgap.models.number_format import check_one_format, check_tensors, not_finite
 from gcgap.models.pretrained import Pretrained
 from gcgap.models.transformer import Decoder, Origin, Transformer, check_sizes
+from gcgap.models.weight_files import prefix_advice
 from gcgap.records.read_records import named_step
 
 PREFIX = "model."

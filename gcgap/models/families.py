@@ -186,10 +186,16 @@ def find_wiring(config: Any) -> Wiring:
     return declared(config)
 
 
-def check_installed() -> None:
-    """Raise an ImportError unless transformers is there."""
-    if find_spec("transformers") is None:
-        raise ImportError("models of Hugging Face need the package transformers; install `gcgap[hf]`.")
+class MissingPackageError(ImportError):
+    """A package that is no part of gcgap is needed and not there; it ends a command with code 2."""
+
+    exit_code = 2
+
+
+def check_installed(package: str = "transformers", what: str = "models of Hugging Face") -> None:
+    """Raise an ImportError unless a package of the extra `hf` is there."""
+    if find_spec(package) is None:
+        raise MissingPackageError(f"{what} need the package {package}; install `gcgap[hf]`.")
 
 
 _KNOWN = """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,16 +67,19 @@ class Tokenizer:
         return np.array([token for token, ids in zip(tokens, again, strict=True) if ids == [token]], dtype=np.int64)
 
 
-def read_tokenizer(name: str, options: dict[str, Any], config: Any) -> tuple[Encode, Vocabulary]:
+def read_tokenizer(
+    name: str, options: dict[str, Any], config: Any, read: Callable[[], Any] | None = None
+) -> tuple[Encode, Vocabulary]:
     """The tokenizer of a model and its vocabulary; where none can be loaded, every text raises a ValueError with the reason.
 
     Args:
         name: Of the model.
         options: What `from_pretrained` takes beside it.
         config: The text model's config, which has the size of the vocabulary and the special tokens.
+        read: Gives the tokenizer of transformers; by default transformers finds it by the name.
     """
     try:
-        tokenizer = _load(name, options)
+        tokenizer = _load(name, read or partial(_find, name, options))
     except ValueError as error:
         reason = str(error)
     else:
@@ -91,12 +96,16 @@ def first_lines(error: Exception) -> str:
     return "\n".join(line.strip() for line in str(error).strip().splitlines()[:3] if line.strip())
 
 
-def _load(name: str, options: dict[str, Any]) -> Tokenizer:
+def _find(name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
+    return AutoTokenizer.from_pretrained(name, **options)
+
+
+def _load(name: str, read: Callable[[], Any]) -> Tokenizer:
     none = f"`{name}` has no tokenizer that can be loaded, so prompts must be token ids"
     try:
-        found: Any = AutoTokenizer.from_pretrained(name, **options)
+        found = read()
     except Exception as error:  # of a broken file transformers raises nearly anything
         raise ValueError(f"{none}: {first_lines(error)}") from error
     texts = (found.decode([token]) for token in _plain(found))
