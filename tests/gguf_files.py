@@ -87,14 +87,9 @@ def _vocabulary(config: Any, tokenizer: tokenizers.Tokenizer | None, split: str)
     }
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    for kind, add in (
-        (bool, writer.add_bool), (int, writer.add_uint32), (float, writer.add_float32), (str, writer.add_string),
-        (list, writer.add_array),
-    ):  # fmt: skip
-        if isinstance(value, kind):
-            return add(key, value)
-    raise AssertionError(value)
+def _add(writer: Any, key: str, value: Any) -> None:
+    add = {bool: "add_bool", int: "add_uint32", float: "add_float32", str: "add_string", list: "add_array"}[type(value)]
+    getattr(writer, add)(key, value)
 
 
 def _tensors(network: Any, name: str) -> dict[str, np.ndarray]:

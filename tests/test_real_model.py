@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ def there() -> None:
 
 
 @pytest.fixture(scope="module")
-def model(there: None) -> Iterator[Pretrained]:
-    yield load_pretrained(FILE, prompts="ioi")
+def model(there: None) -> Pretrained:
+    return load_pretrained(FILE, prompts="ioi")
 
 
 @pytest.fixture(scope="module")
