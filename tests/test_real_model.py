@@ -77,7 +77,8 @@ def test_it_solves_name_swaps_and_the_corrupted_twins_the_other_way(model: Pretr
 
 def test_it_is_measured_from_the_command_line(model: Pretrained, tmp_path: Path) -> None:
     assert main(["measure", "--model", str(FILE), "--out", str(tmp_path), *SMALL]) == 0
-    record = Record.read(tmp_path / f"{FILE.name}-ioi-seed42" / "gap" / "final.json")
+    (path,) = (tmp_path / f"{FILE.name}-ioi-seed42").rglob("final.json")
+    record = Record.read(path)
     assert record["checkpoint_sha256"] == model.origin.checkpoint_sha256
     assert record["model"]["file_sha256"] == SHA256
     assert len(record["components"]) == 300
