@@ -537,9 +537,9 @@ def test_attribution_is_a_block_of_the_protocol(make: Callable[[Path], Protocol]
     found = make(tmp_path)
     assert found.attribution == Attribution(("attribution_patching", "joint_hvp"), Metric.LOGIT_DIFFERENCE, 3)
     plain = found.to_dict()
-    assert plain["attribution"] == {"methods": SETTINGS["methods"], "metric": "logit_difference", "steps": 3} | {
-        name: getattr(Attribution(), name) for name in ("difference", "pairs", "probes", "budget", "gradient_batches")
-    }
+    others = ("difference", "pairs", "probes", "budget", "gradient_batches")
+    changed = {"methods": SETTINGS["methods"], "metric": "logit_difference", "steps": 3}
+    assert plain["attribution"] == changed | {name: getattr(Attribution(), name) for name in others}
     assert found.tracked().attribution == found.attribution
     assert json.loads(json.dumps(plain)) == plain
 

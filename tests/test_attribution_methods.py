@@ -278,7 +278,9 @@ CHANGES: list[tuple[str, str, Any]] = [
     *((name, "difference", 0.1) for name in NAMES if name.endswith("_differences")),
     ("shapley_value", "pairs", 2),
     ("hvp_probes", "probes", 3),
-    ("screen_flag_fix", "budget", 2),
+    ("screen_flag_fix", "budget", 4),
+    ("screen_flag_fix", "budget", 0.5),
+    ("exact_for_largest", "budget", 4),
     ("fisher_trace", "gradient_batches", 1),
     *((name, "metric", "logit_difference") for name in INTERVENING if name != "shapley_exact_match"),
 ]
@@ -312,7 +314,8 @@ PASSES: dict[str, tuple[float, float, float]] = {
     "gradient_balanced": (BATCHES, BATCHES, 0),
     "gradient_value_output": (2 * BATCHES, 2 * BATCHES, 0),
     "fisher_trace": (FISHER, FISHER, 0),
-    "screen_flag_fix": (2 + 2 + 1 + N, 2, 1),  # a budget of ten is enough for all six
+    "screen_flag_fix": (1 + 2 + 1 + 2, 1, 2),  # two exact effects are a fifth of six components
+    "exact_for_largest": (1 + 1 + 2, 1, 0),
     "activation_norm": (1, 0, 0),
     "layer_index": (0, 0, 0),
     "random_order": (0, 0, 0),
@@ -369,7 +372,8 @@ def test_methods_come_in_the_order_that_was_asked_for() -> None:
         ({"pairs": 0}, "`attribution.pairs` must be at least 1; got 0."),
         ({"gradient_batches": -1}, "`attribution.gradient_batches` must be at least 1; got -1."),
         ({"probes": 0}, "`attribution.probes` must be at least 1; got 0."),
-        ({"budget": -1}, "`attribution.budget` must be 0 or more forward passes; got -1."),
+        ({"budget": -1}, "`attribution.budget` must be a share below 1 or a whole number of effects; got -1."),
+        ({"budget": 1.5}, "`attribution.budget` must be a share below 1 or a whole number of effects; got 1.5."),
         ({"difference": 0.0}, "`attribution.difference` must be between 0 and 0.5; got 0.0."),
         ({"difference": 0.5}, "`attribution.difference` must be between 0 and 0.5; got 0.5."),
         (

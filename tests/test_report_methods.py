@@ -420,6 +420,12 @@ def test_a_score_that_is_no_drop_is_advised_for_a_ranking() -> None:
     )
 
 
+def test_a_joint_hvp_is_never_advised_for_a_ranking() -> None:
+    methods = costing(exact=EXACT, ap=("gates", 0.9, 3.0), joint_hvp=("curvature", 0.99, 1.0), hvp=("curvature", 0.9, 2.0))
+    methods["joint_hvp"] |= {"estimates": "shapley"}
+    assert advice(methods).startswith("Use hvp")
+
+
 def test_controls_are_never_advised() -> None:
     methods = costing(exact=EXACT, ap=("gates", 0.9, 2.0), layer=("control", 0.99, 0.0))
     assert advice(methods).startswith("Use ap: ρ = 0.90")
@@ -597,7 +603,7 @@ def test_every_setting_of_a_group_is_told(group: MethodGroup) -> None:
     assert told["protocol.sequences"] == "128"
     assert told["model.n_layers"] == "2"
     assert told["training.learning_rate"] == "0.001"
-    assert "'budget': 10" in str(told["protocol.attribution"])
+    assert "'budget': 0.2" in str(told["protocol.attribution"])
 
 
 def test_every_table_has_a_key_of_its_own_and_every_form(group: MethodGroup) -> None:
@@ -837,10 +843,70 @@ def test_what_was_not_found_is_told_too() -> None:
     assert found(record)[1] == f"{few} costs 20%, L0_H0 + L1_H1 does: 25% together, 12% ± 6% on other sequences."
     critical |= {"greedy": None}
     assert found(record)[1] == f"{few}, nor all together, costs 20%."
+    record.data["trust"] |= {"calibration": []}
+    record.data["patching"] = {}
+    assert not any("by R (bin" in text or "against activation patching" in text for text in found(record))  # without numbers
+    record = made()
+    record["sets"]["critical"] |= critical
     record.data["workflow"] |= {"verified": [], "limit": None}
     assert found(record)[6].endswith("1 beyond the budget; none of the others was checked.")
     record.data["workflow"]["flags"] = {component["name"]: ["large tangent"] for component in record["components"]}
     assert found(record)[6].endswith("6 flagged, 1 fixed exactly, 1 beyond the budget; the screen spares nothing here.")
+
+
+@pytest.mark.parametrize(
+    ("dispensable", "search", "text", "cell"),
+    [
+        (1, (0, 0, False), ": fewer than two, so they have no sets.", "there is no set: fewer than two are dispensable"),
+        (
+            40,
+            (0, 0, False),
+            "; none of their sets was tried: there are too many pairs.",
+            "none was tried: there are too many pairs",
+        ),
+        (
+            5,
+            (2, 10, False),
+            "; none of their sets of up to 2 costs 20%; larger ones were not tried.",
+            "none of up to 2 is; larger ones were not tried",
+        ),
+        (
+            5,
+            (2, 11, False),
+            "; none of their sets of up to 2, nor all together, costs 20%.",
+            "none of up to 2 is, nor are all together",
+        ),
+        (
+            5,
+            (5, 26, False),
+            "; none of their sets of up to 5, nor all together, costs 20%.",
+            "none of up to 5 is, nor are all together",
+        ),
+        (
+            5,
+            (0, 1, False),
+            "; not even all together costs 20%; smaller sets were not tried.",
+            "all together are none; smaller ones were not tried",
+        ),
+        (5, (0, 9, True), "; L0_H0 + L1_H1 costs 20%: EFFECT; smaller sets were not tried.", "smaller ones were not tried"),
+        (
+            5,
+            (2, 19, True),
+            "; none of their sets of up to 2 costs 20%, L0_H0 + L1_H1 does: EFFECT.",
+            "no set of up to 2 is; larger ones were not all tried",
+        ),
+    ],
+)
+def test_no_sentence_says_of_sets_what_was_not_tried(
+    dispensable: int, search: tuple[int, int, bool], text: str, cell: str
+) -> None:
+    record, (size, evaluated, greedy) = made(), search
+    one = {"members": ["L0_H0", "L1_H1"]} | EFFECT
+    record["sets"]["critical"] |= {"dispensable": [f"L0_H{i}" for i in range(dispensable)], "sets": [], "size": None}
+    record["sets"]["critical"] |= {"searched": size, "evaluated": evaluated, "greedy": one if greedy else None}
+    told = text.replace("EFFECT", "25% together, 12% ± 6% on other sequences")
+    assert found(record)[1] == f"{dispensable} components change exact match by at most 5% each{told}"
+    assert tables._proof(record["sets"]["critical"]) == cell
 
 
 def test_numbers_in_print() -> None:

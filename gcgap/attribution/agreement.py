@@ -186,13 +186,16 @@ def advice(methods: Mapping[str, Mapping[str, Any]], effect: str = "log_prob") -
     """The cheapest of the methods that rank components as exact effects do, exact effects among them.
 
     A method ranks as they do if its rho with the effects on other sequences is at most `CLOSE` below that of the exact effects on
-    its own: noise takes as much from them.
+    its own: noise takes as much from them. The joint HVP is never advised: it is a Shapley value to second order, and what it
+    adds to attribution patching are interactions, which of many components are most of it.
 
     Args:
         methods: The `methods` of an attribution record.
         effect: The exact effect that decides.
     """
-    found = {name: entry["agreement"][effect]["all"] for name, entry in methods.items() if entry["family"] != "control"}
+    no_ranking = {name for name, of in methods.items() if (of["family"], of["estimates"]) == ("curvature", "shapley")}
+    no_ranking |= {name for name, of in methods.items() if of["family"] == "control"}
+    found = {name: entry["agreement"][effect]["all"] for name, entry in methods.items() if name not in no_ranking}
     known = {name: of["rho"] for name, of in found.items() if of["rho"] is not None}
     if "exact" not in known or len(known) < 2:
         return "No advice: it needs `exact` and another method, and effects that have ranks."

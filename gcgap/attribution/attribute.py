@@ -113,7 +113,7 @@ def attribute(
     with seconds("statistics"):
         components, compared = _compared(subject, rows, effects, again, trust_of_each)
         done("statistics")
-    workflow = screen_flag_fix(problem.drop, metric, protocol.attribution.budget, problem.random(1))
+    workflow = screen_flag_fix(problem.drop, protocol.attribution, problem.random(1))
     fixed = workflow.to_dict([component.name for component in wiring.components])
     return AttributionRecord(
         {"kind": KIND}

@@ -349,10 +349,16 @@ def shapley_exact_match(p: Problem) -> Scores:
     return paths.shapley_values(replace(p.drop, metric=exact_match), p.settings.pairs, p.random(0))
 
 
-@method("workflow")
+@method("workflow", "drop")
 def screen_flag_fix(p: Problem) -> Scores:
-    """Screen by tangent and joint curvature, exact effects where flagged and affordable."""
-    return workflow.screen_flag_fix(p.drop, p.settings.metric, p.settings.budget, p.random(1)).scores
+    """Screen by tangent and own curvature from probes, exact effects where flagged and affordable, the tangent elsewhere."""
+    return workflow.screen_flag_fix(p.drop, p.settings, p.random(1)).scores
+
+
+@method("workflow", "drop")
+def exact_for_largest(p: Problem) -> Scores:
+    """Exact effects of the largest |attribution patching|, as many as screen_flag_fix may compute; the tangent elsewhere."""
+    return workflow.exact_for_largest(p.drop, p.settings)
 
 
 @method("control")

@@ -1,15 +1,15 @@
 """Screen-Flag-Fix: screen, flag, fix, verify (arXiv:2606.09899; thresholds and order are this project's reading).
 
-    large     an effect of at least tau = |D(1)| / n, an even share of what ablating everything costs: one forward pass
-    screen    attribution patching, joint HVP, and the gradient at xi = 1: two backward passes, and one through the first, for all
-    flag      |AP| or |joint HVP| large; a curvature term that exceeds the tangent and could make the effect large; a gradient
-              that is exactly zero; or a slope that changes by 2 tau from xi = 0 to xi = 1, so the tangent may be wrong by tau
-    fix       the exact effects of flagged components while the budget lasts, first where a slope or the joint HVP is largest
+    large     an effect of at least tau = |D(1)| / n, an even share of what ablating everything costs: two forward passes
+    screen    attribution patching g, and own curvatures c by probes: a backward pass, and one through it for each probe
+    flag      |g| or |g + c/2| large; a correction that is large by itself, |c|/2, or exceeds the tangent (R > 1) and could make
+              the effect large; or a gradient that is exactly zero
+    fix       the exact effects of flagged components while the budget lasts, first where |c| is largest
     verify    the exact effects of some unflagged components at random: if none is large, few of the others are
 
-Curvature and last slope are those of the joint path. A component's own would cost a double backward each, several times the exact
-effects that the screen is there to save. For the same reason an own-path method never stands in for an exact effect. Flagged
-components beyond the budget are named, and keep the score of the screen.
+The rest keeps its tangent: the correction by noisy curvatures is used to find errors, not to mend them. An own-path method never
+stands in for an exact effect, since it costs several times as much. Flagged components beyond the budget are named.
+`exact_for_largest` is what all this must beat: the same budget for the largest |g|, without a flag.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
 from gcgap.attribution.drop import Drop
+from gcgap.attribution.probes import curvatures
 from gcgap.attribution.sets import set_drops
+from gcgap.importance.protocol import Attribution
 
 VERIFIED_SHARE = 0.3  # of the budget that verification keeps for itself, where that many components are unflagged
 
@@ -35,7 +36,8 @@ class Workflow:
     """What the workflow did.
 
     Args:
-        scores: Exact effects where they were computed, the joint HVP elsewhere.
+        scores: Exact effects where they were computed, attribution patching elsewhere.
+        screened: Mean slope and own curvature of every component, and the standard error of the curvature from the probes.
         tau: Effect from which on one counts as large, in the metric's units.
         flags: Why each flagged component is flagged.
         fixed: Flagged components with an exact effect.
@@ -47,6 +49,7 @@ class Workflow:
     """
 
     scores: Float[Tensor, "component sequence"]
+    screened: Sequence[Mapping[str, Any]]
     tau: float
     flags: Mapping[int, tuple[str, ...]]
     fixed: tuple[int, ...]
@@ -60,34 +63,34 @@ class Workflow:
         """Plain values, components by name; without the scores."""
         lists = {key: [names[i] for i in getattr(self, key)] for key in ("fixed", "unresolved", "verified", "above")}
         flags = {names[i]: list(why) for i, why in self.flags.items()}
-        return {"tau": self.tau, "flags": flags} | lists | {"limit": self.limit, "rule_of_three": self.rule_of_three}
+        screened = dict(zip(names, map(dict, self.screened), strict=True))
+        found = {"tau": self.tau, "flags": flags, "screened": screened} | lists
+        return found | {"limit": self.limit, "rule_of_three": self.rule_of_three}
 
 
-def screen_flag_fix(drop: Drop, metric: str, budget: int, random: np.random.Generator) -> Workflow:
-    """Screen-Flag-Fix with `budget` forward passes for exact effects.
+def screen_flag_fix(drop: Drop, settings: Attribution, random: np.random.Generator) -> Workflow:
+    """Screen-Flag-Fix within the budget of the settings, exact effects of the verification included.
 
     Args:
         drop: The drop.
-        metric: Name of its metric.
-        budget: Exact effects that may be computed, those of the verification included.
-        random: Draws the components that are verified.
+        settings: The name of its metric, the budget, and the number of probes.
+        random: Draws the signs of the probes and the components that are verified.
     """
-    zero = drop.zero_gates()
-    g, h = drop.hessian_product(zero, zero + 1)
-    end = drop.gradient(zero + 1)
-    scores = g + h / 2
-    tau = float(drop.value(zero + 1).mean().abs()) / drop.components
-    flags = flagged(g.mean(-1).numpy(), h.mean(-1).numpy(), end.mean(-1).numpy(), tau)
-    size = torch.stack([g, scores, end]).mean(-1).abs().amax(0)
-    waiting = sorted(flags, key=lambda i: -float(size[i]))
+    slope, own, error = curvatures(drop, settings.probes, random)
+    tangent, curvature = slope.mean(-1).numpy(), own.mean(-1).numpy()
+    tau = float(drop.value(drop.zero_gates() + 1).mean().abs()) / drop.components
+    flags, budget = flagged(tangent, curvature, tau), settings.exact_effects(drop.components)
+    waiting = sorted(flags, key=lambda i: -abs(curvature[i]))
     rest = [i for i in range(drop.components) if i not in flags]
     kept = min(len(rest), max(int(VERIFIED_SHARE * budget), budget - len(waiting)))
     fixed, verified = waiting[: budget - kept], sorted(random.permutation(rest)[:kept].tolist())
-    if chosen := [*fixed, *verified]:
-        scores[chosen] = getattr(set_drops(drop, [frozenset([i]) for i in chosen]), metric)
+    scores = _fixed(drop, settings.metric, slope, [*fixed, *verified])
     above = tuple(i for i in verified if abs(float(scores[i].mean())) >= tau)
+    errors = [None] * drop.components if error is None else error.tolist()
+    screened = zip(tangent.tolist(), curvature.tolist(), errors, strict=True)
     return Workflow(
         scores=scores,
+        screened=[dict(zip(("slope", "curvature", "error"), one, strict=True)) for one in screened],
         tau=tau,
         flags=flags,
         fixed=tuple(fixed),
@@ -99,19 +102,34 @@ def screen_flag_fix(drop: Drop, metric: str, budget: int, random: np.random.Gene
     )
 
 
+def exact_for_largest(drop: Drop, settings: Attribution) -> Float[Tensor, "component sequence"]:
+    """Attribution patching, and the exact effects of the largest |g|, as many as Screen-Flag-Fix may compute."""
+    slope = drop.gradient(drop.zero_gates())
+    largest = slope.mean(-1).abs().argsort(descending=True, stable=True)
+    return _fixed(drop, settings.metric, slope, largest[: settings.exact_effects(drop.components)].tolist())
+
+
+def _fixed(
+    drop: Drop, metric: str, scores: Float[Tensor, "component sequence"], members: list[int]
+) -> Float[Tensor, "component sequence"]:
+    """The scores, with the exact effects of some components in their place."""
+    scores = scores.clone()
+    if members:
+        scores[members] = getattr(set_drops(drop, [frozenset([i]) for i in members]), metric)
+    return scores
+
+
 def flagged(
-    tangent: Float[np.ndarray, " component"],
-    curvature: Float[np.ndarray, " component"],
-    end: Float[np.ndarray, " component"],
-    tau: float,
+    tangent: Float[np.ndarray, " component"], curvature: Float[np.ndarray, " component"], tau: float
 ) -> dict[int, tuple[str, ...]]:
-    """Why each component is flagged, from tangent and joint curvature at xi = 0 and slope at xi = 1; the others are left out."""
+    """Why each component is flagged, from tangent and own curvature at xi = 0; the others are left out."""
+    size, correction = np.abs(tangent), np.abs(curvature) / 2
     reasons = {
-        "large tangent": np.abs(tangent) >= tau,
-        "large joint HVP": np.abs(tangent + curvature / 2) >= tau,
-        "unreliable": (np.abs(curvature) > 2 * np.abs(tangent)) & (np.abs(tangent) + np.abs(curvature) / 2 >= tau),
+        "large tangent": size >= tau,
+        "large HVP": np.abs(tangent + curvature / 2) >= tau,
+        "large correction": correction >= tau,
+        "unreliable": (correction > size) & (size + correction >= tau),
         "zero gradient": tangent == 0,
-        "slope changes": np.abs(end - tangent) >= 2 * tau,
     }
     found = {i: tuple(reason for reason, of in reasons.items() if of[i]) for i in range(len(tangent))}
     return {i: why for i, why in found.items() if why}

@@ -30,7 +30,7 @@ TEXT = """Every attribution method beside the exact effect of every component, a
 Writes RUN/attribution/NAME.json and, in RUN/attribution/NAME/, tables (CSV) and figures (PNG, PDF);
 NAME says the baseline and whatever else is not the default. Skips what is there already."""
 SEQUENCES = 128  # fewer than C takes, since curvature costs more than ablation
-SETTINGS = ("metric", "budget", "steps", "pairs")
+SETTINGS = ("metric", "budget", "probes", "steps", "pairs")
 CHOICES = {"precision": ("float32", "float64", "bf16"), "attention": ("eager", "sdpa")}
 
 
@@ -60,8 +60,10 @@ def build_parser() -> AttributeParser:
         help="integers of the OOD sequences (default the window rule), for ioi filler sentences",
     )
     add("--sequences", type=int, default=SEQUENCES, help=f"evaluation sequences (default {SEQUENCES})")
-    budget = "forward passes that Screen-Flag-Fix may spend on exact effects"
-    add("--budget", type=int, default=usual.budget, help=f"{budget} (default {usual.budget})")
+    budget = "exact effects that Screen-Flag-Fix may compute: below 1 a share of the components, else a number"
+    add("--budget", type=float, default=usual.budget, help=f"{budget} (default {usual.budget})")
+    probes = "draws of random signs behind curvatures by probes"
+    add("--probes", type=int, default=usual.probes, help=f"{probes} (default {usual.probes})")
     add("--steps", type=int, default=usual.steps, help=f"nodes of every path (default {usual.steps})")
     pairs = "antithetic pairs of orders per sequence behind Shapley values"
     add("--pairs", type=int, default=usual.pairs, help=f"{pairs} (default {usual.pairs})")

@@ -200,7 +200,8 @@ class Attribution:
         difference: Step h of finite differences, a share of the way from the untouched to the replaced output.
         pairs: Antithetic pairs of orders per sequence behind Shapley values.
         probes: Draws of random signs behind curvatures by probes, each a double backward; two or more have a standard error.
-        budget: Forward passes that Screen-Flag-Fix may spend on exact effects.
+        budget: Exact effects that Screen-Flag-Fix may compute, a forward pass each: below 1 a share of the components, rounded
+            up, else a number.
         gradient_batches: Of the protocol's gradient batches, those whose sequences the Fisher trace visits one by one.
     """
 
@@ -210,15 +211,15 @@ class Attribution:
     difference: float = 0.02
     pairs: int = 2
     probes: int = 4
-    budget: int = 10
+    budget: int | float = 0.2
     gradient_batches: int = 5
 
     def __post_init__(self) -> None:
         for name in ("steps", "pairs", "probes", "gradient_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`attribution.{name}` must be at least 1; got {getattr(self, name)}.")
-        if self.budget < 0:
-            raise ValueError(f"`attribution.budget` must be 0 or more forward passes; got {self.budget}.")
+        if self.budget < 0 or (self.budget >= 1 and self.budget % 1):
+            raise ValueError(f"`attribution.budget` must be a share below 1 or a whole number of effects; got {self.budget}.")
         if not 0 < self.difference < 0.5:
             raise ValueError(f"`attribution.difference` must be between 0 and 0.5; got {self.difference}.")
         choices = [metric for metric in Metric if metric.has_gradient]
@@ -227,6 +228,10 @@ class Attribution:
         object.__setattr__(self, "metric", Metric(self.metric))
         if len(set(self.methods)) < len(self.methods):
             raise ValueError(f"`attribution.methods` must be different ones; got {', '.join(self.methods)}.")
+
+    def exact_effects(self, components: int) -> int:
+        """Exact effects that Screen-Flag-Fix may compute of a model with so many components."""
+        return math.ceil(round(self.budget * components, 9)) if self.budget < 1 else int(self.budget)
 
 
 @dataclass(frozen=True)

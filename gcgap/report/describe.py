@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import comb
+from typing import Any
 
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
@@ -125,3 +127,10 @@ def spread_notes(columns: Sequence[Column]) -> list[str]:
     """What ± and brackets mean, where a table has them."""
     cells = (cell for column in columns for cell in column.cells)
     return [SPREAD] if any(isinstance(cell, Summary) and (cell.n > 1 or cell.ci) for cell in cells) else []
+
+
+def searched(critical: Mapping[str, Any]) -> tuple[int, bool]:
+    """Up to which size every set of dispensable components was tried, 0 if none was, and whether all of them together were."""
+    members, size = len(critical["dispensable"]), critical["searched"]
+    smaller = sum(comb(members, some) for some in range(2, size + 1))
+    return size, size >= members or critical["evaluated"] > smaller

@@ -9,7 +9,7 @@ import numpy as np
 
 from gcgap.attribution.agreement import calibration, coverage
 from gcgap.report.blocks import Cell, Column, Table, columns_of
-from gcgap.report.describe import EFFECTS, known, of_task, spread_notes, title
+from gcgap.report.describe import EFFECTS, known, of_task, searched, spread_notes, title
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.groups import Group
 from gcgap.study.methods_over_seeds import MethodGroup
@@ -183,11 +183,14 @@ def _proof(found: dict[str, Any]) -> str:
     """What the search says of smaller sets."""
     if found["sets"]:
         return "yes: every smaller set was tried"
-    if found["greedy"]:
-        return f"no set of up to {found['searched']} is; larger ones were not all tried"
     if len(found["dispensable"]) < 2:
         return "there is no set: fewer than two are dispensable"
-    return f"none of up to {found['searched']} is, nor are all together"
+    size, together = searched(found)
+    if found["greedy"]:
+        return f"no set of up to {size} is; larger ones were not all tried" if size else "smaller ones were not tried"
+    if together:
+        return f"none of up to {size} is, nor are all together" if size else "all together are none; smaller ones were not tried"
+    return f"none of up to {size} is; larger ones were not tried" if size else "none was tried: there are too many pairs"
 
 
 def trust_table(group: MethodGroup) -> Table:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
-from gcgap.report.describe import describe_data, describe_run, shared_values, without_ticks
+from gcgap.report.describe import describe_data, describe_run, searched, shared_values, without_ticks
 from gcgap.report.page import format_cell
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
@@ -353,6 +353,8 @@ def _patching(record: AttributionRecord) -> list[str]:
     for name, by_metric in record["patching"].items():
         entry = by_metric["exact_match"]
         parts.append(f"{name} {format_cell(entry['rho'])} {interval(entry['ci'])}".strip())
+    if not parts:
+        return []
     return [f"Gradient magnitude against activation patching (ρ, exact match; noising, all positions): {'; '.join(parts)}."]
 
 
@@ -365,12 +367,17 @@ def _sets(record: AttributionRecord) -> list[str]:
         best = critical["sets"][0]
         joined = " + ".join(best["members"])
         return [f"{few}; the smallest of their sets that cost {critical['critical']:.0%}: {joined}, {_effect(best)}."]
+    if len(critical["dispensable"]) < 2:
+        return [f"{few}: fewer than two, so they have no sets."]
+    (size, together), cost = searched(critical), f"costs {critical['critical']:.0%}"
+    smaller = f"none of their sets of up to {size}" if size else "smaller sets were not tried"
     if critical["greedy"]:
-        joined = " + ".join(critical["greedy"]["members"])
-        smaller = f"none of their sets of up to {critical['searched']}"
-        return [f"{few}; {smaller} costs {critical['critical']:.0%}, {joined} does: {_effect(critical['greedy'])}."]
-    tried = f"none of their sets of up to {critical['searched']}, nor all together, costs {critical['critical']:.0%}"
-    return [f"{few}; {tried}."]
+        joined, effect = " + ".join(critical["greedy"]["members"]), _effect(critical["greedy"])
+        return [f"{few}; {smaller} {cost}, {joined} does: {effect}." if size else f"{few}; {joined} {cost}: {effect}; {smaller}."]
+    if together:
+        return [f"{few}; {smaller}, nor all together, {cost}." if size else f"{few}; not even all together {cost}; {smaller}."]
+    rest = "larger ones were not tried" if size else "none of their sets was tried: there are too many pairs"
+    return [f"{few}; {smaller} {cost}; {rest}." if size else f"{few}; {rest}."]
 
 
 def _effect(one: dict[str, Any]) -> str:
@@ -391,7 +398,11 @@ def _trust(record: AttributionRecord) -> list[str]:
     whole = trust["completeness"]
     return [
         f"Mean error of attribution patching, and of its parts alone: {', '.join(parts)}.",
-        f"Median relative error by R (bin: components, error): {'; '.join(bins)}. A small R is no certificate.",
+        *(
+            [f"Median relative error by R (bin: components, error): {'; '.join(bins)}. A small R is no certificate."]
+            if bins
+            else []
+        ),
         f"Estimated bounds held for {' and '.join(bounds)}.",
         f"Joint integrated gradients miss completeness by {whole['residual']:.2g} of {whole['joint_effect']:.3g}.",
     ]
