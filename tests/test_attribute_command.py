@@ -15,7 +15,7 @@ import tiny
 import torch
 from rich.cells import cell_len
 
-from gcgap.attribution.methods import METHODS
+from gcgap.attribution.methods import METHODS, default_methods
 from gcgap.attribution.setup import default_protocol
 from gcgap.cli import main
 from gcgap.importance.protocol import Baseline
@@ -334,8 +334,8 @@ def test_every_method_and_the_advice_are_printed_within_80_columns(run: Path, ca
     assert attribute(run, "--sequences=8") == 0  # all methods
     said = capsys.readouterr().out
     record = AttributionRecord.read(run / "attribution" / "mean.json")
-    assert list(record["methods"]) == list(METHODS)
-    for name in METHODS:
+    assert list(record["methods"]) == list(default_methods())
+    for name in default_methods():
         assert len(re.findall(rf"^ {name} +[–\d-]", said, re.MULTILINE)) == 3, name  # two agreements and a cost
     lines = said.splitlines()
     assert not [line for line in lines if cell_len(line) > 80 and "mean.json" not in line]
