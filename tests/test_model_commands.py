@@ -104,8 +104,22 @@ def test_a_saved_model_is_attributed_on_name_swaps_by_default(
     assert "on ioi prompts, seed 42" in said
     assert "length 0" not in said
     assert not list(tmp_path.rglob("*.partial")), "what was kept on the way is gone"
+    for same in ([], ["--metric=logit_difference"]):
+        assert attributed(saved, tmp_path, *same) == 0
+        assert "1 of 1 records are there already" in capsys.readouterr().out
+
+
+def test_of_prompts_the_metric_is_the_logit_difference_and_another_one_is_named(saved: Path, tmp_path: Path) -> None:
     assert attributed(saved, tmp_path) == 0
-    assert "1 of 1 records are there already" in capsys.readouterr().out
+    assert attributed(saved, tmp_path, "--metric=log_prob") == 0
+    folder = tmp_path / "tiny-ioi-seed42" / "attribution"
+    names = {"patch_prompt": "logit_difference", "patch_prompt,metric=log_prob": "log_prob"}
+    assert {path.stem for path in folder.glob("*.json")} == set(names)
+    for name, metric in names.items():
+        record = AttributionRecord.read(folder / f"{name}.json")
+        assert record["protocol"]["attribution"]["metric"] == metric
+        for one in record["components"]:
+            assert one["scores"]["exact"]["value"] == pytest.approx(one["exact_again"][metric], abs=1e-6)
 
 
 def test_the_record_holds_the_effects_of_the_model_and_prompts_from_python(saved: Path, tmp_path: Path) -> None:

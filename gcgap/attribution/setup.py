@@ -15,7 +15,7 @@ from gcgap.data.batches import NOTHING, Batch, Purpose, Source
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.importance.baselines import activations_on, replacements, zero_activations
 from gcgap.importance.experiment import Experiment
-from gcgap.importance.protocol import PROMPTED, Attribution, Baseline, Protocol
+from gcgap.importance.protocol import PROMPTED, Attribution, Baseline, Metric, Protocol
 from gcgap.importance.scores import DIFFERENTIABLE
 from gcgap.models.transformer import Decoder
 
@@ -121,9 +121,15 @@ def default_setup(source: Source) -> Setup:
     return Setup(Baseline.MEAN if source.only_length is None else Baseline.PATCH_PROMPT)
 
 
+def default_metric(source: Source | None) -> Metric:
+    """The log-probability; for prompts the logit difference, by which their tasks are judged and which does not saturate."""
+    return Metric.LOG_PROB if source is None or source.only_length is None else Metric.LOGIT_DIFFERENCE
+
+
 def default_protocol(model: Decoder | None = None, source: Source | None = None, baseline: Baseline = Baseline.MEAN) -> Protocol:
     """Fewer sequences than C takes, since curvature costs more than ablation; of prompts fewer batches too."""
-    protocol = Protocol(sequences=128, attribution=Attribution(methods=default_methods(model, baseline)))
+    settings = Attribution(methods=default_methods(model, baseline), metric=default_metric(source))
+    protocol = Protocol(sequences=128, attribution=settings)
     if source is None or source.only_length is None:
         return protocol
     few = min(PROMPTED.mean_batches, source.most_batches or PROMPTED.mean_batches)

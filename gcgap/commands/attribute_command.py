@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from gcgap.commands.options import COLUMNS, CompactHelp, PretrainedOptions, check_alone, option_kinds, plain
-from gcgap.importance.protocol import Attribution, Baseline, Protocol
+from gcgap.importance.protocol import Attribution, Baseline, Metric, Protocol
 from gcgap.records.atomic import check_folder
 from gcgap.records.attribution_record import FOLDER, AttributionRecord
 from gcgap.records.record_file import check_replaceable
@@ -49,7 +49,7 @@ def build_parser() -> AttributeParser:
     baselines = f"what replaces an output, any of {', '.join(Baseline)} (default mean, for prompts patch_prompt); "
     add("--baseline", type=_names, help=f"{baselines}several, separated by commas, make several records")
     metric = "what is differentiated: log_prob (nats per scored token), logit_difference or probability_difference"
-    add("--metric", default=usual.metric, help=f"{metric} (default {usual.metric})")
+    add("--metric", help=f"{metric} (default {usual.metric}, for prompts {Metric.LOGIT_DIFFERENCE})")
     direction = "noising, or denoising: clean outputs in the corrupted run (patch_* baselines only)"
     add("--direction", default="noising", help=f"{direction} (default noising)")
     positions = "where components are replaced: all, input, scored, or token numbers separated by commas (default all)"
@@ -175,7 +175,7 @@ def _attribute_known(options: argparse.Namespace) -> int:
     check_replaceable(record)
     check_files(options.out / "known", OF_TRUTH, options.force)
     find_methods(methods := options.methods or default_methods(), BASELINES[0])
-    settings, console = Attribution(**{name: getattr(options, name) for name in SETTINGS}), Console()
+    settings, console = replace(Attribution(), **_given(options)), Console()
     with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task("Known circuits", total=len(KNOWN) * len(BASELINES) * len(methods))
         found = truth(methods=methods, settings=settings, sequences=options.sequences, done=lambda stage: progress.advance(task))
@@ -188,7 +188,7 @@ def _attribute_known(options: argparse.Namespace) -> int:
 
 def _of_run(path: Path, options: argparse.Namespace) -> list[Target]:
     """The last checkpoint of a run, or that of a file: a target for each baseline."""
-    from gcgap.attribution.setup import Setup, default_protocol
+    from gcgap.attribution.setup import Setup, default_metric, default_protocol
     from gcgap.commands.targets import Target, run_of
     from gcgap.models.checkpoints import last_checkpoint, misnamed, run_directory
     from gcgap.training.config_file import load_of_run
@@ -202,14 +202,14 @@ def _of_run(path: Path, options: argparse.Namespace) -> list[Target]:
     part = [path.stem] if path.is_file() and path.stem != "last" else []
     model = None if options.methods else load_of_run(checkpoint)
     protocols = [_protocol(options, default_protocol(model, None, one.baseline), one) for one in setups]
-    records = [home / FOLDER / f"{_record_name(one, options, part)}.json" for one in setups]
+    records = [home / FOLDER / f"{_record_name(one, options, default_metric(None), part)}.json" for one in setups]
     each = zip(records, protocols, setups, strict=True)
     return [Target(checkpoint, record, protocol, options.length, one) for record, protocol, one in each]
 
 
 def _of_model(options: argparse.Namespace) -> list[Target]:
     """A target for each baseline of a pretrained model, which is loaded here: its weights say what is done already."""
-    from gcgap.attribution.setup import default_protocol, default_setup
+    from gcgap.attribution.setup import default_metric, default_protocol, default_setup
     from gcgap.commands.targets import Target
 
     pretrained = PretrainedOptions.of(vars(options))
@@ -224,7 +224,8 @@ def _of_model(options: argparse.Namespace) -> list[Target]:
     home = (options.out or Path("runs")) / pretrained.run / FOLDER
     part = [f"revision={plain(options.revision)}"] if options.revision else []
     part += [f"precision={pretrained.precision}"] if options.precision else []
-    records = [home / f"{_record_name(one, options, part)}.json" for one in setups]
+    metric = default_metric(model.origin.source)
+    records = [home / f"{_record_name(one, options, metric, part)}.json" for one in setups]
     named = {"run": pretrained.run, "revision": options.revision}
     each = zip(records, protocols, setups, strict=True)
     return [Target(model, record, protocol, pretrained.length, one, named) for record, protocol, one in each]
@@ -245,15 +246,22 @@ def _protocol(options: argparse.Namespace, usual: Protocol, setup: Setup) -> Pro
     from gcgap.attribution.methods import find_methods
 
     find_methods(methods := options.methods or usual.attribution.methods, setup.baseline)
-    shared: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS}
-    return replace(usual, sequences=options.sequences, attribution=Attribution(methods=methods, **shared))
+    return replace(usual, sequences=options.sequences, attribution=replace(usual.attribution, methods=methods, **_given(options)))
 
 
-def _record_name(setup: Setup, options: argparse.Namespace, rest: list[str]) -> str:
-    """The baseline, and every setting that decides what the numbers are of and is not the default; then the rest."""
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of attribution that the options say."""
+    return {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
+
+
+def _record_name(setup: Setup, options: argparse.Namespace, metric: Metric, rest: list[str]) -> str:
+    """The baseline, and every setting that decides what the numbers are of and is not the default; then the rest.
+
+    `metric` is the one by default.
+    """
     positions = "+".join(map(str, setup.positions)) if isinstance(setup.positions, tuple) else setup.positions
-    said = {"metric": options.metric, "direction": setup.direction, "positions": positions}
-    usual = {"metric": "log_prob", "direction": "noising", "positions": "all"}
+    said = {"metric": options.metric or metric, "direction": setup.direction, "positions": positions}
+    usual = {"metric": metric, "direction": "noising", "positions": "all"}
     parts = [str(setup.baseline), *(f"{name}={value}" for name, value in said.items() if value != usual[name])]
     parts += [f"length={options.length}"] if options.length is not None else []
     return ",".join(parts + rest)

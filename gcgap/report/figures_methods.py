@@ -29,9 +29,9 @@ SHOWN = ("attribution_patching", "hvp", "ig_midpoint", "gradient", "joint_hvp", 
 
 
 def agreement_and_cost(record: AttributionRecord) -> Figure:
-    """ρ with the exact effects against the cost in forward passes, for each of the two exact effects."""
+    """ρ with the exact effects against the cost in forward passes, for effects by the metric of the scores and by exact match."""
     figure, row = panels((12, 5.5), 1, 2, sharey=True)
-    for axes, effect in zip(row[0], ("log_prob", "exact_match"), strict=True):
+    for axes, effect in zip(row[0], (record["protocol"]["attribution"]["metric"], "exact_match"), strict=True):
         points = {
             name: (entry["cost"]["forward_equivalents"], entry["agreement"][effect]["all"]["rho"], entry["family"])
             for name, entry in record["methods"].items()

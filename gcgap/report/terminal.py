@@ -300,7 +300,7 @@ def method_table(record: AttributionRecord) -> Group:
         f"Intervention: {setup['baseline']}, {setup['direction']}, positions {setup['positions']}"
     )
     units = record["protocol"]["attribution"]["metric"]
-    grids = [_agreement(record, effect) for effect in dict.fromkeys(("log_prob", units, "exact_match"))]
+    grids = [_agreement(record, effect) for effect in dict.fromkeys((units, "log_prob", "exact_match"))]
     note, lines = NOTE.format(100 * record["protocol"]["confidence"]), map(without_ticks, found(record))
     return Group(escape(without_ticks(intro)), *grids, escape(note), _costs(record), *map(escape, lines))
 
