@@ -27,12 +27,17 @@ from gcgap.cli import main
 from gcgap.commands.measure_command import build_parser
 from gcgap.data.batches import Batch, Purpose, Source
 from gcgap.data.corruption import Corruption, corrupted
+from gcgap.importance import ablation
 from gcgap.importance.experiment import Experiment
 from gcgap.importance.protocol import Attribution, Baseline, Metric, NumberFormat, Protocol
 from gcgap.models.transformer import Origin, Transformer
 from gcgap.records.attribution_record import AttributionRecord, find_attributions
 from gcgap.records.record import Record
 from gcgap.records.record_file import CHECKSUM
+from gcgap.report.tables_methods import method_tables
+from gcgap.report.terminal import found
+from gcgap.report.write import write_files
+from gcgap.study.methods_over_seeds import MethodGroup
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_WARNINGS]
 
@@ -358,6 +363,40 @@ def test_sets_and_trust_and_workflow_are_of_these_components(record: Attribution
     assert {*found["flags"], *found["verified"]} <= set(NAMES)
 
 
+def test_stages_that_are_not_asked_for_are_not_run_and_what_is_shown_does_without(
+    tmp_path: Path, model: Transformer, source: Source
+) -> None:
+    settings = Attribution(("attribution_patching",), stages=("methods",))
+    record = attribute(model, source, replace(SMALL, attribution=settings))
+    for stage in ("patching", "sets", "trust"):
+        assert stage not in record.data
+        assert stage not in record["seconds"]
+    assert record.scores()["reliability"].isna().all()
+    assert [line.partition(":")[0] for line in found(record)][:1] == ["Screen-Flag-Fix"]
+    write_files(record, tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"agreement", "scores"}
+    tables = method_tables(MethodGroup(record.to_dict(), (record,)))
+    assert not {"methods-patching", "methods-sets", "methods-reliability", "methods-error"} & {table.key for table in tables}
+    with pytest.raises(ValueError, match="must be one of methods, accuracy, patching, sets, trust; got"):
+        replace(settings, stages=("net",))
+
+
+def test_exact_effects_are_computed_once_for_each_drop(
+    monkeypatch: pytest.MonkeyPatch, model: Transformer, source: Source
+) -> None:
+    runs: list[int] = []
+    whole = ablation.ablated_scores
+
+    def counted(*args: Any, **given: Any) -> Any:
+        runs.append(len(args[3]))
+        return whole(*args, **given)
+
+    monkeypatch.setattr("gcgap.attribution.sets.ablated_scores", counted)
+    few = Attribution(("exact",), budget=0, stages=("methods", "sets"))
+    attribute(model, source, replace(SMALL, attribution=few))
+    assert runs.count(6) == 2  # those of the scored sequences, and of the others
+
+
 def test_every_stage_and_method_is_told_when_it_is_done(model: Transformer, source: Source) -> None:
     told: list[str] = []
     few = replace(SMALL, sequences=4, attribution=Attribution(methods=("layer_index", "exact")))
@@ -537,7 +576,7 @@ def test_attribution_is_a_block_of_the_protocol(make: Callable[[Path], Protocol]
     found = make(tmp_path)
     assert found.attribution == Attribution(("attribution_patching", "joint_hvp"), Metric.LOGIT_DIFFERENCE, 3)
     plain = found.to_dict()
-    others = ("difference", "pairs", "probes", "budget", "gradient_batches")
+    others = ("difference", "pairs", "probes", "budget", "gradient_batches", "stages")
     changed = {"methods": SETTINGS["methods"], "metric": "logit_difference", "steps": 3}
     assert plain["attribution"] == changed | {name: getattr(Attribution(), name) for name in others}
     assert found.tracked().attribution == found.attribution

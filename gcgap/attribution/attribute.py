@@ -27,14 +27,15 @@ from gcgap.importance.baselines import mean_activations
 from gcgap.importance.experiment import Experiment, known_origin, prepare
 from gcgap.importance.gap import Array, Judgement, draws_of_drops, draws_of_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
-from gcgap.importance.protocol import PROMPTED, Baseline, Metric, Protocol
+from gcgap.importance.protocol import PROMPTED, Baseline, Metric, Protocol, Stage
 from gcgap.importance.scores import Scores, drop_unit
 from gcgap.models.transformer import Decoder, Origin
+from gcgap.models.wiring import Wiring
 from gcgap.records.attribution_record import KIND, AttributionRecord
 
 EFFECTS = ("exact_match", "log_prob")  # the exact effects that every method is compared with
 WINDOW_SEQUENCES = Protocol().sequences  # by which the window rule picks the length: the same one as a final measurement's
-HELDOUT_FACTOR = 4  # times as many other sequences, cheap for exact effects, that methods are compared on
+HELDOUT_FACTOR = 4  # times as many other sequences, cheap for exact effects of few components, that methods are compared on
 TRUST_SEQUENCES = 64  # behind reliability, bounds and error split, whose curvature on a grid is what costs
 TRUST_SHARE = 50  # of the sequences instead, of a model with more components than `PAIR_LIMIT`
 PAIRED_COMPONENTS = 20  # those with the largest effects, whose pairs are measured then
@@ -80,10 +81,12 @@ def attribute(
     setup = setup or _usual_setup(origin.source, protocol)
     protocol = _with_methods(protocol, model, origin.source, setup.baseline)
     methods = find_methods(protocol.attribution.methods, setup.baseline)
-    model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, WINDOW_SEQUENCES)
+    stages = protocol.attribution.stages
+    many = WINDOW_SEQUENCES if Stage.ACCURACY in stages or origin.source.only_length is None else None
+    model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, many)
     if length is None:
-        found = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
-        raise ValueError(f"no OOD length has an accuracy inside the window ({found}); give `--length`.")
+        said = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
+        raise ValueError(f"no OOD length has an accuracy inside the window ({said}); give `--length`.")
     with seconds("mean"):
         means = source.batches(Purpose.MEAN, length, protocol.mean_batches, protocol.batch_size)
         mean = mean_activations(model, wiring, means, by_position=False)
@@ -92,23 +95,27 @@ def attribute(
         with seconds("optimal"):
             subject.find_optimal()
     problem = setup.problem(subject, subject.batch(length, protocol.sequences, index=1))
-    heldout = setup.drop(subject, subject.batch(length, HELDOUT_FACTOR * protocol.sequences))
+    factor = HELDOUT_FACTOR if problem.drop.components <= PAIR_LIMIT else 1
+    heldout = setup.drop(subject, subject.batch(length, factor * protocol.sequences))
     kept = _kept(partial, record, setup)
     with seconds("methods"):
         rows = scored(problem, methods, forward_seconds(problem.drop), done, kept)
     with seconds("exact"):
         effects, again = (_exact_effects(kept, name, drop) for name, drop in (("apart", heldout), ("twins", problem.drop)))
         done("exact effects")
-    with seconds("patching"):
-        norms = next((one.samples for one in rows if one.method.name == "gradient"), None)
-        patching = _patching(subject, problem, norms)
-        done("patching")
-    with seconds("sets"):
-        sets = _sets(problem.drop, heldout, setup)
-        done("sets")
-    with seconds("trust"):
-        trust_of_each, trust_of_all = _trust(problem, setup, subject)
-        done("trust")
+    norms = next((one.samples for one in rows if one.method.name == "gradient"), None)
+    parts: dict[str, Callable[[], Any]] = {
+        Stage.PATCHING: lambda: _patching(subject, problem, norms),
+        Stage.SETS: lambda: _sets(problem.drop, heldout, setup),
+        Stage.TRUST: lambda: _trust(problem, setup, subject),
+    }
+    found: dict[str, Any] = {}
+    for stage, part in parts.items():
+        if stage in stages:
+            with seconds(stage):
+                found[str(stage)] = part()
+        done(stage)
+    trust_of_each, of_all = found.pop("trust", (None, None))
     metric = protocol.attribution.metric
     with seconds("statistics"):
         components, compared = _compared(subject, rows, effects, again, trust_of_each)
@@ -118,8 +125,9 @@ def attribute(
     return AttributionRecord(
         {"kind": KIND}
         | record
-        | {"setup": setup.to_dict(), "components": components, "methods": compared, "patching": patching, "sets": sets}
-        | {"trust": trust_of_all, "workflow": fixed, "advice": advice(compared, metric)}
+        | {"setup": setup.to_dict(), "components": components, "methods": compared}
+        | (found if of_all is None else found | {"trust": of_all})
+        | {"workflow": fixed, "advice": advice(compared, metric)}
         | {"seconds": seconds.by_stage}
     )
 
@@ -136,11 +144,12 @@ def _usual_setup(source: Source, protocol: Protocol | None) -> Setup:
 
 
 def _with_methods(protocol: Protocol | None, model: Decoder, source: Source, baseline: Baseline) -> Protocol:
-    """The protocol, by default that of `gcgap attribute`, with the methods that suit model and baseline if it names none."""
+    """The protocol, by default that of `gcgap attribute`, with the methods and stages that suit a model if it names none."""
     protocol = protocol or default_protocol(model, source, baseline)
-    if protocol.attribution.methods:
-        return protocol
-    return replace(protocol, attribution=replace(protocol.attribution, methods=default_methods(model, baseline)))
+    settings, few = protocol.attribution, len(Wiring.of(model).components) <= PAIR_LIMIT
+    stages = settings.stages or tuple(map(str, Stage if few else (Stage.METHODS,)))
+    methods = settings.methods or default_methods(model, baseline)
+    return replace(protocol, attribution=replace(settings, methods=methods, stages=stages))
 
 
 def _kept(partial: Path | None, record: Mapping[str, Any], setup: Setup) -> Partial:
@@ -151,7 +160,7 @@ def _kept(partial: Path | None, record: Mapping[str, Any], setup: Setup) -> Part
 
 
 def _compared(
-    subject: Experiment, rows: Sequence[Scored], effects: Scores, again: Scores, trust_of_each: Sequence[Entry]
+    subject: Experiment, rows: Sequence[Scored], effects: Scores, again: Scores, trust_of_each: Sequence[Entry] | None
 ) -> tuple[list[Entry], dict[str, Entry]]:
     """Every component's effects and scores, and every method's agreement with the exact effects.
 
@@ -166,7 +175,8 @@ def _compared(
     components = [
         {"name": component.name, "layer": component.layer, "kind": component.kind}
         | {"exact": found.exact[i], "exact_again": {name: float(of[i]) for name, of in exact_again.items()}}
-        | {"scores": found.scores[i], "trust": trust_of_each[i]}
+        | {"scores": found.scores[i]}
+        | ({} if trust_of_each is None else {"trust": trust_of_each[i]})
         for i, component in enumerate(members)
     ]
     return components, found.methods

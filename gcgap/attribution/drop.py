@@ -68,6 +68,8 @@ class Drop:
     where: Bool[Tensor, " pos"] | None = None
     sign: int = 1
     passes: Passes = field(default_factory=Passes)
+    singles: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Exact effects by metric, once `gcgap.attribution.sets.single_drops` has found them."""
     _given: dict[tuple[int, int], Activations] = field(default_factory=dict, init=False, repr=False, compare=False)
     _below: dict[tuple[int, int], list[State]] = field(default_factory=dict, init=False, repr=False, compare=False)
 

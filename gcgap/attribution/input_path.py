@@ -70,7 +70,8 @@ def _of_rows(
 
 
 def _combined(one: Activations, two: Activations, sign: int) -> Activations:
-    return Activations(*([a + sign * b for a, b in zip(*pair, strict=True)] for pair in zip(one[:2], two[:2], strict=True)))
+    heads, mlps = ([a + sign * b for a, b in zip(*pair, strict=True)] for pair in zip(one[:2], two[:2], strict=True))
+    return Activations(heads, mlps)
 
 
 @contextmanager

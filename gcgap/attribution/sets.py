@@ -35,8 +35,10 @@ def set_drops(drop: Drop, sets: Sequence[Set]) -> Scores:
 
 
 def single_drops(drop: Drop) -> Scores:
-    """The exact effect D(e_i) of every component, shape (component, sequence)."""
-    return set_drops(drop, [frozenset([i]) for i in range(drop.components)])
+    """The exact effect D(e_i) of every component, shape (component, sequence): computed once for each drop."""
+    if not drop.singles:
+        drop.singles.update(set_drops(drop, [frozenset([i]) for i in range(drop.components)])._asdict())
+    return Scores(**drop.singles)
 
 
 def standard_error(scores: Float[Tensor, "component sequence"]) -> Float[Tensor, " component"]:
@@ -65,7 +67,8 @@ def interactions(drop: Drop, metrics: Sequence[str], members: Sequence[int] | No
     members = range(drop.components) if members is None else members
     n = len(members)
     pairs = list(combinations(range(n), 2))
-    single = set_drops(drop, [frozenset([member]) for member in members])
+    chosen = list(members)
+    single = Scores(*(effect[chosen] for effect in single_drops(drop)))
     double = set_drops(drop, [frozenset([members[i], members[j]]) for i, j in pairs])
     first, second = (torch.tensor(side) for side in zip(*pairs, strict=True))
     found = {}

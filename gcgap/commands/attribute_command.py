@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from gcgap.commands.options import COLUMNS, CompactHelp, PretrainedOptions, check_alone, option_kinds, plain
-from gcgap.importance.protocol import Attribution, Baseline, Metric, Protocol
+from gcgap.importance.protocol import Attribution, Baseline, Metric, Protocol, Stage
 from gcgap.records.atomic import check_folder
 from gcgap.records.attribution_record import FOLDER, AttributionRecord
 from gcgap.records.record_file import check_replaceable
@@ -47,6 +47,8 @@ def build_parser() -> AttributeParser:
     add("--methods", type=_names, help=methods)
     add("--list-methods", action="store_true", help="print the methods, each with one sentence")
     baselines = f"what replaces an output, any of {', '.join(Baseline)} (default mean, for prompts patch_prompt); "
+    stages = f"parts to run, of {', '.join(Stage)} (default all; of a large model methods, which are always run)"
+    add("--stages", type=_names, metavar="NAMES", help=stages)
     add("--baseline", type=_names, help=f"{baselines}several, separated by commas, make several records")
     metric = "what is differentiated: log_prob (nats per scored token), logit_difference or probability_difference"
     add("--metric", help=f"{metric} (default {usual.metric}, for prompts {Metric.LOGIT_DIFFERENCE})")
@@ -251,7 +253,7 @@ def _protocol(options: argparse.Namespace, usual: Protocol, setup: Setup) -> Pro
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of attribution that the options say."""
-    return {name: value for name in SETTINGS if (value := getattr(options, name)) is not None}
+    return {name: value for name in (*SETTINGS, "stages") if (value := getattr(options, name)) is not None}
 
 
 def _record_name(setup: Setup, options: argparse.Namespace, metric: Metric, rest: list[str]) -> str:

@@ -114,6 +114,23 @@ class Metric(Choice):
 
 Option = Annotated[T, "chosen by value"]
 Differentiable = Metric
+
+
+class Stage(Choice):
+    """A part of an attribution; all but the methods can be left out."""
+
+    METHODS = "methods"
+    """Every method's scores beside the exact effects, and Screen-Flag-Fix."""
+    ACCURACY = "accuracy"
+    """Accuracy on as many sequences as a final measurement takes, instead of as many as are scored."""
+    PATCHING = "patching"
+    """The gradient's magnitude against activation patching."""
+    SETS = "sets"
+    """Pairwise interactions, and the smallest sets that only together are needed."""
+    TRUST = "trust"
+    """Reliability, bounds, and where the error of attribution patching comes from."""
+
+
 if not TYPE_CHECKING:  # jsonargparse would show and read an enum by the names of its members
 
     class Option:
@@ -203,6 +220,8 @@ class Attribution:
         budget: Exact effects that Screen-Flag-Fix may compute, a forward pass each: below 1 a share of the components, rounded
             up, else a number.
         gradient_batches: Of the protocol's gradient batches, those whose sequences the Fisher trace visits one by one.
+        stages: Parts of `gcgap attribute` that are run beside the methods: accuracy, patching, sets, trust, or `methods` for none
+            of them. By default all for a model with up to 40 components, and none for a larger one.
     """
 
     methods: tuple[str, ...] = ()
@@ -213,8 +232,11 @@ class Attribution:
     probes: int = 4
     budget: int | float = 0.2
     gradient_batches: int = 5
+    stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.stages:
+            Stage.of(name, "attribution.stages")
         for name in ("steps", "pairs", "probes", "gradient_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`attribution.{name}` must be at least 1; got {getattr(self, name)}.")

@@ -68,7 +68,7 @@ def _component_row(entry: dict[str, Any]) -> dict[str, Any]:
     for name, of in found.items():
         low, high = of.get("ci") or (None, None)  # there is none from a single sample
         row |= {name: of["value"], f"{name}_low": low, f"{name}_high": high}
-    return row | {"reliability": entry["trust"]["reliability"]}
+    return row | {"reliability": entry.get("trust", {}).get("reliability")}
 
 
 def find_attributions(where: str | Path) -> list[AttributionRecord]:

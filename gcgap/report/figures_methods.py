@@ -150,6 +150,10 @@ FIGURES: dict[str, Callable[[AttributionRecord], Figure]] = {
 }
 
 
+NEEDS = {"interactions": "sets", "reliability": "trust"}
+"""Parts of a record that an attribution may leave out, by the figure that draws them."""
+
+
 def caption(group: MethodGroup) -> str:
     """What the figure shows."""
     found = [_mean(group, task, method, effect) for task in group.tasks for method in group.methods for effect in group.effects]

@@ -27,8 +27,12 @@ def method_tables(group: MethodGroup) -> list[Table]:
     by_task = [agreement_table(group, task) for task in group.tasks]
     by_task += [gap_table(group, task) for task in group.tasks if "exact" in group.methods]
     bloats = [bloats_table(group, task) for task in group.tasks]
-    critical = [sets_table(group)] if group.settings["setup"]["direction"] == "noising" else []
-    rest = [patching_table(group), *critical, trust_table(group), bounds_table(group), error_table(group)]
+    tables = {"patching": [patching_table], "sets": [sets_table], "trust": [trust_table, bounds_table, error_table]}
+    if group.settings["setup"]["direction"] != "noising":
+        del tables["sets"]  # a set that restores much is no critical one
+    rest = [
+        table(group) for stage, made in tables.items() if all(stage in record.data for record in group.records) for table in made
+    ]
     return [*by_task, *bloats, *rest, workflow_table(group), cost_table(group), settings_table(group)]
 
 

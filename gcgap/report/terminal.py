@@ -345,7 +345,9 @@ def _grid(title: str, caption: str) -> WholeTable:
 
 def found(record: AttributionRecord) -> list[str]:
     """What was found besides, a line for each."""
-    return [*shared_values(record), *_patching(record), *_sets(record), *_trust(record), *_workflow(record), record["advice"]]
+    parts = {"patching": _patching, "sets": _sets, "trust": _trust, "workflow": _workflow}
+    said = [line for name, of in parts.items() if name in record.data for line in of(record)]
+    return [*shared_values(record), *said, record["advice"]]
 
 
 def _patching(record: AttributionRecord) -> list[str]:

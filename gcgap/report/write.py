@@ -26,7 +26,7 @@ from gcgap.records.attribution_record import FOLDER, AttributionRecord
 from gcgap.records.record_file import encode, with_checksum
 from gcgap.report.blocks import Drawing, Section, Table
 from gcgap.report.circuit_tables import auc_figure, auc_table, summary_table
-from gcgap.report.figures_methods import FIGURES
+from gcgap.report.figures_methods import FIGURES, NEEDS
 from gcgap.report.page import markdown, page, to_csv
 from gcgap.report.panels import plain_figure
 from gcgap.study.groups import Group
@@ -111,7 +111,8 @@ def write_files(record: AttributionRecord, directory: Path, force: bool = False)
     tables = {"methods.csv": record.table(), "components.csv": record.scores()}
     files = {name: table.to_csv(index=False).encode() for name, table in tables.items()}
     for name, draw in FIGURES.items():
-        files |= drawn(draw(record), name)
+        if NEEDS.get(name, "methods") in record.data:
+            files |= drawn(draw(record), name)
     Manifest(directory / LIST).write(files, force)
 
 
