@@ -394,8 +394,12 @@ def test_many_components_are_not_all_paired_and_methods_that_go_through_each_are
     monkeypatch.setattr("gcgap.attribution.attribute.PAIR_LIMIT", 5)
     monkeypatch.setattr("gcgap.attribution.attribute.PAIRED_COMPONENTS", 4)
     monkeypatch.setattr("gcgap.attribution.methods.PAIR_LIMIT", 5)
-    assert main(["attribute", "--model", str(saved), "--out", str(tmp_path), "--sequences", "8"]) == 0
-    record = only(tmp_path, AttributionRecord)
+    command = ["attribute", "--model", str(saved), "--sequences", "8", "--out"]
+    assert main([*command, str(tmp_path / "few")]) == 0
+    assert not {"patching", "sets", "trust"} & only(tmp_path / "few", AttributionRecord).data.keys()
+    assert main([*command, str(tmp_path / "all"), "--stages", "patching,sets,trust"]) == 0
+    record = only(tmp_path / "all", AttributionRecord)
+    assert record["patching"]
     assert not {"hvp", "ig_midpoint", "multi_step_hvp", "shapley_value"} & set(record["methods"])
     assert {"exact", "joint_hvp", "joint_ig", "gradient", "gradient_output"} <= set(record["methods"])
     among = record["sets"]["among"]

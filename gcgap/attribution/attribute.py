@@ -15,12 +15,11 @@ import torch
 
 from gcgap.attribution.agreement import Entry, advice, compared_with_exact
 from gcgap.attribution.drop import Drop, Passes
-from gcgap.attribution.methods import PAIR_LIMIT, Problem, default_methods, find_methods
+from gcgap.attribution.methods import PAIR_LIMIT, Problem, default_methods, default_stages, find_methods, screened
 from gcgap.attribution.scoring import Partial, Scored, forward_seconds, scored
 from gcgap.attribution.sets import critical_sets, interactions, single_drops
 from gcgap.attribution.setup import Setup, default_protocol, default_setup
 from gcgap.attribution.trust import trust
-from gcgap.attribution.workflow import screen_flag_fix
 from gcgap.data.batches import Purpose, Source, generator
 from gcgap.data.corruption import corruptions
 from gcgap.importance.baselines import mean_activations
@@ -30,7 +29,6 @@ from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.protocol import PROMPTED, Baseline, Metric, Protocol, Stage
 from gcgap.importance.scores import Scores, drop_unit
 from gcgap.models.transformer import Decoder, Origin
-from gcgap.models.wiring import Wiring
 from gcgap.records.attribution_record import KIND, AttributionRecord
 
 EFFECTS = ("exact_match", "log_prob")  # the exact effects that every method is compared with
@@ -120,8 +118,7 @@ def attribute(
     with seconds("statistics"):
         components, compared = _compared(subject, rows, effects, again, trust_of_each)
         done("statistics")
-    workflow = screen_flag_fix(problem.drop, protocol.attribution, problem.random(1))
-    fixed = workflow.to_dict([component.name for component in wiring.components])
+    fixed = screened(problem).to_dict([component.name for component in wiring.components])
     return AttributionRecord(
         {"kind": KIND}
         | record
@@ -146,9 +143,8 @@ def _usual_setup(source: Source, protocol: Protocol | None) -> Setup:
 def _with_methods(protocol: Protocol | None, model: Decoder, source: Source, baseline: Baseline) -> Protocol:
     """The protocol, by default that of `gcgap attribute`, with the methods and stages that suit a model if it names none."""
     protocol = protocol or default_protocol(model, source, baseline)
-    settings, few = protocol.attribution, len(Wiring.of(model).components) <= PAIR_LIMIT
-    stages = settings.stages or tuple(map(str, Stage if few else (Stage.METHODS,)))
-    methods = settings.methods or default_methods(model, baseline)
+    settings = protocol.attribution
+    methods, stages = settings.methods or default_methods(model, baseline), settings.stages or default_stages(model)
     return replace(protocol, attribution=replace(settings, methods=methods, stages=stages))
 
 

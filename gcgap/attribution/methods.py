@@ -33,7 +33,7 @@ from gcgap.data.batches import Batch, Purpose, generator
 from gcgap.importance.activity import activation_norms
 from gcgap.importance.gauges import gauged_norms
 from gcgap.importance.gradient import gradient_norms, over_batches
-from gcgap.importance.protocol import Attribution, Baseline
+from gcgap.importance.protocol import Attribution, Baseline, Stage
 from gcgap.importance.scores import exact_match
 from gcgap.models.transformer import Decoder
 from gcgap.models.wiring import Wiring
@@ -55,6 +55,7 @@ class Problem:
         seed: Seed of everything random.
         other: Of activation patching the corrupted inputs (or for denoising the clean ones); None for ablation.
         errors: What methods that draw find out: by name the standard error of each component's score from their draws alone.
+        workflow: What Screen-Flag-Fix did, once it has.
     """
 
     clean: Batch
@@ -65,6 +66,7 @@ class Problem:
     seed: int
     other: Int[Tensor, "sequence pos"] | None = None
     errors: dict[str, Float[Tensor, " component"]] = field(default_factory=dict)
+    workflow: list[workflow.Workflow] = field(default_factory=list)
 
     def random(self, index: int) -> np.random.Generator:
         """A random generator of its own for each index."""
@@ -131,6 +133,12 @@ def default_methods(model: Decoder | None = None, baseline: Baseline = Baseline.
     few = model is None or len(Wiring.of(model).components) <= PAIR_LIMIT
     corrupted = baseline.corruption is not None and (model is None or token_embedding(model) is not None)
     return tuple(name for name, one in METHODS.items() if (few or not one.small) and (corrupted or not one.corrupts))
+
+
+def default_stages(model: Decoder | None = None) -> tuple[str, ...]:
+    """All, or of a model with many components the methods alone."""
+    few = model is None or len(Wiring.of(model).components) <= PAIR_LIMIT
+    return tuple(map(str, Stage if few else (Stage.METHODS,)))
 
 
 @method("exact", "drop")
@@ -349,10 +357,17 @@ def shapley_exact_match(p: Problem) -> Scores:
     return paths.shapley_values(replace(p.drop, metric=exact_match), p.settings.pairs, p.random(0))
 
 
+def screened(p: Problem) -> workflow.Workflow:
+    """What Screen-Flag-Fix does, once for each problem."""
+    if not p.workflow:
+        p.workflow.append(workflow.screen_flag_fix(p.drop, p.settings, p.random(1)))
+    return p.workflow[0]
+
+
 @method("workflow", "drop")
 def screen_flag_fix(p: Problem) -> Scores:
     """Screen by tangent and own curvature from probes, exact effects where flagged and affordable, the tangent elsewhere."""
-    return workflow.screen_flag_fix(p.drop, p.settings, p.random(1)).scores
+    return screened(p).scores
 
 
 @method("workflow", "drop")

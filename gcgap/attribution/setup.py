@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gcgap.attribution.drop import Drop
-from gcgap.attribution.methods import Problem, default_methods
+from gcgap.attribution.methods import Problem, default_methods, default_stages
 from gcgap.data.batches import NOTHING, Batch, Purpose, Source
 from gcgap.data.corruption import Corruption, corrupted
 from gcgap.importance.baselines import activations_on, replacements, zero_activations
@@ -128,7 +128,7 @@ def default_metric(source: Source | None) -> Metric:
 
 def default_protocol(model: Decoder | None = None, source: Source | None = None, baseline: Baseline = Baseline.MEAN) -> Protocol:
     """Fewer sequences than C takes, since curvature costs more than ablation; of prompts fewer batches too."""
-    settings = Attribution(methods=default_methods(model, baseline), metric=default_metric(source))
+    settings = Attribution(default_methods(model, baseline), default_metric(source), stages=default_stages(model))
     protocol = Protocol(sequences=128, attribution=settings)
     if source is None or source.only_length is None:
         return protocol

@@ -202,7 +202,7 @@ def _of_run(path: Path, options: argparse.Namespace) -> list[Target]:
         raise UsageError(f"{wrong}.\nRename it, or copy the right one to its place.")
     home = run_directory(checkpoint) if options.out is None else options.out / run_directory(checkpoint).name
     part = [path.stem] if path.is_file() and path.stem != "last" else []
-    model = None if options.methods else load_of_run(checkpoint)
+    model = None if options.methods and options.stages else load_of_run(checkpoint)
     protocols = [_protocol(options, default_protocol(model, None, one.baseline), one) for one in setups]
     records = [home / FOLDER / f"{_record_name(one, options, default_metric(None), part)}.json" for one in setups]
     each = zip(records, protocols, setups, strict=True)

@@ -18,6 +18,7 @@ from bench.attribution import SEQUENCES, attribution
 from bench.growing import growing
 from bench.measuring import measuring
 from bench.memory import memory
+from bench.replay import replay
 from bench.timing import Rows
 from bench.training import training
 
@@ -26,6 +27,7 @@ TABLES: dict[str, tuple[str, Callable[[int], Rows]]] = {
     "training": ("figure", training),
     "growing": ("figure", growing),
     "memory": ("most at once, share of a training step", memory),
+    "replay": ("CPU time", replay),
     "attribution": (f"forward passes of {SEQUENCES} sequences", attribution),
 }
 
