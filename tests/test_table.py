@@ -6,14 +6,17 @@ import re
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from rich.console import Console
 
 import gcgap
 from gcgap.commands.verify import Difference, comparison
+from gcgap.importance.gap import Judgement, expected_by_chance, is_role, rank
 from gcgap.records.record import Record
-from gcgap.report.figures_run import Checkpoint
+from gcgap.report.figures_run import Checkpoint, scatter
+from gcgap.report.named_roles import beyond_chance
 from gcgap.report.tensorboard import scalars
 from gcgap.report.terminal import sentence, table
 
@@ -170,6 +173,36 @@ def test_the_sentence_counts_in_the_plural() -> None:
     G, C = [float(i) for i in range(10)], [9.0, 8.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 1.0, 0.0]
     said = sentence(tiny.synthetic(G, {"mean": C}))
     assert "2 Hidden Heroes (L0_H0, L0_H1) and 2 Gradient Bloats (L1_H3, L1_MLP)" in said
+
+
+@pytest.mark.parametrize(("by_chance", "named"), [(24.5, 10), (30.0, 0)])
+def test_of_many_components_ten_roles_are_named_and_only_beyond_chance(by_chance: float, named: int) -> None:
+    expected = {"heroes": by_chance, "bloats": 30.0}
+    record = tiny.synthetic(
+        [float(i) for i in range(100)], {"mean": [-float(i) for i in range(100)]}, expected_by_chance=expected
+    )
+    heroes = [f"L{layer}_{part}" for layer in (0, 1) for part in ("H0", "H1", "H2", "H3", "MLP")]
+    told = f" (largest |Δ|: {', '.join(heroes)}) and" if named else ", not more than by chance, and"
+    said = f"; 35 Hidden Heroes{told} 35 Gradient Bloats, not more than by chance, (random pairing"
+    assert said in sentence(record)
+    shown = rows(printed(record))
+    assert len(shown) == 100
+    assert [name for name, cells in shown.items() if "hero" in cells] == heroes[:named]
+    assert not [name for name, cells in shown.items() if "bloat" in cells]
+    assert sum("aligned" in cells for cells in shown.values()) == 30
+    texts = {text.get_text() for axes in scatter(record).axes for text in axes.texts}
+    assert texts == set(heroes[:named])
+
+
+@pytest.mark.parametrize(("components", "threshold"), [(41, 0.3), (156, 0.3), (156, 0.5)])
+def test_roles_at_random_are_seldom_beyond_chance(components: int, threshold: float) -> None:
+    rng, by, runs = np.random.default_rng(0), Judgement(threshold=threshold), 400
+    G, found = np.arange(components, dtype=float), 0
+    chance = expected_by_chance(G, G, by)
+    for _ in range(runs):
+        heroes = is_role(rank(G) - rank(rng.permutation(G)), by.role_threshold(components), strict=False)["hero"]
+        found += beyond_chance(int(heroes.sum()), chance["heroes"])
+    assert found <= 0.05 * runs
 
 
 def test_missing_intervals_and_ceilings_are_left_out_of_the_sentence() -> None:

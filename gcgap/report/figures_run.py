@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from gcgap.importance.gap import rank
 from gcgap.records.record import Record
 from gcgap.report.describe import describe_run
+from gcgap.report.named_roles import FEW, named_roles
 from gcgap.report.panels import COLOURS, DELTA, DIVERGING, LABELS, MARKERS, layer_borders, legend_below, panels
 
 TITLES = {"exact_match": "C by exact match", "log_prob": "C by log-probability"}
@@ -32,12 +33,18 @@ def scatter(record: Record, baseline: str | None = None) -> Figure:
     gap = record["gap"][baseline]
     rho = f"ρ = {gap['rho']:.2f}" if gap["rho"] is not None else f"no ρ: {gap['reason']}"
     figure.suptitle(f"{describe_run(record)}, {baseline} ablation: {rho}", fontsize=11)
-    points = [_point(component, baseline) for component in record["components"]]
+    points = _points(record, baseline)
     if points:
         _values(values, points, record["protocol"]["confidence"])
         _ranks(ranks, points, record["protocol"])
         legend_below(figure, [values], size=9)
     return figure
+
+
+def _points(record: Record, baseline: str) -> list[dict[str, Any]]:
+    """What is drawn of each component; of many only the largest Heroes and Bloats, beyond chance, get their name."""
+    named = {name for names in named_roles(record, baseline).values() for name in names}
+    return [_point(one, baseline) | {"named": one["name"] in named} for one in record["components"]]
 
 
 def _point(component: dict[str, Any], baseline: str) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def _values(axes: Axes, points: list[dict[str, Any]], confidence: float) -> None
             G, C, yerr=errors[1], xerr=errors[0], fmt=MARKERS[role], color=COLOURS[role], ms=7, lw=1, alpha=0.9, label=label
         )
     for point in points:
-        if point["role"] != "aligned":
+        if point["named"]:
             axes.annotate(point["name"], (point["G"], point["C"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes.axhline(0, color="black", lw=0.6)
     axes.set_xlabel(f"gradient magnitude G ({confidence:.0%} interval)")
@@ -74,7 +81,7 @@ def _values(axes: Axes, points: list[dict[str, Any]], confidence: float) -> None
 
 def rank_panel(axes: Axes, record: Record, baseline: str) -> None:
     """Rank against rank of one record that has components, small enough for a grid of many: only Heroes and Bloats are named."""
-    _ranks(axes, [_point(component, baseline) for component in record["components"]], record["protocol"], small=True)
+    _ranks(axes, _points(record, baseline), record["protocol"], small=True)
     axes.set(xlabel="", ylabel="")
 
 
@@ -89,10 +96,10 @@ def _ranks(axes: Axes, points: list[dict[str, Any]], protocol: dict[str, Any], s
     places = list(zip(points, rank_g, rank_c, strict=True))
     for point, x, y in places:
         axes.plot(x, y, MARKERS[point["role"]], color=COLOURS[point["role"]], ms=3 if small else 7)
-        if not small:
+        if not small and (n <= FEW or point["named"]):
             axes.annotate(point["name"], (x, y), xytext=(6, -3), textcoords="offset points", fontsize=7)
     if small:
-        _name_roles(axes, [(point["name"], x, y) for point, x, y in places if point["role"] != "aligned"])
+        _name_roles(axes, [(point["name"], x, y) for point, x, y in places if point["named"]])
     ticks = [1, n // 2, n] if small else range(1, n + 1, max(1, n // 10))
     axes.set(xticks=ticks, yticks=ticks)
 

@@ -24,6 +24,7 @@ from gcgap.report.describe import (
     spread_notes,
     title,
 )
+from gcgap.report.named_roles import COUNTED, has_many, named_roles
 from gcgap.study.claims import figure, of_paper, published, seeds, spread
 from gcgap.study.groups import Group, MeasuredRun
 from gcgap.study.roles import component_arrays
@@ -327,7 +328,7 @@ def frequent_table(group: Group, task: str) -> Table:
     baseline, runs = group.baselines[0], ranked(group, task)
     rows: list[tuple[Cell, ...]] = []
     for label, role in LABELS.items():
-        counts = Counter(name for run in runs for name in run.final.roles(baseline)[role])
+        counts = Counter(name for run in runs for name in named_roles(run.final, baseline)[role])
         theirs = published_v1(group, f"frequent_{task}", label) or {}
         names = {name for name, _ in counts.most_common(MOST)} | theirs.keys()
         for name in sorted(names, key=lambda one: (-counts[one], one)):
@@ -337,7 +338,8 @@ def frequent_table(group: Group, task: str) -> Table:
         *beside("share of seeds", [row[2] for row in rows], [row[3] for row in rows], source="v1"),
     ]
     of_v1 = (f"v1: of {seeds('v1', task)} seeds; those that it lists are here too.", INFERRED)
-    notes = [f"Of {pluralise(len(runs), 'seed')}; the {MOST} most frequent.", *paper_notes(group, *of_v1, task=task)]
+    many = [COUNTED] * any(has_many(run.final) for run in runs)
+    notes = [f"Of {pluralise(len(runs), 'seed')}; the {MOST} most frequent.", *many, *paper_notes(group, *of_v1, task=task)]
     text = f"Most frequent Heroes and Bloats of {title(task)}, {baseline} ablation{of_paper(group, ' (v1, Table 6)', task)}"
     return Table(of_task("v1-table-6", task), text, group.name, columns, [*notes, *missing_notes(group, [task], [baseline])])
 

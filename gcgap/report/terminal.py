@@ -15,10 +15,12 @@ from rich.text import Text
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
 from gcgap.report.describe import describe_data, describe_run, searched, shared_values, without_ticks
+from gcgap.report.named_roles import MOST, has_many, named_roles, roles_in_words
 from gcgap.report.page import format_cell
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
 SURE = 0.05  # p-value up to which a rank correlation counts as distinguished from chance
+NAMED = f", named for the {MOST} largest |Δ| of a role that has more than by chance"  # of many components
 STRONG, MODERATE = 0.7, 0.4  # of the noise ceiling: rho above which the gradient tracks, or partly tracks
 
 
@@ -33,7 +35,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
     grid = WholeTable(
         title=escape(without_ticks(f"{describe_run(record)}, {baseline} ablation")),
         caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
-        f"Δ = rank(G) - rank(C); P: probability of the role; {sure}s",
+        f"Δ = rank(G) - rank(C); P: probability of the role{NAMED * has_many(record)}; {sure}s",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
@@ -42,9 +44,10 @@ def table(record: Record, baseline: str | None = None) -> Group:
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column(" role", no_wrap=True)
     grid.add_column("P", justify="right", no_wrap=True)
+    named = {name for names in named_roles(record, baseline).values() for name in names}
     layers = [component["layer"] for component in record["components"]]
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
-        grid.add_row(*_row(component, baseline, 10.0**-exponent), end_section=component["layer"] != following)
+        grid.add_row(*_row(component, baseline, 10.0**-exponent, named), end_section=component["layer"] != following)
     lines = [sentence(record, baseline), *shared_values(record), *_named_sets(record, baseline), *_methods(record)]
     return Group(grid, *map(escape, map(without_ticks, lines)))
 
@@ -140,10 +143,11 @@ def _named_sets(record: Record, baseline: str) -> list[str]:
     return lines
 
 
-def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | Text]:
+def _row(component: dict[str, Any], baseline: str, scale: float, named: set[str]) -> list[str | Text]:
     gradient, causal = component["gradient"], component["causal"][baseline]["exact_match"]
     delta, role = component["delta"][baseline], component["role"][baseline]
     name = role["name"]
+    told = name == "aligned" or component["name"] in named
     return [
         escape(component["name"]),
         f" {scale * gradient['value']:.2f}",
@@ -152,8 +156,8 @@ def _row(component: dict[str, Any], baseline: str, scale: float) -> list[str | T
         _interval(causal["ci"], "z.0f", 100),
         "-" if delta["value"] is None else f" {delta['value']:+.1f}",
         "-" if delta["ci"] is None else _interval(delta["ci"], "+z.1f", 1),
-        Text(" -") if name is None else Text(f" {name}", style=STYLES[name]),
-        "-" if name is None else f"{role['probability']:.2f}",
+        Text(" -") if name is None else Text(f" {name}" * told, style=STYLES[name]),
+        "-" if name is None else f"{role['probability']:.2f}" * told,
     ]
 
 
@@ -173,13 +177,8 @@ def sentence(record: Record, baseline: str | None = None) -> str:
     ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
     allowed = "" if gap.get("ceiling_ci") is None else " [{:.2f}, {:.2f}]".format(*gap["ceiling_ci"])
     ceiling = "" if gap["ceiling"] is None else f" where noise alone would allow {gap['ceiling']:.2f}{allowed}"
-    chance = gap["expected_by_chance"]
-    roles = record.roles(baseline)
-    heroes = _listed(roles["hero"], "Hidden Hero", "Hidden Heroes")
-    bloats = _listed(roles["bloat"], "Gradient Bloat", "Gradient Bloats")
-    found = f"{heroes} and {bloats} (random pairing would give {chance['heroes']:.1f} and {chance['bloats']:.1f})"
     rho = f"ρ = {gap['rho']:.2f}{ci}{ceiling}, p = {gap['p_value']:.2g}"
-    return f"{at} the gradient {verb(gap)}: {rho}; {found}.{_by_metric(record, gap)}"
+    return f"{at} the gradient {verb(gap)}: {rho}; {roles_in_words(record, baseline)}.{_by_metric(record, gap)}"
 
 
 def _by_metric(record: Record, gap: dict[str, Any]) -> str:
@@ -210,12 +209,6 @@ def verb(gap: dict[str, Any]) -> str:
     share = gap["rho"] / (gap["ceiling"] or 1)
     strength = "tracks" if share >= STRONG else "partly tracks" if share >= MODERATE else "hardly tracks"
     return f"{strength} causal importance"
-
-
-def _listed(names: list[str], one: str, many: str) -> str:
-    if not names:
-        return f"no {one}"
-    return f"{len(names)} {one if len(names) == 1 else many} ({', '.join(names)})"
 
 
 BROKEN = 3
