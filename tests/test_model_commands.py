@@ -99,7 +99,7 @@ def test_a_saved_model_is_attributed_on_name_swaps_by_default(
     assert len(record["components"]) == 10
     assert list(record["methods"]) == ["exact", "attribution_patching", "gradient"]
     assert list(record["patching"]) == ["patch_prompt"]
-    assert len(list((tmp_path / "tiny-ioi-seed42" / "attribution" / "patch_prompt").glob("*.png"))) == 4
+    assert len(list((tmp_path / "tiny-ioi-seed42" / "attribution" / "patch_prompt").glob("*.png"))) == len(FIGURES)
     said = capsys.readouterr().out
     assert "on ioi prompts, seed 42" in said
     assert "length 0" not in said

@@ -33,6 +33,7 @@ from gcgap.report.blocks import Column, Table
 from gcgap.report.figures_methods import FIGURES, rhos
 from gcgap.report.page import MISSING, format_cell, to_csv
 from gcgap.report.terminal import found, interval, method_table
+from gcgap.report.top_components import top_tables
 from gcgap.report.write import copy_records, pdf, png
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.methods_over_seeds import MethodGroup, gather_methods
@@ -769,6 +770,23 @@ def test_points_of_the_cost_figure_are_the_numbers_of_the_record() -> None:
             assert np.asarray(point).flatten().tolist() == pytest.approx(wanted)
 
 
+def test_the_grid_has_every_score_at_its_layer_and_head_and_says_which_are_shared() -> None:
+    record = made(n_layers=3, n_heads=4, methods=("gradient", "hvp"), model={"heads_per_value": 2})
+    for i, one in enumerate(record["components"]):
+        one["scores"]["gradient"]["value"] = float(i) if one["kind"] == "mlp" else 10.0 * one["layer"] + int(one["name"][-1]) // 2
+    panels = FIGURES["grid"](record).axes[:3]
+    assert [panel.get_title().split("\n")[0] for panel in panels] == ["exact effect (nats per scored token)", "gradient", "hvp"]
+    assert ["one value for 2 heads" in panel.get_title() for panel in panels] == [False, True, False]
+    for panel, of in zip(panels[1:], ("gradient", "hvp"), strict=True):
+        cells = np.asarray(panel.images[0].get_array())
+        assert cells.shape == (3, 6)
+        scale = np.quantile([abs(one["scores"][of]["value"]) for one in record["components"]], 0.98)
+        for one in record["components"]:
+            column = 5 if one["kind"] == "mlp" else int(one["name"][-1])
+            assert cells[one["layer"], column] * scale == pytest.approx(one["scores"][of]["value"])
+        assert np.isnan(cells[:, 4]).all()
+
+
 @pytest.mark.parametrize("many", [1, 3])
 def test_the_figure_over_runs_shows_every_seed(many: int, group: MethodGroup) -> None:
     records = tuple(record for record in group.records if record["seed"] in SEEDS[:many])
@@ -790,6 +808,32 @@ def shown(record: AttributionRecord, width: int = 80) -> list[str]:
     with console.file:
         console.print(method_table(record), highlight=False)
         return console.export_text().splitlines()
+
+
+def test_the_components_of_the_largest_effects_come_first_with_their_sign_and_every_score() -> None:
+    record = made(n_layers=4, n_heads=4, methods=tuple(METHODS), model={"name": "gpt2", "heads_per_value": 2})
+    effects = {"L2_H1": (-9.0, [-9.5, -8.5], "-"), "L0_MLP": (7.0, [6.5, 7.5], "+"), "L3_H3": (5.0, [-1.0, 11.0], "?")}
+    for one in record["components"]:
+        if one["name"] in effects:
+            value, ci, _ = effects[one["name"]]
+            one["exact"]["log_prob"] |= {"value": value, "ci": ci}
+    lines = shown(record)
+    for name, (value, (low, high), sign) in effects.items():
+        (scores,) = (one["scores"] for one in record["components"] if one["name"] == name)
+        cells = [cell for line in lines if line.startswith(f" {name} ") for cell in line.split()[1:]]
+        wanted = [f"{value:g}", f"{low:g}..{high:g}", sign, *(f"{scores[method]['value']:.3g}" for method in METHODS)]
+        assert cells == wanted
+    first = [line.split()[0] for line in lines if re.match(r" L\d_\S+ ", line)][:10]
+    assert first[:3] == list(effects)
+    assert "The 10 of 20 components with the largest |exact effect| by log prob" in " ".join(lines)
+    assert " ".join(lines).count("Groups of 2 heads share their values") == 1
+    group = MethodGroup(gathered(record), (record,))
+    (table,) = top_tables(group)
+    assert table in tables.method_tables(group)
+    assert [list(column.cells) for column in table.columns[:1]] == [first]
+    assert [row[1:5] for row in table.rows[:3]] == [(value, *ci, sign) for value, ci, sign in effects.values()]
+    (scores_of,) = ({m: s["value"] for m, s in one["scores"].items()} for one in record["components"] if one["name"] == "L2_H1")
+    assert list(table.rows[0][5:]) == pytest.approx([scores_of[name] for name in METHODS])
 
 
 @pytest.mark.parametrize("of", ["twenty components, all methods", "no numbers", "logit difference"])

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from gcgap.importance.protocol import Metric
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.report.describe import describe_run, pluralise, title
+from gcgap.report.figures_grid import scores_by_place
 from gcgap.report.panels import DIVERGING, panels, pooled, what_is_drawn, whisker
 from gcgap.study.methods_over_seeds import MethodGroup
 from gcgap.study.seeds import CORRELATION, Summary
@@ -147,6 +148,7 @@ FIGURES: dict[str, Callable[[AttributionRecord], Figure]] = {
     "scores": scores_and_effects,
     "interactions": interaction_matrix,
     "reliability": reliability,
+    "grid": scores_by_place,
 }
 
 

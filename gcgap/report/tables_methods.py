@@ -10,6 +10,7 @@ import numpy as np
 from gcgap.attribution.agreement import calibration, coverage
 from gcgap.report.blocks import Cell, Column, Table, columns_of
 from gcgap.report.describe import EFFECTS, known, of_task, searched, spread_notes, title
+from gcgap.report.top_components import top_tables
 from gcgap.study import methods_over_seeds as study
 from gcgap.study.groups import Group
 from gcgap.study.methods_over_seeds import MethodGroup
@@ -33,7 +34,7 @@ def method_tables(group: MethodGroup) -> list[Table]:
     rest = [
         table(group) for stage, made in tables.items() if all(stage in record.data for record in group.records) for table in made
     ]
-    return [*by_task, *bloats, *rest, workflow_table(group), cost_table(group), settings_table(group)]
+    return [*top_tables(group), *by_task, *bloats, *rest, workflow_table(group), cost_table(group), settings_table(group)]
 
 
 def agreement_table(group: MethodGroup, task: str) -> Table:

@@ -17,6 +17,7 @@ from gcgap.records.record import Record
 from gcgap.report.describe import describe_data, describe_run, searched, shared_values, without_ticks
 from gcgap.report.named_roles import MOST, has_many, named_roles, roles_in_words
 from gcgap.report.page import format_cell
+from gcgap.report.top_components import top_components, what_is_shown
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
 SURE = 0.05  # p-value up to which a rank correlation counts as distinguished from chance
@@ -295,7 +296,21 @@ def method_table(record: AttributionRecord) -> Group:
     units = record["protocol"]["attribution"]["metric"]
     grids = [_agreement(record, effect) for effect in dict.fromkeys((units, "log_prob", "exact_match"))]
     note, lines = NOTE.format(100 * record["protocol"]["confidence"]), map(without_ticks, found(record))
-    return Group(escape(without_ticks(intro)), *grids, escape(note), _costs(record), *map(escape, lines))
+    first = (escape(without_ticks(intro)), _largest(record), escape(what_is_shown(record)))
+    return Group(*first, *grids, escape(note), _costs(record), *map(escape, lines))
+
+
+def _largest(record: AttributionRecord) -> WholeTable:
+    """The components of the largest effects: a method's name stands above its scores, a word on a line."""
+    rows, words = top_components(record), record["methods"].keys()
+    grid = _grid("Components with the largest effects", "", "component")
+    for heading in ("effect", "interval", "sign", *(escape(name.replace("_", "\n")) for name in words)):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        ends = "" if row.ci is None else _interval(list(row.ci), "z.3g", 1)
+        scores = (format(row.scores[name], ".3g") for name in words)
+        grid.add_row(escape(row.name), format(row.effect, ".3g"), ends, row.sign, *scores)
+    return grid
 
 
 def _agreement(record: AttributionRecord, effect: str) -> WholeTable:
@@ -329,10 +344,10 @@ def _costs(record: AttributionRecord) -> WholeTable:
     return grid
 
 
-def _grid(title: str, caption: str) -> WholeTable:
+def _grid(title: str, caption: str, first: str = "method") -> WholeTable:
     text = escape(without_ticks(caption)) or None
     grid = WholeTable(title=escape(title), caption=text, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    grid.add_column("method", no_wrap=True)
+    grid.add_column(first, no_wrap=True)
     return grid
 
 
