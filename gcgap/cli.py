@@ -26,7 +26,7 @@ COMMANDS = {
     "attribute": ("gcgap.commands.attribute_command", "hold every attribution method against exact effects, with its cost"),
     "match": ("gcgap.commands.match_command", "match the heads of several runs by what they do: what is stable?"),
     "check": ("gcgap.commands.check_command", "test a model's symmetries, or an ablation function of your own"),
-    "sweep": ("gcgap.commands.sweep_command", "run every combination of seeds, tasks or any config keys"),
+    "sweep": ("gcgap.commands.sweep_command", "run every combination of seeds and tasks, or of models and prompts"),
     "report": ("gcgap.commands.report_command", "tables, figures and one page from the records of runs"),
 }
 HELP = "\n".join(

@@ -12,6 +12,7 @@ import yaml
 
 from gcgap.cli import main
 from gcgap.commands.measure_command import build_parser
+from gcgap.commands.sweep_models import planned
 from gcgap.sweep.plan import PlannedRun, read
 from gcgap.training.lightning_cli import ConfigOnly
 from gcgap.training.usage import UsageError
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.filterwarnings(warning) for warning in tiny.LIGHTNING_
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 SWEEPS = [path for path in FILES if "configs" in yaml.safe_load(path.read_text())]
-CONFIGS = [path for path in FILES if path not in SWEEPS]
+CONFIGS = [path for path in FILES if path not in (*SWEEPS, ROOT / "configs" / "pythia.yaml")]
 NAMES = [str(path.relative_to(ROOT)) for path in CONFIGS]
 RUN = [path for path in CONFIGS if path.name != "reverse.yaml"]  # sort.yaml beside it has another task and length
 
@@ -117,8 +118,19 @@ def test_the_sweep_of_the_paper_is_its_seeds_and_tasks_under_both_protocols(pape
         wanted = {"data.task": task, "seed_everything": int(seed), "data.layout": layout, "protocol.site": site}
         assert wanted.items() <= found.items()
         assert run.job.run == folder / "runs" / "paper" / name
-        assert len(run.job.records) == {"default": 1, "released": 2}[group]
+        assert len(run.job.records) == {"default": 2, "released": 3}[group]
     assert list(folder.iterdir()) == []
+
+
+def test_the_sweep_of_pythia_is_every_revision_that_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = planned(ROOT / "configs" / "pythia.yaml")
+    steps = [0, *(2**power for power in range(10)), *range(1000, 144_000, 1000)]
+    home = tmp_path / "runs" / "pythia" / "EleutherAI-pythia-70m-ioi-seed42"
+    assert [run.job.paths for run in runs] == [[home / "gap" / f"step={step:06d}.json"] for step in steps]
+    assert [run.job.commands[0][-1] for run in runs] == [f"--revision=step{step}" for step in steps]
+    assert len(runs) == 154
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_released_configs_name_every_switch_of_the_public_pipeline() -> None:

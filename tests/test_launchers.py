@@ -120,7 +120,7 @@ def test_a_worker_of_a_sweep_inherits_nothing_of_a_launcher(
     surround(monkeypatch, BATCH | ELASTIC | {"OMPI_COMM_WORLD_SIZE": "4", "PMI_RANK": "1", "JSM_NAMESPACE_SIZE": "4"})
     started: list[dict[str, str]] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
-    worker.launch(worker.SweepJob("a", str(tmp_path), str(tmp_path / "a.log"), [], [], []), {"CUDA_VISIBLE_DEVICES": "3"})
+    worker.launch(worker.SweepJob("a", str(tmp_path), str(tmp_path / "a.log"), [], []), {"CUDA_VISIBLE_DEVICES": "3"})
     own = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": "3"}
     assert [{**one, "PYTEST_CURRENT_TEST": ""} for one in started] == [environment | own | {"PYTEST_CURRENT_TEST": ""}]
 

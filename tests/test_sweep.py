@@ -239,16 +239,15 @@ def test_the_plan_is_every_combination_and_the_grid_wins_over_the_config(tmp_pat
     assert (last.resolved["data"]["task"], last.resolved["seed_everything"]) == ("reverse", 2)
     assert last.resolved["model"]["learning_rate"] == 0.1
     assert last.resolved["model"]["d_model"] == tiny.SETTINGS["model.d_model"]
-    assert last.job.records == ["gap/site=released/final.json"]
-    assert runs[0].job.records == []
+    assert last.job.records == [["gap/final.json"], ["gap/site=released/final.json"]]
+    assert runs[0].job.records == [["gap/final.json"]]
 
 
 def test_a_final_model_can_be_measured_again_at_another_length(tmp_path: Path) -> None:
     job = read(sweeps.write(tmp_path, again=[{"length": 4, "site": "released", "sets": [["L0_H0"]]}]))[0].job
-    assert [sorted(options) for options in job.again] == [
-        ["--length=4", '--protocol.sets=[["L0_H0"]]', "--protocol.site=released"]
-    ]
-    assert job.records == ["gap/site=released,sets=+L0_H0+,+,length=4/final.json"]
+    assert job.commands[1][:3] == ["measure", str(job.last), "--force"]
+    assert sorted(job.commands[1][3:]) == ["--length=4", '--protocol.sets=[["L0_H0"]]', "--protocol.site=released"]
+    assert job.records[1] == ["gap/site=released,sets=+L0_H0+,+,length=4/final.json"]
 
 
 def test_no_value_leads_out_of_the_directory(tmp_path: Path) -> None:
@@ -273,9 +272,10 @@ def test_each_worker_has_a_device_or_one_thread() -> None:
 
 
 def job(folder: Path, records: list[str] | None = None) -> SweepJob:
-    return SweepJob(
-        "a", str(folder / "a"), str(folder / "a.log"), ["--x=1"], [["--protocol.y=2"]] * len(records or []), records or []
-    )
+    last = folder / "a" / "checkpoints" / "last.ckpt"
+    commands = [["fit", "--x=1"], *[["measure", str(last), "--force", "--protocol.y=2"]] * len(records or [])]
+    written = [["gap/final.json"], *([record] for record in records or [])]
+    return SweepJob("a", str(folder / "a"), str(folder / "a.log"), commands, written)
 
 
 def working(job: SweepJob) -> tuple[int, list[list[str]]]:
@@ -337,7 +337,7 @@ def test_the_reason_of_a_failure_is_its_last_error_or_how_it_ended(tmp_path: Pat
 def rows(count: int, folder: Path) -> list[Row]:
     config = {"data": {}}
     return [
-        Row(PlannedRun(Path(f"{i % 2}.yaml"), config, SweepJob(f"r{i}", str(folder), str(folder / "log"), [], [], [])))
+        Row(PlannedRun(Path(f"{i % 2}.yaml"), config, SweepJob(f"r{i}", str(folder), str(folder / "log"), [], [])))
         for i in range(count)
     ]
 

@@ -116,14 +116,17 @@ class Setup:
         return Problem(clean, drop, replace(drop, replacement=lambda rows: zero), gradients, p.attribution, seed, other)
 
 
+PROMPTED_SETUP, PROMPTED_METRIC = Setup(Baseline.PATCH_PROMPT), Metric.LOGIT_DIFFERENCE
+
+
 def default_setup(source: Source) -> Setup:
     """Mean ablation; for prompts activation patching from their corrupted twins."""
-    return Setup(Baseline.MEAN if source.only_length is None else Baseline.PATCH_PROMPT)
+    return Setup() if source.only_length is None else PROMPTED_SETUP
 
 
 def default_metric(source: Source | None) -> Metric:
     """The log-probability; for prompts the logit difference, by which their tasks are judged and which does not saturate."""
-    return Metric.LOG_PROB if source is None or source.only_length is None else Metric.LOGIT_DIFFERENCE
+    return Metric.LOG_PROB if source is None or source.only_length is None else PROMPTED_METRIC
 
 
 def default_protocol(model: Decoder | None = None, source: Source | None = None, baseline: Baseline = Baseline.MEAN) -> Protocol:

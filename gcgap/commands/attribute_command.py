@@ -86,10 +86,7 @@ def build_parser() -> AttributeParser:
 
 def run(arguments: list[str]) -> int:
     """Attribute what the arguments name."""
-    options = build_parser().parse_args(arguments[1:])
-    from gcgap.training.config_file import check_numbers
-
-    check_numbers(vars(options).items())
+    options = parsed(arguments[1:])
     import_modules(options.imports)
     if options.list_methods:
         from gcgap.attribution.methods import METHODS
@@ -105,6 +102,15 @@ def run(arguments: list[str]) -> int:
     if options.model:
         return _attribute(_of_model(options), options)
     return _attribute([target for path in options.paths for target in _of_run(path, options)], options)
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options."""
+    options = build_parser().parse_args(arguments)
+    from gcgap.training.config_file import check_numbers
+
+    check_numbers(vars(options).items())
+    return options
 
 
 def _attribute(targets: list[Target], options: argparse.Namespace) -> int:
@@ -211,26 +217,42 @@ def _of_run(path: Path, options: argparse.Namespace) -> list[Target]:
 
 def _of_model(options: argparse.Namespace) -> list[Target]:
     """A target for each baseline of a pretrained model, which is loaded here: its weights say what is done already."""
-    from gcgap.attribution.setup import default_metric, default_protocol, default_setup
+    from gcgap.attribution.setup import default_protocol
     from gcgap.commands.targets import Target
 
-    pretrained = PretrainedOptions.of(vars(options))
+    pretrained, records = PretrainedOptions.of(vars(options)), model_records(options)
     model = pretrained.load(options.revision)
-    setups = _setups(options, default_setup(model.origin.source))
     protocols = [
-        replace(
-            _protocol(options, default_protocol(model, model.origin.source, one.baseline), one), precision=pretrained.precision
-        )
-        for one in setups
+        _protocol(options, default_protocol(model, model.origin.source, one.baseline), one, pretrained.precision)
+        for _, one in records
     ]
+    named = {"run": pretrained.run, "revision": options.revision}
+    each = zip(records, protocols, strict=True)
+    return [Target(model, record, protocol, pretrained.length, one, named) for (record, one), protocol in each]
+
+
+def model_records(options: argparse.Namespace) -> list[tuple[Path, Setup]]:
+    """Where the record of a pretrained model goes for each baseline; the model is not loaded."""
+    from gcgap.attribution.setup import PROMPTED_METRIC, PROMPTED_SETUP
+
+    pretrained = PretrainedOptions.of(vars(options))
     home = (options.out or Path("runs")) / pretrained.run / FOLDER
     part = [f"revision={plain(options.revision)}"] if options.revision else []
     part += [f"precision={pretrained.precision}"] if options.precision else []
-    metric = default_metric(model.origin.source)
-    records = [home / f"{_record_name(one, options, metric, part)}.json" for one in setups]
-    named = {"run": pretrained.run, "revision": options.revision}
-    each = zip(records, protocols, setups, strict=True)
-    return [Target(model, record, protocol, pretrained.length, one, named) for record, protocol, one in each]
+    setups = _setups(options, PROMPTED_SETUP)
+    return [(home / f"{_record_name(one, options, PROMPTED_METRIC, part)}.json", one) for one in setups]
+
+
+def what_is_asked(options: argparse.Namespace, setup: Setup) -> dict[str, Any]:
+    """What options say of the record of a pretrained model before it is loaded: its size may choose methods and stages."""
+    from gcgap.attribution.setup import PROMPTED_METRIC
+
+    usual = Protocol(attribution=Attribution(metric=PROMPTED_METRIC))
+    protocol = _protocol(options, usual, setup, PretrainedOptions.of(vars(options)).precision).to_dict()
+    chosen = {name for name in ("methods", "stages") if not getattr(options, name)}
+    attribution = {key: value for key, value in protocol["attribution"].items() if key not in chosen}
+    said = {key: protocol[key] for key in ("sequences", "precision")} | {"attribution": attribution}
+    return {"setup": setup.to_dict(), "protocol": said}
 
 
 def _setups(options: argparse.Namespace, usual: Setup) -> list[Setup]:
@@ -243,12 +265,13 @@ def _setups(options: argparse.Namespace, usual: Setup) -> list[Setup]:
     return [Setup(Baseline(name), options.direction, options.positions) for name in names]
 
 
-def _protocol(options: argparse.Namespace, usual: Protocol, setup: Setup) -> Protocol:
+def _protocol(options: argparse.Namespace, usual: Protocol, setup: Setup, precision: str = "float32") -> Protocol:
     """The usual protocol with what the options say laid over it."""
     from gcgap.attribution.methods import find_methods
 
     find_methods(methods := options.methods or usual.attribution.methods, setup.baseline)
-    return replace(usual, sequences=options.sequences, attribution=replace(usual.attribution, methods=methods, **_given(options)))
+    settings = replace(usual.attribution, methods=methods, **_given(options))
+    return replace(usual, sequences=options.sequences, precision=precision, attribution=settings)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

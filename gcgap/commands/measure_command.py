@@ -61,9 +61,30 @@ def build_parser() -> MeasureParser:
 
 def run(arguments: list[str]) -> int:
     """Measure what the arguments name; skips what is done."""
+    options, given = _parsed(arguments[1:])
+    import_modules(options.imports)
+    if options.verify or "tolerance" in given:
+        return _verify(options, given)
+    changes = _changes(options, given)
+    if options.model:
+        return _measure_revisions(changes, options)
+    check_alone(vars(options))
+    if not options.paths:
+        raise UsageError("give run directories or .ckpt files, or `--model`.")
+    return _measure_checkpoints(changes, options)
+
+
+def of_model(arguments: list[str]) -> tuple[Namespace, dict[str, Any]]:
+    """What options with a `--model` ask for, and what they change of the protocol."""
+    options, given = _parsed(arguments)
+    return options, _changes(options, given)
+
+
+def _parsed(arguments: list[str]) -> tuple[Namespace, Namespace]:
+    """All options, and those that are given."""
     parser = build_parser()
     flags = ("--full", "--force", "--gauges", "--verify", *(f"--{name.replace('_', '-')}" for name in FLAGS))
-    arguments = [f"{argument}=true" if argument in flags else argument for argument in arguments[1:]]
+    arguments = [f"{argument}=true" if argument in flags else argument for argument in arguments]
     for name in (argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")):
         if name != "precision" and name in {field.name for field in fields(Protocol)}:
             raise UsageError(f"`--{name}` is `--protocol.{name}` here.")
@@ -72,20 +93,17 @@ def run(arguments: list[str]) -> int:
     from gcgap.training.config_file import check_numbers
 
     check_numbers(options.items())
-    import_modules(options.imports)
-    if options.verify or "tolerance" in given:
-        return _verify(options, given)
+    return options, given
+
+
+def _changes(options: Namespace, given: Namespace) -> dict[str, Any]:
+    """What is given of the protocol."""
     changes = given.get("protocol", Namespace()).as_dict()
     if options.precision is not None:
         if "precision" in changes:
             raise UsageError("`--precision` is short for `--protocol.precision`; give one of the two.")
         changes["precision"] = options.precision
-    if options.model:
-        return _measure_revisions(changes, options)
-    check_alone(vars(options))
-    if not options.paths:
-        raise UsageError("give run directories or .ckpt files, or `--model`.")
-    return _measure_checkpoints(changes, options)
+    return changes
 
 
 def _measure_checkpoints(changes: dict[str, Any], options: Namespace) -> int:

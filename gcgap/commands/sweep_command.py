@@ -35,7 +35,17 @@ The file names a directory, config files, and lists of values of their keys:
   again:                          # measure each final model again, so changed
     default: [{site: released}]
 
+Or pretrained models: models x revisions x prompts x baselines, each job in a process of its own:
+
+  directory: runs/pythia
+  command: measure                # or attribute
+  grid:                           # every combination; any option of that command with `--model`
+    model: [EleutherAI/pythia-70m]
+    revision: [step1000, step143000]
+    prompts: [ioi, greater_than]
+
 Paths are relative to the file. Started again, a sweep skips what is done and resumes what is not.
+`gcgap report` of the directory shows everything.
 A run that fails does not stop the others; its output is in logs/ of the directory.
 
 Exit code: 0 done, 1 a run failed, 2 what was typed, 128 and the number of a signal (130 Ctrl-C)."""
@@ -75,10 +85,10 @@ def _workers(text: str) -> int | None:
 def run(arguments: list[str]) -> int:
     """Run a sweep; 1 if a run failed."""
     options = build_parser().parse_args(arguments[1:])
+    from gcgap.commands.sweep_models import planned
     from gcgap.sweep.live import Row, View
-    from gcgap.sweep.plan import read
 
-    runs = chosen(read(options.config, options.directory, options.imports), options.only)
+    runs = chosen(planned(options.config, options.directory, options.imports), options.only)
     home = Path(runs[0].job.log.removesuffix(f"logs/{runs[0].job.name}.log"))
     check_folder(home, "--directory")
     with locked(home):
@@ -92,6 +102,8 @@ def run(arguments: list[str]) -> int:
                 DeferredSignals() as signals,
             ):
                 drive(rows, workers, view, signals)
+        for finish in {row.run.finish for row in rows if row.run.finish and "done" in row.state}:
+            finish()
     return report(rows)
 
 
@@ -104,7 +116,10 @@ def chosen(runs: list[PlannedRun], patterns: list[str] | None) -> list[PlannedRu
 
 
 def check(run: PlannedRun) -> None:
-    """Refuse a directory that holds a run of another config, which would be skipped or resumed as if it were this one."""
+    """Refuse what is there of another run, which would be skipped or resumed as if it were this one."""
+    if run.job.commands[0][0] != "fit":
+        check_records(run)
+        return
     if not run.job.last.exists() and not run.job.is_trained():
         return
     if not (run.job.run / "config.yaml").exists():
@@ -115,6 +130,20 @@ def check(run: PlannedRun) -> None:
 
     if other := other_run(run.job.run, run.resolved, TRAINING):
         raise UsageError(f"{run.job.name}: {other}.\nGive another `--directory`, or remove that run.")
+
+
+def check_records(run: PlannedRun) -> None:
+    """Refuse records of a pretrained model that do not say what is asked for."""
+    from gcgap.records.record_file import check_same
+    from gcgap.sweep.worker import readable
+
+    for path in run.job.paths:
+        if record := readable(path):
+            try:
+                check_same(path, record.data, run.resolved)
+            except ValueError as error:
+                first = str(error).partition(" Replace")[0]
+                raise UsageError(f"{run.job.name}: {first}\nGive another `--directory`, or remove that record.") from error
 
 
 @contextmanager

@@ -234,8 +234,8 @@ class Revisions:
         _check_steps(self.names)
         for name in self.names:
             local(self.pretrained.model, name)  # before the first of them is measured
-            check_replaceable(self._path(name))
-        final = self._path(None)
+            check_replaceable(self.path(name))
+        final = self.path(None)
         if final.exists() and not self.force and "revision" not in Record.read(final).data:
             raise ValueError(f"`{final}` is the record of a run that is no revision of a model. Give another `--out`.")
 
@@ -246,7 +246,7 @@ class Revisions:
         """
         weights = {record.path: (record["checkpoint_sha256"], record.data.get("revision")) for record in self._steps()}
         for name in sorted(self.names, key=lambda name: step_of(name) or 0):
-            path, model = self._path(name), self.pretrained.load(name)
+            path, model = self.path(name), self.pretrained.load(name)
             for other, (digest, revision) in weights.items():  # a curve would stand still for no reason
                 if other != path and digest == model.origin.checkpoint_sha256:
                     print(
@@ -261,15 +261,16 @@ class Revisions:
                 weights[path] = (found["checkpoint_sha256"], found.data.get("revision"))
             done(found, known)
             del model, target
-        return self._final()
+        return self.final()
 
-    def _path(self, name: str | None) -> Path:
+    def path(self, name: str | None) -> Path:
+        """Where the record of a revision goes."""
         step = step_of(name)
         return self.folder / ("final.json" if step is None else f"step={step:06d}.json")
 
-    def _final(self) -> Record:
+    def final(self) -> Record:
         """The record of the last step, which is the final one unless a revision without a step is."""
-        steps, path = list(self._steps()), self._path(None)
+        steps, path = list(self._steps()), self.path(None)
         if steps and (not path.exists() or Record.read(path)["step"] is not None):
             last = max(steps, key=lambda record: record["step"])
             return Record(last.to_dict() | {"final": True}).write(path)

@@ -81,6 +81,7 @@ def gather_methods(paths: Iterable[str | Path]) -> list[MethodGroup]:
         length = record["length"] if record["length_given"] else None
         own = {key: record[key] for key in ("setup", "protocol", "model")}
         own |= {"training": record["training"] and trained(record["training"]), "length": length}
+        own |= {"revision": revision} if (revision := record.data.get("revision")) else {}
         _, members = found.setdefault(json.dumps(own, sort_keys=True), (own, {}))
         other = members.setdefault((record["task"], record["seed"]), record)
         if other is not record:

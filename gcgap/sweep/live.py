@@ -11,10 +11,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from gcgap.records.read_records import in_order
-from gcgap.records.record import Record
 from gcgap.report.terminal import WholeTable
 from gcgap.sweep.plan import PlannedRun
+from gcgap.sweep.worker import readable
 from gcgap.training.display import showing
 
 ACTIVE = ("running", "resumed", "measuring again")
@@ -57,14 +56,12 @@ class Row:
 
     def look(self) -> None:
         """Read how far its directory is."""
-        newest = max((self.run.job.run / "gap").glob("step=*.json"), default=None, key=in_order)
+        newest = self.run.job.newest
         if newest is not None and newest != self._seen:
-            try:
-                record = Record.read(newest)
-            except ValueError:
+            if (record := readable(newest)) is None:
                 return  # no record of ours; the worker will say so
-            self._seen, self.step = newest, f"{record['step']:,}"
-            self.accuracy = f"{100 * record['accuracy']['in_distribution']:.1f}%"
+            self._seen, self.step = newest, "-" if record["step"] is None else f"{record['step']:,}"
+            self.accuracy = f"{100 * record['accuracy']['in_distribution']:.1f}%" if "accuracy" in record.data else "-"
         if self.state in ("running", "resumed") and self.run.job.is_trained() and not self.run.job.is_done():
             self.state = "measuring again"
 
@@ -157,7 +154,7 @@ class View:
     def _report(self, row: Row) -> None:
         """One line for a state that is new; on a terminal, where the table shows it, only why a run failed."""
         self.reported[row.run.job.name] = row.state
-        reached = f" at step {row.step}, accuracy {row.accuracy}" if row.step != "-" else ""
+        reached = f" at step {row.step}, accuracy {row.accuracy}" if "-" not in (row.step, row.accuracy) else ""
         line = f"{row.run.job.name}: {row.state}{f': {row.reason}' if row.reason else reached}"
         if row.state == "failed" or not self.console.is_terminal:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,9 @@ from gcgap.training.lightning_cli import SHAPING, ConfigOnly
 from gcgap.training.parser import read_config
 from gcgap.training.usage import UsageError
 
-KEYS = {"directory": str, "configs": (dict, list), "grid": dict, "again": (dict, list)}
+KEYS = {"directory": str, "command": str, "configs": (dict, list), "grid": dict, "again": (dict, list)}
+NEEDS = {"fit": "configs", "measure": "grid", "attribute": "grid"}  # a key of the file, for each `command`
+OF_FIT = ("configs", "again")
 OWN = ("trainer.default_root_dir", "trainer.devices", "trainer.num_nodes", "trainer.fast_dev_run", "trainer.enable_progress_bar")
 IN_NAME = ("data.task", "seed_everything")
 
@@ -31,26 +33,26 @@ class PlannedRun:
     """One run of a sweep.
 
     Args:
-        config: The file that it starts from.
-        resolved: Its whole config.
+        config: The file that it starts from, or the name of a pretrained model; runs of one take about as long.
+        resolved: Its whole config; of a pretrained model what its records must say.
         job: What its worker does.
+        finish: What is left to do for runs that share it, once their workers have ended.
     """
 
     config: Path
     resolved: dict[str, Any]
     job: SweepJob
+    finish: Callable[[], object] | None = None
 
 
 def read(path: Path, directory: Path | None = None, imports: list[str] | None = None) -> list[PlannedRun]:
-    """The runs of a sweep file, in `directory` or in the one that the file names; every run imports these modules too.
+    """The trainings of a sweep file, in `directory` or in the one that the file names; every run imports these modules too.
 
     Raises:
         UsageError: The file, a config in it or a value is wrong; names the key.
     """
-    content = _content(path)
-    if directory is None and "directory" not in content:
-        raise UsageError(f"`directory` is missing in {path}; name it there, or with `--directory`.")
-    directory = Path(directory or content["directory"]).absolute()
+    content = read_sweep(path)
+    directory = home_of(content, path, directory)
     grid = {key: _values(key, values) for key, values in content.get("grid", {}).items()}
     groups, again = _groups(content), _groups(content, "again")
     if unknown := set(again) - set(groups):
@@ -70,20 +72,33 @@ def read(path: Path, directory: Path | None = None, imports: list[str] | None = 
     return runs
 
 
-def _content(path: Path) -> dict[str, Any]:
+def home_of(content: dict[str, Any], path: Path, directory: Path | None) -> Path:
+    """The directory of a sweep: `directory`, or the one that its file names."""
+    if directory is None and "directory" not in content:
+        raise UsageError(f"`directory` is missing in {path}; name it there, or with `--directory`.")
+    return Path(directory or content["directory"]).absolute()
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """What a sweep file says, with its `command`; the form of everything but the grid's values is checked."""
     try:
         content = read_config(path)
     except ValueError as error:
         raise UsageError(f"`--config`: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"`--config`: {path} must hold the keys {', '.join(KEYS)}; got {content!r:.60}.")
+    command = content.setdefault("command", "fit")
+    if command not in [*NEEDS]:
+        raise UsageError(f"`command` in {path} must be any of {', '.join(NEEDS)}; got {command!r:.60}.")
+    known = [key for key in KEYS if command == "fit" or key not in OF_FIT]
     for key, value in content.items():
-        if key not in KEYS:
-            raise UsageError(f"`{key}` is no key of a sweep ({path}); use {', '.join(KEYS)}.")
+        if key not in known:
+            raise UsageError(f"`{key}` is no key of a sweep of `gcgap {command}` ({path}); use {', '.join(known)}.")
         if not isinstance(value, KEYS[key]) or not value:
             raise UsageError(f"`{key}` in {path} must be {_describe(KEYS[key])} that is not empty; got {value!r:.60}.")
-    if "configs" not in content:
-        raise UsageError(f"`configs` is missing in {path}; list at least one config file of `gcgap fit`.")
+    if NEEDS[command] not in content:
+        what = "at least one config file of `gcgap fit`" if command == "fit" else f"values of the options of `gcgap {command}`"
+        raise UsageError(f"`{NEEDS[command]}` is missing in {path}; list {what}.")
     return content
 
 
@@ -106,6 +121,11 @@ def _values(key: Any, values: Any) -> list[Any]:
     """The values of one key of the grid."""
     if not isinstance(key, str) or key.split(".")[0] not in (*SHAPING, "trainer") or key in OWN:
         raise UsageError(f"`grid`: {key!r} cannot be varied; use a key of `gcgap fit` such as seed_everything or data.task.")
+    return several(key, values)
+
+
+def several(key: str, values: Any) -> list[Any]:
+    """The values of one key of the grid: some, and all different."""
     if not isinstance(values, list) or not values:
         raise UsageError(f"`grid.{key}` must be a list of values that is not empty; got {values!r:.60}.")
     texts = [json.dumps(value) for value in values]
@@ -134,22 +154,24 @@ def _run(
     for key in ("devices", "num_nodes", "fast_dev_run"):
         if resolved["trainer"][key] not in (1, "1", False):
             raise UsageError(f"`trainer.{key}` in {config}: a run of a sweep is one whole process; leave the key out.")
-    name = "/".join([group, _name(resolved, varied)]).lstrip("/")
+    others = {key: value for key, value in varied.items() if key not in IN_NAME}
+    name = "/".join([group, name_of(f"{resolved['data']['task']}-seed{resolved['seed_everything']}", others)]).lstrip("/")
     records = [_again_record(resolved["protocol"], changes) for changes in again]
     if twice := next((record for record in records if records.count(record) > 1), None):
         raise UsageError(f"`again`: two measurements of {name} would lie in {twice}; leave one out.")
     fit = [*arguments, f"--trainer.default_root_dir={home / name}", "--trainer.enable_progress_bar=false"]
     shared = [f"--import={','.join(resolved['import'])}"] if resolved["import"] else []
     measure = [[*shared, *_options(_prefixed(changes))] for changes in again]
-    return PlannedRun(
-        config, resolved, SweepJob(name, str(home / name), str(home / "logs" / f"{name}.log"), fit, measure, records)
-    )
+    last = home / name / "checkpoints" / "last.ckpt"
+    commands = [["fit", *fit], *(["measure", str(last), "--force", *options] for options in measure)]
+    written = [["gap/final.json"], *([record] for record in records)]
+    return PlannedRun(config, resolved, SweepJob(name, str(home / name), str(home / "logs" / f"{name}.log"), commands, written))
 
 
-def _name(resolved: dict[str, Any], varied: dict[str, Any]) -> str:
-    """Name of a run's directory: task and seed, then what else varies; no value can lead out of the sweep's directory."""
-    others = {key: re.sub(r"[^\w.-]+", "+", str(value)).strip("+") for key, value in varied.items() if key not in IN_NAME}
-    name = ",".join([f"{resolved['data']['task']}-seed{resolved['seed_everything']}", *(f"{k}={v}" for k, v in others.items())])
+def name_of(start: str, varied: dict[str, Any]) -> str:
+    """Name of a run: such as task and seed, then what else varies; no value can lead out of the sweep's directory."""
+    others = {key: re.sub(r"[^\w.-]+", "+", str(value)).strip("+") for key, value in varied.items()}
+    name = ",".join([start, *(f"{key}={value}" for key, value in others.items())])
     if len(name) > 200:
         raise UsageError(f"`grid`: the name {name[:60]}.. of a run is too long; put such values into configs of their own.")
     return name

@@ -1,6 +1,6 @@
-"""One run of a sweep in a process of its own: train or resume it, then measure its final model again.
+"""One job of a sweep in a process of its own: the commands whose records are not there yet, one after the other.
 
-Owns what is left to do in a run directory. Light to import: both engines start workers with `launch`.
+Owns what is left to do of a job. Light to import: both engines start workers with `launch`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock
 
+from gcgap.records.attribution_record import FOLDER, AttributionRecord
+from gcgap.records.read_records import in_order
 from gcgap.records.record import Record
 from gcgap.training.cluster import without_launcher
 
@@ -27,20 +29,18 @@ class SweepJob:
     """What a worker does.
 
     Args:
-        name: Name of the run within the sweep.
-        directory: Its directory, an absolute path like every other one here.
+        name: Name of the job within the sweep.
+        directory: The directory of its run, an absolute path like every other one here.
         log: File that takes what the worker prints.
-        fit: Arguments of `gcgap fit`.
-        again: Options of `gcgap measure` for each further measurement of the final model.
-        records: The records of those measurements, within the directory.
+        commands: What it does in this order, each as the arguments of `gcgap`.
+        records: The records that each command leaves, within the directory: those it has left, it need not leave again.
     """
 
     name: str
     directory: str
     log: str
-    fit: list[str]
-    again: list[list[str]]
-    records: list[str]
+    commands: list[list[str]]
+    records: list[list[str]]
 
     @property
     def run(self) -> Path:
@@ -52,20 +52,43 @@ class SweepJob:
         """The checkpoint that the run can be resumed from."""
         return self.run / "checkpoints" / "last.ckpt"
 
+    @property
+    def paths(self) -> list[Path]:
+        """All records."""
+        return [self.run / record for records in self.records for record in records]
+
+    @property
+    def newest(self) -> Path | None:
+        """The record that says how far it is: the last step's of a training, otherwise its own."""
+        fits = self.commands[0][0] == "fit"
+        own = (self.run / "gap").glob("step=*.json") if fits else (self.run / record for record in self.records[0])
+        return max((path for path in own if path.exists()), default=None, key=in_order)
+
     def is_trained(self) -> bool:
-        """Whether training and the final measurement are done."""
-        return _readable(self.run / "gap" / "final.json")
+        """Whether the first command is done: of a training also the final measurement."""
+        return self._is_there(self.records[0])
 
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
-        return self.is_trained() and all(_readable(self.run / record) for record in self.records)
+        return all(map(self._is_there, self.records))
+
+    def left(self) -> Iterator[list[str]]:
+        """The commands that are not done, each asked for when those before it have ended."""
+        for command, records in zip(self.commands, self.records, strict=True):
+            if not self._is_there(records):
+                yield [*command, *["--ckpt_path=last"] * (command[0] == "fit" and self.last.exists())]
+
+    def _is_there(self, records: list[str]) -> bool:
+        return all(readable(self.run / record) is not None for record in records)
 
 
-def _readable(record: Path) -> bool:
+def readable(path: Path) -> Record | AttributionRecord | None:
+    """The record in a file, of either kind; None where there is none that can be read."""
+    kind = AttributionRecord if path.parent.name == FOLDER else Record
     try:
-        return record.exists() and bool(Record.read(record))
+        return kind.read(path) if path.exists() else None
     except ValueError:
-        return False
+        return None
 
 
 def launch(job: SweepJob, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -86,12 +109,7 @@ def launch(job: SweepJob, environment: dict[str, str]) -> subprocess.Popen[bytes
 
 def work(job: SweepJob, command: Callable[[list[str]], int]) -> int:
     """Do what is left of a job; the exit code of the first command (as `gcgap.cli.main` runs them) that fails."""
-    if not job.is_trained() and (code := command(["fit", *job.fit, *["--ckpt_path=last"] * job.last.exists()])):
-        return code
-    for options, record in zip(job.again, job.records, strict=True):
-        if not _readable(job.run / record) and (code := command(["measure", str(job.last), "--force", *options])):
-            return code
-    return 0
+    return next((code for arguments in job.left() if (code := command(arguments))), 0)
 
 
 def _die_with_parent() -> None:
@@ -107,5 +125,7 @@ if __name__ == "__main__":
     threading.Thread(target=_die_with_parent, daemon=True).start()
     job = SweepJob(**json.loads(sys.argv[1]))
     job.run.mkdir(parents=True, exist_ok=True)
-    with FileLock(job.run / ".lock", timeout=60):  # the worker of a sweep that was killed may take a moment to end
+    with FileLock(
+        Path(job.log).with_name(f".{Path(job.log).stem}.lock"), timeout=60
+    ):  # the worker of a sweep that was killed may take a moment to end
         sys.exit(work(job, main))
