@@ -135,7 +135,7 @@ def test_revisions_of_the_same_weights_are_told_and_others_are_not(
     assert "revision step3 of `me/mine` has the very weights of step1" in capsys.readouterr().err
 
 
-ALL = PretrainedOptions("m", "p", 0, 3, "bf16", "auto", "eager", 0.5, True, True)
+ALL = PretrainedOptions("m", "p", "before", True, "random", 0, 3, "bf16", "auto", "eager", 0.5, True, True)
 
 
 def test_all_that_is_given_reaches_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_the_name_of_a_run_tells_model_prompts_and_seed_and_leads_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert PretrainedOptions("EleutherAI/pythia-70m", "induction", 7).run == "EleutherAI-pythia-70m-induction-seed7"
+    assert PretrainedOptions("EleutherAI/pythia-70m", "induction", seed=7).run == "EleutherAI-pythia-70m-induction-seed7"
     assert PretrainedOptions("..").run == f"{options.plain(tmp_path.parent.name)}-ioi-seed42"
     assert PretrainedOptions("../..//\0").run == "model-ioi-seed42"
     (tmp_path / "ioi").write_text("a file of this name does not change what the name means")
