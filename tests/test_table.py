@@ -119,6 +119,15 @@ def test_a_row_shows_the_numbers_of_its_component() -> None:
     assert rows(printed(tiny.ten(), "zero"))["L0_H0"][2:] == ["+0.0", "-5..5", "+0.0", "-1.0..+1.0", "aligned", "0.88"]
 
 
+def test_a_gradient_that_heads_share_is_said_once() -> None:
+    record = tiny.synthetic([1.0, 1.0, 2.0, 2.0, 3.0, 2.0, 2.0, 4.0, 5.0, 6.0], {"mean": [float(i) for i in range(10)]})
+    shared = Record(record.to_dict() | {"model": {"heads_per_value": 2}})
+    found, whole = rows(printed(shared)), rows(printed(record))
+    again = {"L0_H1", "L0_H3", "L1_H1"}  # the values of L1_H2 and L1_H3 differ
+    assert {name for name, cells in found.items() if cells[0] == '"'} == again
+    assert {name: ['"', *cells[2:]] if name in again else cells for name, cells in whole.items()} == found
+
+
 def test_a_table_without_ranks_has_dashes() -> None:
     text = printed(tiny.ten(reason="all alike"))
     assert rows(text)["L0_H0"][4:] == ["-", "-", "-", "-"]

@@ -59,6 +59,14 @@ def shared_values(record: Record | AttributionRecord) -> list[str]:
     ]
 
 
+def said_above(record: Record) -> set[str]:
+    """Names of the heads that share the values of the head before them, and so its G."""
+    group = record.to_dict().get("model", {}).get("heads_per_value", 1)
+    heads = [one for one in record["components"] if one["kind"] == "head"]
+    pairs = [(heads[i - 1], heads[i]) for i in range(len(heads)) if i % group]
+    return {one["name"] for before, one in pairs if one["gradient"] == before["gradient"]}
+
+
 def title(task: str) -> str:
     """A task as the paper calls it."""
     return NAMES.get(task, task)

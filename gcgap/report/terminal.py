@@ -14,12 +14,13 @@ from rich.text import Text
 
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
-from gcgap.report.describe import describe_data, describe_run, searched, shared_values, without_ticks
+from gcgap.report.describe import describe_data, describe_run, said_above, searched, shared_values, without_ticks
 from gcgap.report.named_roles import MOST, has_many, named_roles, roles_in_words
 from gcgap.report.page import format_cell
 from gcgap.report.top_components import top_components, what_is_shown
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
+DITTO = '"'  # for a number that is that of the row above
 SURE = 0.05  # p-value up to which a rank correlation counts as distinguished from chance
 NAMED = f", named for the {MOST} largest |Δ| of a role that has more than by chance"  # of many components
 STRONG, MODERATE = 0.7, 0.4  # of the noise ceiling: rho above which the gradient tracks, or partly tracks
@@ -46,9 +47,11 @@ def table(record: Record, baseline: str | None = None) -> Group:
     grid.add_column(" role", no_wrap=True)
     grid.add_column("P", justify="right", no_wrap=True)
     named = {name for names in named_roles(record, baseline).values() for name in names}
-    layers = [component["layer"] for component in record["components"]]
+    layers, repeated = [component["layer"] for component in record["components"]], said_above(record)
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
-        grid.add_row(*_row(component, baseline, 10.0**-exponent, named), end_section=component["layer"] != following)
+        name, cells = component["name"], _row(component, baseline, 10.0**-exponent, named)
+        again = (*cells[:1], DITTO, "", *cells[3:])
+        grid.add_row(*(again if name in repeated else cells), end_section=component["layer"] != following)
     lines = [sentence(record, baseline), *shared_values(record), *_named_sets(record, baseline), *_methods(record)]
     return Group(grid, *map(escape, map(without_ticks, lines)))
 
