@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from rich.console import Console
 from scipy.stats import spearmanr
 from torch import nn
 from transformers import PreTrainedModel
@@ -41,7 +43,7 @@ from gcgap.models.wiring import Slices, Wiring
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
 from gcgap.report.figures_methods import FIGURES
-from gcgap.report.terminal import sentence
+from gcgap.report.terminal import sentence, table
 from gcgap.study.groups import gather
 
 FEW = ["--sequences", "8", "--methods", "exact,attribution_patching,gradient"]
@@ -367,7 +369,13 @@ def test_an_attribution_is_of_the_revision_and_precision_that_are_asked_for(
     assert {(one.gradient_batches, one.mean_batches, one.batch_size) for one in protocols} == {(10, 10, 16)}
 
 
-def test_prompts_are_also_measured_by_the_logit_difference(saved: Path) -> None:
+def printed(record: Record, baseline: str) -> list[str]:
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(table(record, baseline))
+    return console.export_text().splitlines()
+
+
+def test_prompts_are_also_measured_by_the_logit_difference_which_is_shown_first(saved: Path) -> None:
     model = load_pretrained(saved, prompts="ioi")
     few = {"sequences": 8, "gradient_batches": 2, "mean_batches": 1, "batch_size": 4, "resamples": 100, "random_pairs": 0}
     protocol = replace(PROMPTED, baselines=("mean", "patch_prompt"), **few)
@@ -383,8 +391,18 @@ def test_prompts_are_also_measured_by_the_logit_difference(saved: Path) -> None:
         found = record["gap"][str(baseline)]["by_metric"]["logit_difference"]
         gradients = [one["gradient"]["value"] for one in record["components"]]
         assert found["rho"] == pytest.approx(np.asarray(spearmanr(gradients, drops))[0])
-        told = f"by logit difference ρ = {found['rho']:.2f}"
-        assert told in sentence(record, str(baseline))
+        said, shown = sentence(record, str(baseline)), printed(record, str(baseline))
+        assert f"{baseline} ablation) by logit difference the gradient" in said
+        first, rest = said.split(" By ")
+        assert f"ρ = {found['rho']:.2f}" in first
+        assert rest.startswith("log prob ρ = ")
+        assert f"random pairing would give {found['expected_by_chance']['heroes']:.1f}" in said
+        for one in record["components"]:
+            delta, role = (one[key][str(baseline)]["by_metric"]["logit_difference"] for key in ("delta", "role"))
+            drop = one["causal"][str(baseline)]["logit_difference"]["value"]
+            (cells,) = (line.split()[1:] for line in shown if line.strip().startswith(f"{one['name']} "))
+            assert [cells[2], cells[4]] == [f"{drop:+z.2f}", f"{delta['value']:+.1f}"]
+            assert role["name"] in cells
     assert "patch_prompt_logit_difference_drop" in record.table()
 
 

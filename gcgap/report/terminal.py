@@ -15,11 +15,16 @@ from rich.text import Text
 from gcgap.records.attribution_record import AttributionRecord
 from gcgap.records.record import Record
 from gcgap.report.describe import describe_data, describe_run, said_above, searched, shared_values, without_ticks
+from gcgap.report.first_metric import first_metric
 from gcgap.report.named_roles import MOST, has_many, named_roles, roles_in_words
 from gcgap.report.page import format_cell
 from gcgap.report.top_components import top_components, what_is_shown
 
 STYLES = {"hero": "bold blue", "bloat": "bold red", "aligned": "dim"}
+DROPS = {
+    "exact_match": "exact-match drop when ablated, in points",
+    "logit_difference": "logit-difference drop when ablated",
+}
 DITTO = '"'  # for a number that is that of the row above
 SURE = 0.05  # p-value up to which a rank correlation counts as distinguished from chance
 NAMED = f", named for the {MOST} largest |Δ| of a role that has more than by chance"  # of many components
@@ -31,12 +36,13 @@ def table(record: Record, baseline: str | None = None) -> Group:
     baseline = baseline or record.baselines[0]
     if not record["components"]:
         return Group(escape(without_ticks(sentence(record, baseline))))
+    record, metric = first_metric(record)
     largest = max(component["gradient"]["value"] for component in record["components"])
     exponent = math.floor(math.log10(largest)) if largest > 0 else 0
     sure = f"{record['protocol']['confidence']:.0%} interval"
     grid = WholeTable(
         title=escape(without_ticks(f"{describe_run(record)}, {baseline} ablation")),
-        caption=f"G: gradient magnitude / 1e{exponent}; C: exact-match drop when ablated, in points; "
+        caption=f"G: gradient magnitude / 1e{exponent}; C: {DROPS[metric]}; "
         f"Δ = rank(G) - rank(C); P: probability of the role{NAMED * has_many(record)}; {sure}s",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -49,7 +55,7 @@ def table(record: Record, baseline: str | None = None) -> Group:
     named = {name for names in named_roles(record, baseline).values() for name in names}
     layers, repeated = [component["layer"] for component in record["components"]], said_above(record)
     for component, following in zip(record["components"], [*layers[1:], layers[-1]], strict=True):
-        name, cells = component["name"], _row(component, baseline, 10.0**-exponent, named)
+        name, cells = component["name"], _row(component, baseline, metric, 10.0**-exponent, named)
         again = (*cells[:1], DITTO, "", *cells[3:])
         grid.add_row(*(again if name in repeated else cells), end_section=component["layer"] != following)
     lines = [sentence(record, baseline), *shared_values(record), *_named_sets(record, baseline), *_methods(record)]
@@ -147,8 +153,9 @@ def _named_sets(record: Record, baseline: str) -> list[str]:
     return lines
 
 
-def _row(component: dict[str, Any], baseline: str, scale: float, named: set[str]) -> list[str | Text]:
-    gradient, causal = component["gradient"], component["causal"][baseline]["exact_match"]
+def _row(component: dict[str, Any], baseline: str, metric: str, scale: float, named: set[str]) -> list[str | Text]:
+    gradient, causal = component["gradient"], component["causal"][baseline][metric]
+    value, ends, size = ("+z.1f", "z.0f", 100) if metric == "exact_match" else ("+z.2f", "z.2f", 1)
     delta, role = component["delta"][baseline], component["role"][baseline]
     name = role["name"]
     told = name == "aligned" or component["name"] in named
@@ -156,8 +163,8 @@ def _row(component: dict[str, Any], baseline: str, scale: float, named: set[str]
         escape(component["name"]),
         f" {scale * gradient['value']:.2f}",
         _interval(gradient["ci"], ".2f", scale),
-        f" {100 * causal['value']:+z.1f}",
-        _interval(causal["ci"], "z.0f", 100),
+        f" {format(size * causal['value'], value)}",
+        _interval(causal["ci"], ends, size),
         "-" if delta["value"] is None else f" {delta['value']:+.1f}",
         "-" if delta["ci"] is None else _interval(delta["ci"], "+z.1f", 1),
         Text(" -") if name is None else Text(f" {name}" * told, style=STYLES[name]),
@@ -172,10 +179,12 @@ def _interval(ends: list[float], form: str, scale: float) -> str:
 def sentence(record: Record, baseline: str | None = None) -> str:
     """What was found, in one sentence made from the numbers by fixed rules."""
     baseline = baseline or record.baselines[0]
-    gap = record["gap"][baseline]
     if record.skipped:
         return f"Skipped: {record.skipped}."
+    record, metric = first_metric(record)
+    gap = record["gap"][baseline]
     at = f"On {describe_data(record)} (exact match {accuracy(record)}, {baseline} ablation)"
+    at += f" by {metric.replace('_', ' ')}" * (metric != "exact_match")
     if gap["rho"] is None:
         return f"{at} there is no rank correlation: {gap['reason']}.{_by_metric(record, gap)}"
     ci = "" if gap["ci"] is None else " [{:.2f}, {:.2f}]".format(*gap["ci"])
@@ -186,10 +195,10 @@ def sentence(record: Record, baseline: str | None = None) -> str:
 
 
 def _by_metric(record: Record, gap: dict[str, Any]) -> str:
-    """The rank correlation on prompts by metrics that show effects where exact match shows none."""
+    """The rank correlation on prompts by the metrics that are not shown first."""
     if "prompts" not in record.data:
         return ""
-    found = {metric: gap["by_metric"][metric] for metric in ("log_prob", "logit_difference") if metric in gap["by_metric"]}
+    found = {metric: gap["by_metric"][metric] for metric in ("log_prob", "exact_match") if metric in gap["by_metric"]}
     texts = [
         f"{metric.replace('_', ' ')} ρ = {of['rho']:.2f}, p = {of['p_value']:.2g}"
         for metric, of in found.items()
