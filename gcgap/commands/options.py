@@ -30,7 +30,7 @@ def option(default: Any, text: str) -> Any:
 class PretrainedOptions:
     """A model and its prompts, as the options of a command name them; each field with a text is an option."""
 
-    model: str = option("", "a name on the Hugging Face hub, such as gpt2, a directory, or a .gguf file")
+    model: str = option("", "a name on the hub, such as gpt2, a directory, or a .gguf file")
     prompts: str = option("ioi", "ioi (default), greater_than, facts, induction, or a file of prompts")
     prefix: str = option("", "text before every prompt")
     chat: bool = option(False, "put each prompt into the model's chat template, as what a user says")
@@ -38,7 +38,7 @@ class PretrainedOptions:
     seed: int = option(42, "seed of everything random (default 42)")
     length: int = 0
     precision: str = "float32"
-    device_map: str | None = option(None, "where the weights go: cpu, cuda, auto (default the GPU where there is one)")
+    device_map: str | None = option(None, "cpu, cuda or auto (default the GPU where there is one)")
     attention: str | None = option(None, "eager or sdpa (default the model's own; curvature: sdpa's math path)")
     memory: float | None = option(None, "GiB that activations may take (default as many as small models need)")
     trust_remote_code: bool = option(False, "run Python code that comes with the model")
@@ -102,7 +102,7 @@ class CompactHelp:
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:  # noqa: D102
         parser: Any = self
-        what = next((str(action.metavar) for action in parser._actions if action.dest == "paths"), "PATH")
+        what = next((str(action.metavar or "PATH") for action in parser._actions if action.dest == "paths"), "PATH")
         lines = [f"usage: {parser.prog} [OPTION ..] [{what} ..]", "", *(parser.description or "").splitlines()]
         for group in parser._action_groups:  # as argparse's formatters do
             shown = [line for action in group._group_actions if action.help != argparse.SUPPRESS for line in _entry(action)]
