@@ -374,7 +374,7 @@ def test_stages_that_are_not_asked_for_are_not_run_and_what_is_shown_does_withou
     assert set(record.scores()["reliability"]) == {None}
     assert [line.partition(":")[0] for line in found(record)][:1] == ["Screen-Flag-Fix"]
     write_files(record, tmp_path)
-    assert {path.stem for path in tmp_path.glob("*.png")} == {"agreement", "scores"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"agreement", "grid", "scores"}
     tables = method_tables(MethodGroup(record.to_dict(), (record,)))
     assert not {"methods-patching", "methods-sets", "methods-reliability", "methods-error"} & {table.key for table in tables}
     with pytest.raises(ValueError, match="must be one of methods, accuracy, patching, sets, trust; got"):

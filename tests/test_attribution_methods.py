@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,9 +155,7 @@ def short(drop: Drop, size: float) -> Drop:
     own = activations_on(drop.model, drop.wiring, drop.batch.inputs, drop.last)
 
     def between(rows: slice) -> Activations:
-        clean, other = own(rows), drop.replacement(rows)
-        mixed = [[torch.lerp(a, b, size) for a, b in zip(*pair, strict=True)] for pair in zip(clean[:2], other[:2], strict=True)]
-        return Activations(*mixed)
+        return own(rows).each(partial(torch.lerp, weight=size), drop.replacement(rows))
 
     return replace(drop, replacement=between)
 

@@ -56,7 +56,7 @@ def test_gates_of_zero_give_the_logits_of_the_bare_model_bit_for_bit(
 ) -> None:
     model = Transformer(**SIZES, positions=positions).to(dtype)
     tokens = random_tokens()
-    other = Activations(*([value.to(dtype) for value in values] for values in others(3, 9)[:2]))
+    other = others(3, 9).each(lambda value: value.to(dtype))
     bare = model(tokens)
     for gates in (torch.zeros(3, N, dtype=dtype), torch.zeros(3, N, dtype=dtype, requires_grad=True)):
         with gated(model, WIRING, gates, other, site):
@@ -116,7 +116,7 @@ def test_every_row_of_a_batch_runs_under_its_own_gates(site: Site) -> None:
     with gated(model, WIRING, gates, other, site):
         together = model(tokens)
     for row in range(3):
-        mine = Activations(*([value[row : row + 1] for value in values] for values in other[:2]))
+        mine = other.each(lambda value, row=row: value[row : row + 1])
         with gated(model, WIRING, gates[row : row + 1], mine, site):
             torch.testing.assert_close(model(tokens[row : row + 1]), together[row : row + 1], **CLOSE)
     torch.testing.assert_close(together[1:2], model(tokens[1:2]), **CLOSE)
@@ -188,7 +188,7 @@ def test_where_only_the_last_positions_run_the_last_replacements_are_used() -> N
 
 def test_an_intervention_that_did_not_fire_is_an_error_that_names_it(unchanged: Unchanged) -> None:
     model = Transformer(**SIZES)
-    other, tokens = Activations(*([value.float() for value in values] for values in others(1, 1)[:2])), random_tokens()
+    other, tokens = others(1, 1).each(Tensor.float), random_tokens()
     gates = torch.eye(N)[[0, 2]]  # L0_H0 and L0_MLP
     with unchanged(model):
         with (
@@ -207,7 +207,7 @@ def test_an_intervention_that_did_not_fire_is_an_error_that_names_it(unchanged: 
 def test_a_wrong_module_name_is_an_error_that_names_it(change: str, unchanged: Unchanged) -> None:
     model = Transformer(**SIZES)
     wiring = replace(WIRING, **{change: "blocks.{layer}.nowhere"})
-    other = Activations(*([value.float() for value in values] for values in others(1, 1)[:2]))
+    other = others(1, 1).each(Tensor.float)
     text = r"`Transformer` has no module 'blocks\.0\.nowhere'"
     with unchanged(model):
         with pytest.raises(ValueError, match=text), gated(model, wiring, torch.ones(3, N), other):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -93,8 +93,7 @@ def nearly(drop: Drop, size: float) -> Any:
     own = activations_on(drop.model, drop.wiring, drop.batch.inputs, drop.last)
 
     def rows(index: slice) -> Activations:
-        pairs = zip(own(index), drop.replacement(index), strict=True)
-        return Activations(*([torch.lerp(a, b, size) for a, b in zip(*pair, strict=True)] for pair in pairs))
+        return own(index).each(partial(torch.lerp, weight=size), drop.replacement(index))
 
     return rows
 

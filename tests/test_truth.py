@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gcgap.attribution.drop import Drop
 from gcgap.attribution.known_circuits import KNOWN, Known
-from gcgap.attribution.methods import METHODS, Problem, Scores, method
+from gcgap.attribution.methods import METHODS, Problem, Scores, default_methods, method
 from gcgap.attribution.recovery import cells, clear_area, failures, summary, verdict
 from gcgap.attribution.sets import set_drops
 from gcgap.attribution.truth import BASELINES, BATCHES, PERFORMANCE, ROWS, Circuits, circuits, truth
@@ -221,9 +221,9 @@ def test_a_new_method_is_one_function_and_one_name(monkeypatch: pytest.MonkeyPat
     register(monkeypatch, "mine", [float(i) for i in range(10)])
     heard: list[str] = []
     found = truth(["copy_head"], None, ["zero"], 2, Attribution(steps=1, pairs=1, gradient_batches=1), done=heard.append)
-    assert list(found["methods"]) == list(METHODS)
+    assert list(found["methods"]) == list(methods := default_methods())
     assert found["methods"]["mine"]["text"] == "Given scores."
-    assert heard == [f"{name} on copy_head, zero ablation" for name in METHODS]
+    assert heard == [f"{name} on copy_head, zero ablation" for name in methods]
 
 
 def test_a_score_that_is_not_finite_is_refused_by_the_name_of_method_model_and_component(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gcgap.attribution.drop import Drop, Passes
 from gcgap.attribution.paths import left
 from gcgap.importance.baselines import activations_on
-from gcgap.importance.gates import Activations, hooked
+from gcgap.importance.gates import hooked
 from gcgap.importance.protocol import Site
 from gcgap.models.transformer import Decoder, Transformer
 
@@ -60,18 +60,13 @@ def _of_rows(
     """The scores of some sequences that go through the model together."""
     part = replace(drop, batch=drop.batch.rows(rows), passes=Passes())
     outputs = activations_on(drop.model, drop.wiring, part.batch.inputs, drop.last)
-    change = _combined(drop.given(rows), outputs(slice(None)), -1)
+    change = drop.given(rows).each(torch.sub, outputs(slice(None)))
     found = torch.zeros(drop.components, part.sequences, dtype=torch.float64)
     for t, weight in zip(nodes, weights, strict=True):
         with _moved(embedding, other.to(drop.model.device), t):
-            target = _combined(outputs(slice(None)), change, 1)  # so that gates let in the change, whatever is put out here
+            target = outputs(slice(None)).each(torch.add, change)  # so that gates let in the change, whatever is put out here
             found += weight * replace(part, replacement=lambda _, target=target: target).gradient(part.zero_gates())
     return found
-
-
-def _combined(one: Activations, two: Activations, sign: int) -> Activations:
-    heads, mlps = ([a + sign * b for a, b in zip(*pair, strict=True)] for pair in zip(one[:2], two[:2], strict=True))
-    return Activations(heads, mlps)
 
 
 @contextmanager

@@ -73,6 +73,7 @@ def truth(
         raise ValueError(f"`sequences` must be at least 1 and `seed` at least 0; got {sequences} and {seed}.")
     settings, chosen = replace(settings or Attribution(), methods=tuple(methods)), find_methods(methods, Baseline.ZERO)
     plain = asdict(settings) | {"methods": methods, "sequences": sequences, "seed": seed, "hair": CLEAR_LEAD}
+    del plain["stages"]  # those of an attribution
     models = {name: _model(KNOWN[name](), chosen, baselines, sequences, settings, seed, done) for name in names}
     record: dict[str, Any] = {"kind": KIND, "schema": SCHEMA, "settings": plain, "models": models}
     record["methods"] = {one.name: {"family": one.family, "text": one.text} | summary(models, one.name) for one in chosen}

@@ -37,6 +37,14 @@ class Activations(NamedTuple):
     since: int = 0
     """The first position at which they can differ from what they replace."""
 
+    def each(self, function: Callable[..., Tensor], *others: Activations) -> Activations:
+        """What a function makes of every output, with those of others beside it; of all positions."""
+        heads, mlps = (
+            [function(*values) for values in zip(*part, strict=True)]
+            for part in zip(self[:2], *(other[:2] for other in others), strict=True)
+        )
+        return Activations(heads, mlps)
+
 
 class NotFiredError(RuntimeError):
     """An intervention was asked for and the model never passed through it."""

