@@ -35,7 +35,7 @@ from gcgap.records.attribution_record import AttributionRecord, find_attribution
 from gcgap.records.record import Record
 from gcgap.records.record_file import CHECKSUM
 from gcgap.report.tables_methods import method_tables
-from gcgap.report.terminal import found
+from gcgap.report.terminal_methods import found
 from gcgap.report.write import write_files
 from gcgap.study.methods_over_seeds import MethodGroup
 

@@ -32,7 +32,7 @@ from gcgap.report import tables_methods as tables
 from gcgap.report.blocks import Column, Table
 from gcgap.report.figures_methods import FIGURES, rhos
 from gcgap.report.page import MISSING, format_cell, to_csv
-from gcgap.report.terminal import found, interval, method_table
+from gcgap.report.terminal_methods import ends_of, found, method_table
 from gcgap.report.top_components import top_tables
 from gcgap.report.write import copy_records, pdf, png
 from gcgap.study import methods_over_seeds as study
@@ -955,7 +955,7 @@ def test_no_sentence_says_of_sets_what_was_not_tried(
 
 def test_numbers_in_print() -> None:
     assert (format_cell(None), format_cell(0.125), format_cell(3.0, ".0f")) == ("–", "0.12", "3")
-    assert (interval(None), interval([-0.25, 1.0])) == ("", "-0.25..1.00")
+    assert (ends_of(None), ends_of([-0.25, 1.0])) == ("", "-0.25..1.00")
 
 
 def test_two_records_that_would_be_copied_to_one_place_are_refused(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def _attribute(targets: list[Target], options: argparse.Namespace) -> int:
 def _attribute_one(target: Target, force: bool, progress: Progress) -> None:
     from gcgap.attribution.attribute import STAGES, attribute
     from gcgap.attribution.scoring import discard
-    from gcgap.report.terminal import method_table
+    from gcgap.report.terminal_methods import method_table
     from gcgap.report.write import write_files
 
     name = escape(f"{target.record.parent.parent.name}, {target.record.stem}")

@@ -21,7 +21,7 @@ from gcgap.training.usage import ArgumentParser, UsageError, add_import_option, 
 if TYPE_CHECKING:
     from gcgap.measurement.hook_audit import Identity
     from gcgap.measurement.symmetries import Moved
-    from gcgap.report.terminal import WholeTable
+    from gcgap.report.whole_table import WholeTable
 
 TEXT = """Write the same function down otherwise (heads scaled, mixed, permuted, gains and biases folded):
 do logits stay, and which quantities move? With --hook, hold an ablation function of your own
@@ -104,7 +104,7 @@ def _function(hook: str) -> Any:
 def symmetry_table(found: list[Moved], name: str) -> WholeTable:
     """The largest change of logits and of each quantity under every symmetry; `!` where it must not move."""
     from gcgap.measurement.symmetries import INVARIANT, TOLERANCE
-    from gcgap.report.terminal import WholeTable
+    from gcgap.report.whole_table import WholeTable
 
     untested = [f"{one.name}, not for this model: {one.reason}" for one in found if one.reason]
     untested += [f"{one.name}: {one.note}" for one in found if one.note]
@@ -134,7 +134,7 @@ def _moved(value: float, wrong: bool, form: str) -> Text:
 
 def identity_table(found: list[Identity], name: str) -> WholeTable:
     """Each identity, whether it holds, and the head with the largest change of a logit that should be 0."""
-    from gcgap.report.terminal import WholeTable
+    from gcgap.report.whole_table import WholeTable
 
     grid = WholeTable(
         title=escape(name), caption="largest change of a logit over the largest logit", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)

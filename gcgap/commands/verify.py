@@ -27,7 +27,7 @@ from gcgap.models.checkpoints import sha256
 from gcgap.records.read_records import find_records, named_step
 from gcgap.records.record import Record
 from gcgap.records.record_file import CHECKSUM
-from gcgap.report.terminal import WholeTable
+from gcgap.report.whole_table import WholeTable
 from gcgap.training.config_file import load_of_run
 from gcgap.training.usage import UsageError
 

@@ -24,7 +24,7 @@ from gcgap.records.record_file import check_checksum
 from gcgap.report.blocks import ALL, Column, Drawing, Section, Table
 from gcgap.report.describe import without_ticks
 from gcgap.report.panels import DIVERGING, panels
-from gcgap.report.terminal import WholeTable
+from gcgap.report.whole_table import WholeTable
 
 Truth = Mapping[str, Any]
 AREA = "AUC: area under the ROC curve of a method's scores against the true components, 1 is perfect, 0.5 chance."

@@ -13,7 +13,7 @@ from gcgap.report.blocks import ALL, Cell, Section, Table, columns_of
 from gcgap.report.describe import of_task, pluralise, title, without_ticks
 from gcgap.report.page import format_cell
 from gcgap.report.tables_groups import p_text
-from gcgap.report.terminal import WholeTable
+from gcgap.report.whole_table import WholeTable
 from gcgap.study.evidence import MATCHED_BY, ROLES, SURE
 from gcgap.study.seeds import Summary
 

@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from gcgap.report.terminal import WholeTable
+from gcgap.report.whole_table import WholeTable
 from gcgap.sweep.plan import PlannedRun
 from gcgap.sweep.worker import readable
 from gcgap.training.display import showing
