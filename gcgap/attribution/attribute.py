@@ -23,7 +23,7 @@ from gcgap.attribution.trust import trust
 from gcgap.data.batches import Purpose, Source, generator
 from gcgap.data.corruption import corruptions
 from gcgap.importance.baselines import mean_activations
-from gcgap.importance.experiment import Experiment, known_origin, prepare
+from gcgap.importance.experiment import Experiment, Stopwatch, known_origin, prepare
 from gcgap.importance.gap import Array, Judgement, draws_of_drops, draws_of_means, measure_gap
 from gcgap.importance.gradient import gradient_norms
 from gcgap.importance.protocol import PROMPTED, Baseline, Metric, Protocol, Stage
@@ -79,8 +79,7 @@ def attribute(
     setup = setup or _usual_setup(origin.source, protocol)
     protocol = _with_methods(protocol, model, origin.source, setup.baseline)
     methods = find_methods(protocol.attribution.methods, setup.baseline)
-    stages = protocol.attribution.stages
-    many = WINDOW_SEQUENCES if Stage.ACCURACY in stages or origin.source.only_length is None else None
+    many = WINDOW_SEQUENCES if Stage.ACCURACY in protocol.attribution.stages or origin.source.only_length is None else None
     model, wiring, source, length, record, seconds = prepare(model, origin, length, protocol, many)
     if length is None:
         said = ", ".join(f"{n}: {value:.1%}" for n, value in record["accuracy"]["by_length"].items())
@@ -101,18 +100,7 @@ def attribute(
     with seconds("exact"):
         effects, again = (_exact_effects(kept, name, drop) for name, drop in (("apart", heldout), ("twins", problem.drop)))
         done("exact effects")
-    norms = next((one.samples for one in rows if one.method.name == "gradient"), None)
-    parts: dict[str, Callable[[], Any]] = {
-        Stage.PATCHING: lambda: _patching(subject, problem, norms),
-        Stage.SETS: lambda: _sets(problem.drop, heldout, setup),
-        Stage.TRUST: lambda: _trust(problem, setup, subject),
-    }
-    found: dict[str, Any] = {}
-    for stage, part in parts.items():
-        if stage in stages:
-            with seconds(stage):
-                found[str(stage)] = part()
-        done(stage)
+    found = _optional(subject, problem, heldout, setup, rows, seconds, done)
     trust_of_each, of_all = found.pop("trust", (None, None))
     metric = protocol.attribution.metric
     with seconds("statistics"):
@@ -127,6 +115,31 @@ def attribute(
         | {"workflow": fixed, "advice": advice(compared, metric)}
         | {"seconds": seconds.by_stage}
     )
+
+
+def _optional(
+    subject: Experiment,
+    problem: Problem,
+    heldout: Drop,
+    setup: Setup,
+    rows: Sequence[Scored],
+    seconds: Stopwatch,
+    done: Callable[[str], object],
+) -> dict[str, Any]:
+    """What the stages find that can be left out, of those that are asked for."""
+    norms = next((one.samples for one in rows if one.method.name == "gradient"), None)
+    parts: dict[Stage, Callable[[], Any]] = {
+        Stage.PATCHING: lambda: _patching(subject, problem, norms),
+        Stage.SETS: lambda: _sets(problem.drop, heldout, setup),
+        Stage.TRUST: lambda: _trust(problem, setup, subject),
+    }
+    found: dict[str, Any] = {}
+    for stage, part in parts.items():
+        if stage in subject.protocol.attribution.stages:
+            with seconds(stage):
+                found[str(stage)] = part()
+        done(stage)
+    return found
 
 
 def _usual_setup(source: Source, protocol: Protocol | None) -> Setup:

@@ -56,7 +56,7 @@ def encoded(prompt: Prompt, encode: Encode) -> Encoded:
 
     Raises:
         ValueError: An answer is not one token in its place, right after the clean prompt; the answers are equal, or sets that
-            cannot be told apart in one pass; or clean and corrupted are equal or have unequal numbers of tokens.
+            one pass cannot distinguish; or clean and corrupted are equal or have unequal numbers of tokens.
     """
     clean, corrupted = (token_ids(text, encode) if isinstance(text, str) else text for text in (prompt.clean, prompt.corrupted))
     if not clean:
